@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The op table: the one seam between the decoder (model/) and a backend (cpu/, cuda/).
+ *
+ * A backend implements this table and nothing else. Calls are made by one thread, the engine's,
+ * and are ordered; results may be read after `sync`. Host arrays in the arguments are borrowed for
+ * the call. Activations are of the backend's own type (`act_bytes` each); "act" below. Nothing
+ * allocates after start but memory_new and weight_new.
+ *
+ * A row's result depends on that row's input alone, never on how many rows share the step or how
+ * they were chunked: the CPU backend holds this to the bit.
+ *
+ * Errors: 0 or -errno. A step that failed leaves the cache of its sequences undefined.
+ */
+
+#include "backend/sample.h"
+#include "backend/weight_format.h"
+#include "kvcache/kv_layout.h"
+#include "util/dev_addr.h"
+#include "util/reason.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Backend Backend; /* worker team or device stream; each backend defines its own */
+typedef struct Weight Weight;   /* a weight matrix in the backend's own arrangement */
+
+/* one step's shape */
+
+typedef struct StepSequence {
+    uint32_t i_token;      /* first row of this sequence in the step */
+    uint32_t n_tokens;     /* rows it has in the step, >= 1 */
+    uint32_t n_past;       /* its tokens already in the cache */
+    uint32_t tail;         /* its tail slot */
+    const uint32_t *pages; /* ids of its pages: [ceil((n_past + n_tokens) / 64)]; page i holds
+                              tokens 64 i .. 64 i + 63. The last, if not full, is reserved for the
+                              seal to come: until then its tokens lie in the tail slot. */
+} StepSequence;
+
+typedef struct StepBatch {
+    uint32_t n_tokens;             /* rows of the step: the sum over its sequences */
+    uint32_t n_sequences;
+    const StepSequence *sequences; /* [n_sequences], in row order, without gaps */
+} StepBatch;
+
+/* op arguments */
+
+typedef struct WeightSource {
+    WeightFormat format;
+    uint32_t n_rows, n_cols;
+    const void *data;          /* [n_rows] rows of weight_row_bytes; borrowed until weight_free:
+                                  a backend may use it in place or keep its own copy */
+    const uint32_t *row_order; /* NULL, or [n_rows]: row r of the matrix is stored as row
+                                  row_order[r]; borrowed for the call */
+} WeightSource;
+
+typedef struct EmbedArgs {
+    DevAddr out;            /* act [n_tokens, n_cols] */
+    const Weight *table;    /* [n_vocab, n_cols] */
+    const uint32_t *tokens; /* [n_tokens], each < n_vocab */
+    uint32_t n_tokens;
+} EmbedArgs;
+
+typedef struct RmsnormArgs {
+    DevAddr out;    /* act [n_rows, dim]; may be `in` */
+    DevAddr in;     /* act [n_rows, dim] */
+    DevAddr weight; /* f32 [dim] */
+    uint32_t n_rows, dim;
+    float epsilon;
+} RmsnormArgs;
+
+typedef struct MatmulPart {
+    const Weight *weight; /* [n_out, n_in] */
+    DevAddr bias;         /* f32 [n_out] or 0 */
+    DevAddr out;          /* act [n_tokens, n_out], or f32 when MatmulArgs.out_f32 */
+    bool accumulate;      /* out += instead of out = */
+} MatmulPart;
+
+/* out_p = in · weight_pᵀ + bias_p, for every part: products that share their input are one op. */
+typedef struct MatmulArgs {
+    DevAddr in; /* act [n_tokens, n_in] */
+    uint32_t n_tokens;
+    uint32_t n_parts;
+    const MatmulPart *parts; /* [n_parts] */
+    bool out_f32;            /* logits */
+} MatmulArgs;
+
+/* cos and sin of every row's rotation, once a step: angle = position * inv_freq, in f32. */
+typedef struct RopeTableArgs {
+    DevAddr out;      /* f32 [n_tokens, 2, n_freqs]: cosines, then sines, times `scale` */
+    DevAddr inv_freq; /* f32 [n_freqs] */
+    uint32_t n_freqs; /* half of the rotated channels */
+    float scale;      /* attention factor (yarn), else 1 */
+    const StepBatch *batch;
+} RopeTableArgs;
+
+/* Rotates queries in place; rotates keys and rounds keys and values to bf16. Channel c pairs with
+ * c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. */
+typedef struct RopeArgs {
+    DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
+    DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
+    DevAddr k_out; /* bf16 [n_tokens, n_kv_heads, head_dim] */
+    DevAddr v_out; /* bf16 [n_tokens, n_kv_heads, head_dim] */
+    DevAddr table; /* from rope_table */
+    uint32_t n_tokens, n_heads, n_kv_heads, head_dim, n_freqs;
+} RopeArgs;
+
+/* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before
+ * the step, and the step's own keys and values, exactly. Call before kv_append of that layer. */
+typedef struct AttentionArgs {
+    DevAddr out;  /* act [n_tokens, n_heads, head_dim] */
+    DevAddr q;    /* act [n_tokens, n_heads, head_dim] */
+    DevAddr k, v; /* bf16 [n_tokens, n_kv_heads, head_dim], rotated */
+    uint32_t layer, n_heads;
+    uint32_t window; /* a row at position p sees p - window + 1 .. p; 0: everything */
+    float scale;     /* of the scores, usually head_dim^-1/2 */
+    const StepBatch *batch;
+    const KvStore *store;
+} AttentionArgs;
+
+/* Writes the step's keys and values into tails; a tail that fills is sealed into its page. */
+typedef struct KvAppendArgs {
+    DevAddr k, v; /* as in AttentionArgs */
+    uint32_t layer;
+    const StepBatch *batch;
+    const KvStore *store;
+} KvAppendArgs;
+
+typedef struct GatedArgs {
+    DevAddr out;      /* act [n_tokens, dim]; may be `gate` */
+    DevAddr gate, up; /* act [n_tokens, dim]; out = silu(gate) * up */
+    uint32_t n_tokens, dim;
+} GatedArgs;
+
+typedef struct GatherRowsArgs {
+    DevAddr out;          /* act [n_rows, dim] */
+    DevAddr in;           /* act [.., dim] */
+    const uint32_t *rows; /* [n_rows] */
+    uint32_t n_rows, dim;
+} GatherRowsArgs;
+
+typedef struct SampleArgs {
+    DevAddr logits; /* f32 [n_rows, n_vocab]; destroyed */
+    uint32_t n_rows, n_vocab;
+    const SampleRow *rows; /* [n_rows] */
+    SampleResult *results; /* [n_rows], complete when the op returns */
+} SampleArgs;
+
+typedef struct BackendOps {
+    const char *name;     /* "cpu", "cuda" */
+    uint32_t act_bytes;   /* size of an activation: 4 (f32) or 2 (bf16) */
+
+    Backend *(*free)(Backend *backend); /* NULL is fine; returns NULL */
+
+    /* memory; `purpose` names the bytes in errors and must outlive them */
+    int (*memory_new)(Backend *backend, DevAddr *outp, size_t size_bytes, const char *purpose,
+                      Reason *why);
+    void (*memory_free)(Backend *backend, DevAddr address);
+    int (*upload)(Backend *backend, DevAddr to, const void *from, size_t size_bytes);
+    int (*download)(Backend *backend, void *to, DevAddr from, size_t size_bytes); /* syncs */
+    int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);
+    Weight *(*weight_free)(Backend *backend, Weight *weight);
+    size_t (*weight_bytes)(const Weight *weight); /* of memory the backend itself holds for it */
+
+    /* steps */
+    int (*embed)(Backend *backend, const EmbedArgs *args);
+    int (*rmsnorm)(Backend *backend, const RmsnormArgs *args);
+    int (*matmul)(Backend *backend, const MatmulArgs *args);
+    int (*rope_table)(Backend *backend, const RopeTableArgs *args);
+    int (*rope)(Backend *backend, const RopeArgs *args);
+    int (*attention)(Backend *backend, const AttentionArgs *args);
+    int (*kv_append)(Backend *backend, const KvAppendArgs *args);
+    int (*gated)(Backend *backend, const GatedArgs *args);
+    int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
+    int (*sample)(Backend *backend, const SampleArgs *args);
+    int (*sync)(Backend *backend);
+} BackendOps;

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The transformer decoder, written once against the op table: weights, workspace, and one step as
+ * a sequence of ops. Knows nothing of requests; the cache is the caller's.
+ */
+
+#include "backend/ops.h"
+#include "model/checkpoint.h"
+#include "util/cleanup.h"
+
+typedef struct Decoder Decoder;
+
+typedef struct DecoderLimits {
+    uint32_t max_batched_tokens; /* most rows of one step */
+    uint32_t max_logit_rows;     /* most rows of one decoder_logits call */
+    uint32_t max_position;       /* longest sequence */
+} DecoderLimits;
+
+/* `checkpoint` is borrowed and must outlive the decoder (backends may use weights in place);
+ * `backend` likewise. */
+int decoder_new(Decoder **outp, const BackendOps *ops, Backend *backend,
+                const Checkpoint *checkpoint, const DecoderLimits *limits, Reason *why);
+Decoder *decoder_free(Decoder *decoder);
+CLEANUP_DEFINE(Decoder, decoder_free);
+
+/* Geometry of the cache this model needs. */
+KvGeometry decoder_kv_geometry(const ModelConfig *config);
+/* Device bytes by purpose, for the ledger. */
+size_t decoder_weight_bytes(const Decoder *decoder);
+size_t decoder_workspace_bytes(const Decoder *decoder);
+
+/* Runs one step over `tokens` [batch->n_tokens]: fills the cache and keeps the hidden states of
+ * all rows until the next step. */
+int decoder_step(Decoder *decoder, const KvStore *store, const StepBatch *batch,
+                 const uint32_t *tokens);
+/* Logits of some rows of the last step: f32 [n_rows, n_vocab] on the device, valid until the next
+ * call. n_rows <= max_logit_rows. */
+int decoder_logits(Decoder *decoder, const uint32_t *rows, uint32_t n_rows, DevAddr *logitsp);

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The engine: one thread that owns scheduler state, cache and backend, and runs steps for as long
+ * as there is work. It never touches a socket. Requests go in and events come out through one
+ * mailbox each way; ownership passes with the message.
+ *
+ * One EngineRequest is one sequence; an HTTP request with n choices or several prompts makes
+ * several.
+ */
+
+#include "backend/ops.h"
+#include "kvcache/ledger.h"
+#include "model/checkpoint.h"
+#include "model/tokenizer.h"
+#include "server/mailbox.h"
+#include "util/buffer.h"
+#include "util/list.h"
+#include "util/reason.h"
+
+#include <stdatomic.h>
+
+typedef struct Engine Engine;
+typedef struct EngineRequest EngineRequest;
+typedef struct EngineEvent EngineEvent;
+
+typedef enum FinishReason {
+    FINISH_NONE,      /* still running */
+    FINISH_STOP,      /* EOS, stop token or stop string */
+    FINISH_LENGTH,    /* max_tokens, or the model's length */
+    FINISH_CANCELLED, /* by engine_cancel, or the engine shut down */
+    FINISH_ERROR,     /* a step failed; `error` in the event says how */
+} FinishReason;
+
+/* Made and filled by the server; owned by the engine from engine_submit until its last event
+ * (finish != FINISH_NONE) has been taken. */
+struct EngineRequest {
+    List link;          /* in a mailbox, then in a scheduler queue */
+    void *owner;        /* the server's; the engine never reads it */
+    uint32_t *prompt;   /* [n_prompt >= 1], owned; ids checked against the vocabulary */
+    uint32_t n_prompt;
+    SampleParams params;   /* logit_bias points at `logit_bias` below; seed always set */
+    LogitBias *logit_bias; /* owned; may be NULL */
+    uint32_t max_tokens;   /* 0 with prompt logprobs only; n_prompt + max_tokens <= max_model_len */
+    uint32_t min_tokens;   /* EOS and stop strings do not count before */
+    bool ignore_eos;
+    bool skip_special_tokens;
+    bool include_stop_text;     /* leave the matched stop string in the text */
+    char **stops;               /* [n_stops] stop strings, owned, never empty */
+    uint32_t n_stops;
+    uint32_t *stop_tokens;      /* [n_stop_tokens], owned */
+    uint32_t n_stop_tokens;
+    int n_top_logprobs;         /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
+    int n_prompt_logprobs;      /* the same, of the prompt's own tokens (echo) */
+    uint64_t arrival_ns;        /* CLOCK_MONOTONIC */
+    atomic_bool cancelled;      /* set by engine_cancel */
+    void *sequence;             /* the engine's */
+};
+
+EngineRequest *engine_request_new(void);                     /* zeroed, neutral parameters */
+EngineRequest *engine_request_free(EngineRequest *request);
+CLEANUP_DEFINE(EngineRequest, engine_request_free);
+
+typedef struct TokenLogprob {
+    uint32_t token;
+    float logprob;
+    uint32_t n_top;
+    uint32_t top_tokens[SAMPLE_TOP_LOGPROBS_MAX];
+    float top_logprobs[SAMPLE_TOP_LOGPROBS_MAX];
+} TokenLogprob;
+
+/* What happened to one sequence in one step. Owned by the receiver. */
+struct EngineEvent {
+    List link;
+    EngineRequest *request; /* given back to the receiver when finish != FINISH_NONE */
+    uint32_t *tokens;       /* [n_tokens] new ids, owned */
+    uint32_t n_tokens;
+    Buffer text;            /* what became certain: no half characters, nothing that may still
+                               turn out to belong to a stop string */
+    TokenLogprob *logprobs; /* [n_tokens] if asked for, owned */
+    TokenLogprob *prompt_logprobs; /* [n_prompt] once, before the first token, if asked for, owned;
+                                      entry 0 has no logprob (n_top 0, NaN) */
+    uint32_t n_prompt_logprobs;
+    FinishReason finish;
+    const char *stop_text;   /* the stop string that matched, borrowed from the request */
+    uint32_t stop_token;     /* the stop token that matched, or TOKEN_NONE */
+    const char *error;       /* static text, with FINISH_ERROR */
+    uint32_t n_output;       /* tokens generated so far */
+    uint32_t n_cached;       /* prompt tokens that came from the prefix cache */
+    uint64_t first_token_ns; /* when its first token came; 0: none yet (CLOCK_MONOTONIC) */
+    uint64_t event_ns;
+};
+
+EngineEvent *engine_event_free(EngineEvent *event); /* not its request */
+CLEANUP_DEFINE(EngineEvent, engine_event_free);
+
+typedef struct EngineOptions {
+    const BackendOps *ops;
+    Backend *backend;             /* borrowed */
+    const Checkpoint *checkpoint; /* borrowed */
+    const Tokenizer *tokenizer;   /* borrowed */
+    uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
+    uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs */
+    uint32_t max_model_len;       /* 0: the model's */
+    uint32_t max_num_seqs;
+    uint32_t max_batched_tokens;
+    Mailbox *events;              /* where events go; borrowed */
+} EngineOptions;
+
+/* Counters and gauges for /metrics; read from any thread. */
+typedef struct EngineStats {
+    atomic_uint n_running, n_waiting;
+    atomic_uint pages_used;
+    atomic_ullong prompt_tokens, generation_tokens; /* totals */
+    atomic_ullong steps, preemptions;
+} EngineStats;
+
+/* Allocates everything (weights, workspace, cache). -ENOSPC etc. with the words in `why`. */
+int engine_new(Engine **outp, const EngineOptions *options, Reason *why);
+/* Starts the thread. */
+int engine_start(Engine *engine);
+/* Finishes what is running and waiting if `drain`, else cancels it; then joins. Every request has
+ * had its last event when it returns. */
+void engine_stop(Engine *engine, bool drain);
+Engine *engine_free(Engine *engine); /* stopped, or never started */
+CLEANUP_DEFINE(Engine, engine_free);
+
+/* Any thread. Ownership of the request passes. */
+void engine_submit(Engine *engine, EngineRequest *request);
+/* Any thread; the request must not have had its last event taken yet. It ends within one step with
+ * FINISH_CANCELLED, or with what it had already come to. */
+void engine_cancel(Engine *engine, EngineRequest *request);
+
+const Ledger *engine_ledger(const Engine *engine);
+EngineStats *engine_stats(Engine *engine);
+uint32_t engine_max_model_len(const Engine *engine);
+/* Tokens one sequence could ever hold in this cache: the most n_prompt + max_tokens may be. */
+uint32_t engine_max_sequence_tokens(const Engine *engine);

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "util/buffer.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+
+void buffer_deinit(Buffer *b) {
+    free(b->data);
+    *b = (Buffer)BUFFER_NULL;
+}
+
+void buffer_clear(Buffer *b) {
+    b->size = 0;
+    b->failed = false;
+    if (b->data)
+        b->data[0] = 0;
+}
+
+char *buffer_reserve(Buffer *b, size_t n) {
+    size_t need, capacity;
+    char *data;
+
+    if (b->failed)
+        return NULL;
+    if (__builtin_add_overflow(b->size, n, &need) || __builtin_add_overflow(need, 1, &need)) {
+        b->failed = true;
+        return NULL;
+    }
+    if (need > b->capacity) {
+        capacity = b->capacity < SIZE_MAX / 2 ? b->capacity * 2 : need;
+        if (capacity < need)
+            capacity = need;
+        if (capacity < 64)
+            capacity = 64;
+        data = realloc(b->data, capacity);
+        if (!data) {
+            b->failed = true;
+            return NULL;
+        }
+        b->data = data;
+        b->capacity = capacity;
+    }
+    return b->data + b->size;
+}
+
+void buffer_append(Buffer *b, const void *data, size_t n) {
+    char *to = buffer_reserve(b, n);
+
+    if (!to)
+        return;
+    if (n)
+        memcpy(to, data, n);
+    to[n] = 0;
+    b->size += n;
+}
+
+void buffer_append_text(Buffer *b, const char *text) {
+    buffer_append(b, text, strlen(text));
+}
+
+void buffer_append_char(Buffer *b, char c) {
+    buffer_append(b, &c, 1);
+}
+
+void buffer_printf(Buffer *b, const char *format, ...) {
+    va_list args, again;
+    char *to;
+    int n;
+
+    va_start(args, format);
+    va_copy(again, args);
+    n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    assert(n >= 0);
+    to = buffer_reserve(b, (size_t)n);
+    if (to) {
+        vsnprintf(to, (size_t)n + 1, format, again);
+        b->size += (size_t)n;
+    }
+    va_end(again);
+}
+
+void buffer_consume(Buffer *b, size_t n) {
+    assert(n <= b->size);
+    if (!n)
+        return;
+    memmove(b->data, b->data + n, b->size - n + 1);
+    b->size -= n;
+}
+
+const char *buffer_text(const Buffer *b) {
+    return b->data ? b->data : "";
+}

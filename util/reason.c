@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "util/reason.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static void mark_truncated(Reason *why, int length) {
+    if (length >= (int)sizeof(why->text))
+        memcpy(why->text + sizeof(why->text) - 4, "...", 4);
+}
+
+int reason_set(Reason *why, int error, const char *format, ...) {
+    va_list args;
+
+    if (!why)
+        return error;
+    va_start(args, format);
+    mark_truncated(why, vsnprintf(why->text, sizeof(why->text), format, args));
+    va_end(args);
+    return error;
+}
+
+int reason_prefix(Reason *why, int error, const char *format, ...) {
+    va_list args;
+    Reason rest;
+    int n;
+
+    if (!why)
+        return error;
+    rest = *why;
+    va_start(args, format);
+    n = vsnprintf(why->text, sizeof(why->text), format, args);
+    va_end(args);
+    if (n >= 0 && n < (int)sizeof(why->text))
+        n += snprintf(why->text + n, sizeof(why->text) - (size_t)n, "%s", rest.text);
+    mark_truncated(why, n);
+    return error;
+}
