@@ -149,6 +149,13 @@ typedef struct SampleArgs {
     SampleResult *results; /* [n_rows], complete when the op returns */
 } SampleArgs;
 
+/* The most that any step will ask for, so that scratch is allocated once, at start. */
+typedef struct ReserveArgs {
+    const KvStore *store;
+    uint32_t max_batched_tokens; /* rows of a step */
+    uint32_t n_heads;
+} ReserveArgs;
+
 typedef struct BackendOps {
     const char *name;     /* "cpu", "cuda" */
     uint32_t act_bytes;   /* size of an activation: 4 (f32) or 2 (bf16) */
@@ -164,6 +171,8 @@ typedef struct BackendOps {
     int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);
     Weight *(*weight_free)(Backend *backend, Weight *weight);
     size_t (*weight_bytes)(const Weight *weight); /* of memory the backend itself holds for it */
+    /* Before the first step on a store; adds the bytes it took to *bytesp. */
+    int (*reserve)(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why);
 
     /* steps */
     int (*embed)(Backend *backend, const EmbedArgs *args);

@@ -21,7 +21,6 @@ typedef struct CpuBackendOptions {
     uint32_t n_threads; /* 0: one per available core */
     bool isa_forced;    /* use `isa` instead of the best there is (tests, benchmarks) */
     CpuIsa isa;
-    uint32_t max_batched_tokens; /* most rows a step can have: sizes the workspace */
 } CpuBackendOptions;
 
 extern const BackendOps cpu_ops;

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Paged attention and cache writes on the CPU.
+ */
+
+#include "backend/ops.h"
+#include "cpu/team.h"
+#include "cpu/vector_kernels.h"
+#include "util/cleanup.h"
+
+typedef struct Attention Attention;
+
+/* Allocates all scratch for steps of the given size; adds its bytes to *bytesp. `team` is
+ * borrowed. */
+int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
+                  const ReserveArgs *reserve, size_t *bytesp);
+Attention *attention_free(Attention *attention);
+CLEANUP_DEFINE(Attention, attention_free);
+
+/* The ops of backend/ops.h. Between the two calls of a layer the lanes of a tail at and after
+ * n_past hold the step's own tokens already; nobody else reads them. */
+void attention_run(Attention *attention, const AttentionArgs *args);
+void attention_append(Attention *attention, const KvAppendArgs *args);

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The op table of the CPU: activations are f32, addresses are pointers, and an op is done when its
+ * call returns. State: the worker team, the kernels picked for this processor, scratch of matmul
+ * and attention. Runs on the engine's thread.
+ */
+#include "cpu/cpu_backend.h"
+
+#include "cpu/attention.h"
+#include "cpu/isa.h"
+#include "cpu/matmul.h"
+#include "cpu/reference.h"
+#include "cpu/sample.h"
+#include "cpu/team.h"
+#include "cpu/vector_kernels.h"
+#include "cpu/weight.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROWS_PER_TASK 8 /* of the ops that treat each row alone */
+
+struct Backend {
+    Team *team;
+    const VectorKernels *kernels;
+    Matmul *matmul;
+    Attention *attention; /* after reserve */
+};
+
+static float *floats(DevAddr address) {
+    return (float *)(uintptr_t)address;
+}
+
+/* memory */
+
+static int cpu_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, const char *purpose,
+                          Reason *why) {
+    void *memory = NULL;
+
+    (void)backend;
+    if (size_bytes <= SIZE_MAX - KV_BLOCK_ALIGN_BYTES)
+        memory =
+            aligned_alloc(KV_BLOCK_ALIGN_BYTES, (size_bytes + KV_BLOCK_ALIGN_BYTES - 1) /
+                                                    KV_BLOCK_ALIGN_BYTES * KV_BLOCK_ALIGN_BYTES);
+    if (!memory)
+        return reason_set(why, -ENOMEM, "no memory for %s: %zu bytes were refused", purpose,
+                          size_bytes);
+    memset(memory, 0, size_bytes);
+    *outp = (DevAddr)(uintptr_t)memory;
+    return 0;
+}
+
+static void cpu_memory_free(Backend *backend, DevAddr address) {
+    (void)backend;
+    free((void *)(uintptr_t)address);
+}
+
+static int cpu_upload(Backend *backend, DevAddr to, const void *from, size_t size_bytes) {
+    (void)backend;
+    memcpy((void *)(uintptr_t)to, from, size_bytes);
+    return 0;
+}
+
+static int cpu_download(Backend *backend, void *to, DevAddr from, size_t size_bytes) {
+    (void)backend;
+    memcpy(to, (const void *)(uintptr_t)from, size_bytes);
+    return 0;
+}
+
+static int cpu_weight_new(Backend *backend, Weight **outp, const WeightSource *source,
+                          Reason *why) {
+    CLEANUP(weight_free) Weight *weight = NULL;
+    int r;
+
+    r = weight_new(&weight, backend->team, source, why);
+    if (!r)
+        r = matmul_reserve(backend->matmul, source->n_cols, why);
+    if (!r)
+        *outp = TAKE(weight);
+    return r;
+}
+
+static Weight *cpu_weight_free(Backend *backend, Weight *weight) {
+    (void)backend;
+    return weight_free(weight);
+}
+
+static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why) {
+    int r;
+
+    backend->attention = attention_free(backend->attention);
+    r = attention_new(&backend->attention, backend->team, backend->kernels, args, bytesp);
+    if (r)
+        return reason_set(why, r, "no memory for the scratch of attention");
+    return 0;
+}
+
+/* ops on rows */
+
+typedef void (*RowFn)(Backend *backend, const void *args, uint32_t row);
+
+typedef struct RowsRegion {
+    Backend *backend;
+    RowFn fn;
+    const void *args;
+    uint32_t n_rows;
+} RowsRegion;
+
+static void rows_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const RowsRegion *region = arg;
+    uint32_t first = i_task * ROWS_PER_TASK;
+
+    (void)i_thread;
+    for (uint32_t row = first; row < first + ROWS_PER_TASK && row < region->n_rows; row++)
+        region->fn(region->backend, region->args, row);
+}
+
+static void for_rows(Backend *backend, RowFn fn, const void *args, uint32_t n_rows) {
+    RowsRegion region = { .backend = backend, .fn = fn, .args = args, .n_rows = n_rows };
+
+    team_run(backend->team, rows_task, &region, (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+}
+
+static void embed_row(Backend *backend, const void *arg, uint32_t row) {
+    const EmbedArgs *args = arg;
+
+    (void)backend;
+    weight_row_to_f32(args->table, args->tokens[row],
+                      floats(args->out) + (size_t)row * weight_cols(args->table));
+}
+
+static int cpu_embed(Backend *backend, const EmbedArgs *args) {
+    for_rows(backend, embed_row, args, args->n_tokens);
+    return 0;
+}
+
+static void rmsnorm_row(Backend *backend, const void *arg, uint32_t row) {
+    const RmsnormArgs *args = arg;
+    size_t at = (size_t)row * args->dim;
+
+    backend->kernels->rmsnorm(floats(args->out) + at, floats(args->in) + at, floats(args->weight),
+                              args->dim, args->epsilon);
+}
+
+static int cpu_rmsnorm(Backend *backend, const RmsnormArgs *args) {
+    for_rows(backend, rmsnorm_row, args, args->n_rows);
+    return 0;
+}
+
+static int cpu_matmul(Backend *backend, const MatmulArgs *args) {
+    return matmul_run(backend->matmul, args);
+}
+
+static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
+    const float *inv_freq = floats(args->inv_freq);
+    float *out = floats(args->out);
+
+    (void)backend;
+    for (uint32_t i = 0; i < args->batch->n_sequences; i++) {
+        const StepSequence *s = &args->batch->sequences[i];
+
+        for (uint32_t r = 0; r < s->n_tokens; r++) {
+            float *row = out + (size_t)(s->i_token + r) * 2 * args->n_freqs;
+
+            for (uint32_t c = 0; c < args->n_freqs; c++) {
+                float angle = (float)(s->n_past + r) * inv_freq[c];
+
+                row[c] = cosf(angle) * args->scale;
+                row[args->n_freqs + c] = sinf(angle) * args->scale;
+            }
+        }
+    }
+    return 0;
+}
+
+static void rope_row(Backend *backend, const void *arg, uint32_t row) {
+    const RopeArgs *args = arg;
+    const float *cos = floats(args->table) + (size_t)row * 2 * args->n_freqs;
+    const float *sin = cos + args->n_freqs;
+    size_t kv_at = (size_t)row * args->n_kv_heads * args->head_dim;
+    float *q = floats(args->q) + (size_t)row * args->n_heads * args->head_dim;
+    float *k = floats(args->k) + kv_at;
+
+    for (uint32_t h = 0; h < args->n_heads; h++)
+        backend->kernels->rotate(q + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
+    for (uint32_t h = 0; h < args->n_kv_heads; h++)
+        backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
+    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->k_out + kv_at, k,
+                              args->n_kv_heads * args->head_dim);
+    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->v_out + kv_at, floats(args->v) + kv_at,
+                              args->n_kv_heads * args->head_dim);
+}
+
+static int cpu_rope(Backend *backend, const RopeArgs *args) {
+    for_rows(backend, rope_row, args, args->n_tokens);
+    return 0;
+}
+
+static void gated_row(Backend *backend, const void *arg, uint32_t row) {
+    const GatedArgs *args = arg;
+    size_t at = (size_t)row * args->dim;
+
+    backend->kernels->gated(floats(args->out) + at, floats(args->gate) + at, floats(args->up) + at,
+                            args->dim);
+}
+
+static int cpu_gated(Backend *backend, const GatedArgs *args) {
+    for_rows(backend, gated_row, args, args->n_tokens);
+    return 0;
+}
+
+static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
+    (void)backend;
+    for (uint32_t i = 0; i < args->n_rows; i++)
+        memcpy(floats(args->out) + (size_t)i * args->dim,
+               floats(args->in) + (size_t)args->rows[i] * args->dim, args->dim * sizeof(float));
+    return 0;
+}
+
+/* attention and sampling */
+
+static int cpu_attention(Backend *backend, const AttentionArgs *args) {
+    assert(backend->attention);
+    if (backend->kernels == &reference_kernels)
+        reference_attention(args);
+    else
+        attention_run(backend->attention, args);
+    return 0;
+}
+
+static int cpu_kv_append(Backend *backend, const KvAppendArgs *args) {
+    assert(backend->attention);
+    attention_append(backend->attention, args);
+    return 0;
+}
+
+static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
+    return cpu_sample(args, backend->team);
+}
+
+static int cpu_sync(Backend *backend) {
+    (void)backend;
+    return 0;
+}
+
+/* life */
+
+static const VectorKernels *kernels_for(CpuIsa isa) {
+    switch (isa) {
+    case CPU_ISA_SCALAR:
+        return &reference_kernels;
+#if defined(__x86_64__)
+    case CPU_ISA_AVX2:
+        return &vector_kernels_avx2;
+    case CPU_ISA_AVX512:
+    case CPU_ISA_AVX512_VNNI:
+        return &vector_kernels_avx512;
+#endif
+    default:
+        return &vector_kernels_baseline;
+    }
+}
+
+static Backend *cpu_free(Backend *backend) {
+    if (!backend)
+        return NULL;
+    attention_free(backend->attention);
+    matmul_free(backend->matmul);
+    team_free(backend->team);
+    free(backend);
+    return NULL;
+}
+
+CLEANUP_DEFINE(Backend, cpu_free);
+
+int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *why) {
+    CLEANUP(cpu_free) Backend *backend = NULL;
+    CpuIsa isa = options->isa_forced ? options->isa : cpu_isa_detect();
+    int r;
+
+    if (!cpu_isa_available(isa))
+        return reason_set(why, -ENOTSUP, "this processor does not run %s code", cpu_isa_name(isa));
+    backend = calloc(1, sizeof(*backend));
+    if (!backend)
+        return reason_set(why, -ENOMEM, "out of memory");
+    backend->kernels = kernels_for(isa);
+    r = team_new(&backend->team, options->n_threads, why);
+    if (!r)
+        r = matmul_new(&backend->matmul, backend->team, isa, why);
+    if (!r)
+        *outp = TAKE(backend);
+    return r;
+}
+
+const BackendOps cpu_ops = {
+    .name = "cpu",
+    .act_bytes = sizeof(float),
+    .free = cpu_free,
+    .memory_new = cpu_memory_new,
+    .memory_free = cpu_memory_free,
+    .upload = cpu_upload,
+    .download = cpu_download,
+    .weight_new = cpu_weight_new,
+    .weight_free = cpu_weight_free,
+    .weight_bytes = weight_bytes,
+    .reserve = cpu_reserve,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .matmul = cpu_matmul,
+    .rope_table = cpu_rope_table,
+    .rope = cpu_rope,
+    .attention = cpu_attention,
+    .kv_append = cpu_kv_append,
+    .gated = cpu_gated,
+    .gather_rows = cpu_gather_rows,
+    .sample = cpu_sample_op,
+    .sync = cpu_sync,
+};

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The ops as one would write them on paper: no vectors, no blocks, no threads; sums in double. The
+ * `scalar` backend runs on these, and every fast version is tested against them.
+ */
+
+#include "backend/ops.h"
+#include "cpu/vector_kernels.h"
+
+/* The small kernels, same contracts as the vector ones. */
+extern const VectorKernels reference_kernels;
+
+/* Attention by the definition: softmax over all visible keys of each row, read one by one through
+ * the store's accessors. Reads the cache as it is between attention and kv_append. */
+void reference_attention(const AttentionArgs *args);

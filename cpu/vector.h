@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * One name for the widest float vector the file is compiled for, so that a kernel is written once
+ * and built per instruction set (cpu/meson.build). Reductions have a fixed order: a result depends
+ * on the instruction set, never on alignment or neighbours.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define V_LANES 16
+#define V_BLOCK 4 /* vectors a register tile is wide */
+#elif defined(__AVX2__)
+#define V_LANES 8
+#define V_BLOCK 2
+#else
+#define V_LANES 4
+#define V_BLOCK 2
+#endif
+
+typedef float Vf __attribute__((__vector_size__(V_LANES * 4)));
+typedef int32_t Vi __attribute__((__vector_size__(V_LANES * 4)));
+typedef uint32_t Vu __attribute__((__vector_size__(V_LANES * 4)));
+typedef uint16_t Vh __attribute__((__vector_size__(V_LANES * 2)));
+
+static inline Vf v_load(const float *p) {
+    Vf v;
+
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static inline void v_store(float *p, Vf v) {
+    memcpy(p, &v, sizeof(v));
+}
+
+static inline Vf v_set1(float x) {
+    return x - (Vf){ 0 };
+}
+
+/* a * b + c, rounded once where the processor can. */
+static inline Vf v_fma(Vf a, Vf b, Vf c) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline Vf v_load_bf16(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+#else
+    Vh h;
+
+    memcpy(&h, p, sizeof(h));
+    return (Vf)(__builtin_convertvector(h, Vu) << 16);
+#endif
+}
+
+/* Lane by lane; `mask` is all ones or all zeros, as comparisons give it. */
+static inline Vf v_select(Vi mask, Vf a, Vf b) {
+    return (Vf)(((Vi)a & mask) | ((Vi)b & ~mask));
+}
+
+static inline Vf v_max(Vf a, Vf b) {
+    return v_select(a > b, a, b);
+}
+
+static inline float v_sum(Vf v) {
+    float x[V_LANES];
+
+    memcpy(x, &v, sizeof(v));
+    for (int n = V_LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++)
+            x[i] += x[i + n];
+    return x[0];
+}
+
+static inline float v_max_lane(Vf v) {
+    float x[V_LANES];
+
+    memcpy(x, &v, sizeof(v));
+    for (int n = V_LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++)
+            x[i] = x[i] > x[i + n] ? x[i] : x[i + n];
+    return x[0];
+}
+
+/* exp(x), 2 ulp; 0 below -87.33, saturates above 88.37; NaN stays. Cody-Waite reduction by ln 2 and
+ * the degree-6 Taylor polynomial on [-ln2/2, ln2/2]. */
+static inline Vf v_exp(Vf x) {
+    const float low = -87.33f, high = 88.37f, magic = 12582912.0f; /* 1.5 * 2^23: rounds to int */
+    Vf clamped = v_select(x < low, v_set1(low), v_select(x > high, v_set1(high), x));
+    Vf t = v_fma(clamped, v_set1(1.44269504f), v_set1(magic));
+    Vf n = t - magic;
+    Vf r = v_fma(n, v_set1(-0.693359375f), clamped);
+    Vf p = v_set1(1.0f / 720);
+
+    r = v_fma(n, v_set1(2.12194440e-4f), r);
+    p = v_fma(p, r, v_set1(1.0f / 120));
+    p = v_fma(p, r, v_set1(1.0f / 24));
+    p = v_fma(p, r, v_set1(1.0f / 6));
+    p = v_fma(p, r, v_set1(0.5f));
+    p = v_fma(p, r, v_set1(1.0f));
+    p = v_fma(p, r, v_set1(1.0f));
+    /* The integer n sits in t's low mantissa bits; moved to the exponent it multiplies by 2^n. */
+    p = (Vf)((Vi)p + ((Vi)t << 23));
+    return v_select(x < low, v_set1(0), p);
+}

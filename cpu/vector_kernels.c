@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compiled once per instruction set with VECTOR_KERNELS naming the table (cpu/meson.build).
+ *
+ * Every output element is one chain of multiply-adds in a fixed order (channels rising for scores,
+ * tokens rising for values), whatever the tile around it: that is what makes a row's result
+ * independent of the batch and of the chunking.
+ */
+#include "cpu/vector_kernels.h"
+
+#include "cpu/vector.h"
+
+#include <assert.h>
+#include <math.h>
+
+#define QUERIES_TILE 4 /* with V_BLOCK vectors each they fill the registers */
+
+static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon) {
+    Vf squares = { 0 };
+    float sum = 0, scale;
+    uint32_t i;
+
+    for (i = 0; i + V_LANES <= dim; i += V_LANES)
+        squares = v_fma(v_load(in + i), v_load(in + i), squares);
+    for (; i < dim; i++)
+        sum += in[i] * in[i];
+    scale = 1 / sqrtf((v_sum(squares) + sum) / (float)dim + epsilon);
+    for (i = 0; i + V_LANES <= dim; i += V_LANES)
+        v_store(out + i, v_load(in + i) * scale * v_load(weight + i));
+    for (; i < dim; i++)
+        out[i] = in[i] * scale * weight[i];
+}
+
+static void gated(float *out, const float *gate, const float *up, uint32_t n) {
+    uint32_t i;
+
+    for (i = 0; i + V_LANES <= n; i += V_LANES) {
+        Vf g = v_load(gate + i);
+
+        v_store(out + i, g / (1 + v_exp(-g)) * v_load(up + i));
+    }
+    if (i < n) {
+        Vf g = { 0 }, u = { 0 };
+
+        memcpy(&g, gate + i, (n - i) * sizeof(float));
+        memcpy(&u, up + i, (n - i) * sizeof(float));
+        g = g / (1 + v_exp(-g)) * u;
+        memcpy(out + i, &g, (n - i) * sizeof(float));
+    }
+}
+
+static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {
+    uint32_t i;
+
+    for (i = 0; i + V_LANES <= n; i += V_LANES) {
+        Vf a = v_load(x + i), b = v_load(x + n + i), c = v_load(cos + i), s = v_load(sin + i);
+
+        v_store(x + i, a * c - b * s);
+        v_store(x + n + i, b * c + a * s);
+    }
+    for (; i < n; i++) {
+        float a = x[i], b = x[n + i];
+
+        x[i] = a * cos[i] - b * sin[i];
+        x[n + i] = b * cos[i] + a * sin[i];
+    }
+}
+
+static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u;
+
+        memcpy(&u, in + i, sizeof(u));
+        if ((u & 0x7fffffff) > 0x7f800000)
+            u |= 0x00400000; /* a quiet NaN that rounding cannot turn into infinity */
+        else
+            u += 0x7fff + ((u >> 16) & 1);
+        out[i] = (uint16_t)(u >> 16);
+    }
+}
+
+/* Scores of `n` queries against V_BLOCK vectors of keys; n and head_dim constant after inlining. */
+static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
+                                                                  const float *queries,
+                                                                  const uint16_t *keys, uint32_t n,
+                                                                  uint32_t head_dim) {
+    Vf sums[QUERIES_TILE][V_BLOCK] = { 0 };
+
+    for (uint32_t c = 0; c < head_dim; c++) {
+        const uint16_t *row = keys + c * ATTENTION_BLOCK_KEYS;
+
+        for (uint32_t b = 0; b < V_BLOCK; b++) {
+            Vf k = v_load_bf16(row + b * V_LANES);
+
+            for (uint32_t i = 0; i < n; i++)
+                sums[i][b] = v_fma(v_set1(queries[i * head_dim + c]), k, sums[i][b]);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t b = 0; b < V_BLOCK; b++)
+            v_store(scores + i * ATTENTION_BLOCK_KEYS + b * V_LANES, sums[i][b]);
+}
+
+static void scores(float *out, const float *queries, const uint16_t *keys, uint32_t n_queries,
+                   uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
+        const float *q = queries + (size_t)i * head_dim;
+        float *s = out + (size_t)i * ATTENTION_BLOCK_KEYS;
+
+        for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_BLOCK * V_LANES)
+            switch (n_queries - i) {
+            case 1:
+                scores_tile(s + j, q, keys + j, 1, head_dim);
+                break;
+            case 2:
+                scores_tile(s + j, q, keys + j, 2, head_dim);
+                break;
+            case 3:
+                scores_tile(s + j, q, keys + j, 3, head_dim);
+                break;
+            default:
+                scores_tile(s + j, q, keys + j, QUERIES_TILE, head_dim);
+                break;
+            }
+    }
+}
+
+static Vi lane_index(void) {
+    int32_t lanes[V_LANES];
+    Vi v;
+
+    for (int32_t i = 0; i < V_LANES; i++)
+        lanes[i] = i;
+    memcpy(&v, lanes, sizeof(v));
+    return v;
+}
+
+static void scale_in_place(float *x, float factor, uint32_t n) {
+    uint32_t i;
+
+    for (i = 0; i + V_LANES <= n; i += V_LANES)
+        v_store(x + i, v_load(x + i) * factor);
+    for (; i < n; i++)
+        x[i] *= factor;
+}
+
+static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
+                    uint32_t head_dim) {
+    const Vi index = lane_index();
+    Vf max = v_set1(-INFINITY), sum = { 0 };
+    float new_max, shift;
+
+    for (int32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_LANES) {
+        Vi valid = (index + j >= (int32_t)low) & (index + j < (int32_t)high);
+        Vf s = v_select(valid, v_load(scores + j), v_set1(-INFINITY));
+
+        v_store(scores + j, s);
+        max = v_max(s, max); /* a NaN score loses here and reaches the sum below */
+    }
+    new_max = v_max_lane(max);
+    new_max = new_max > state->max ? new_max : state->max;
+    if (new_max == -INFINITY) {
+        memset(scores, 0, ATTENTION_BLOCK_KEYS * sizeof(*scores));
+        return;
+    }
+    for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_LANES) {
+        Vf w = v_exp(v_load(scores + j) - new_max);
+
+        v_store(scores + j, w);
+        sum += w;
+    }
+    if (new_max != state->max) {
+        shift = state->max == -INFINITY ? 0 : expf(state->max - new_max);
+        state->sum *= shift;
+        scale_in_place(out, shift, head_dim);
+        state->max = new_max;
+    }
+    state->sum += v_sum(sum);
+}
+
+static inline __attribute__((__always_inline__)) void values_tile(float *out, const float *weights,
+                                                                  const uint16_t *values,
+                                                                  uint32_t n, uint32_t n_vectors,
+                                                                  uint32_t head_dim, uint32_t low,
+                                                                  uint32_t high) {
+    Vf sums[QUERIES_TILE][V_BLOCK];
+
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t b = 0; b < n_vectors; b++)
+            sums[i][b] = v_load(out + (size_t)i * head_dim + b * V_LANES);
+    for (uint32_t j = low; j < high; j++)
+        for (uint32_t b = 0; b < n_vectors; b++) {
+            Vf v = v_load_bf16(values + (size_t)j * head_dim + b * V_LANES);
+
+            for (uint32_t i = 0; i < n; i++)
+                sums[i][b] = v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v, sums[i][b]);
+        }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t b = 0; b < n_vectors; b++)
+            v_store(out + (size_t)i * head_dim + b * V_LANES, sums[i][b]);
+}
+
+/* Channels that do not fill a vector. */
+static void values_rest(float *out, const float *weights, const uint16_t *values, uint32_t n,
+                        uint32_t first, uint32_t head_dim, uint32_t low, uint32_t high) {
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t c = first; c < head_dim; c++) {
+            float sum = out[(size_t)i * head_dim + c];
+
+            for (uint32_t j = low; j < high; j++) {
+                uint32_t u = (uint32_t)values[(size_t)j * head_dim + c] << 16;
+                float v;
+
+                memcpy(&v, &u, sizeof(v));
+                sum =
+                    v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v_set1(v), v_set1(sum))[0];
+            }
+            out[(size_t)i * head_dim + c] = sum;
+        }
+}
+
+static inline __attribute__((__always_inline__)) void values_group(float *out, const float *weights,
+                                                                   const uint16_t *values,
+                                                                   uint32_t n, uint32_t head_dim,
+                                                                   uint32_t low, uint32_t high) {
+    uint32_t c = 0;
+
+    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES)
+        values_tile(out + c, weights, values + c, n, V_BLOCK, head_dim, low, high);
+    for (; c + V_LANES <= head_dim; c += V_LANES)
+        values_tile(out + c, weights, values + c, n, 1, head_dim, low, high);
+    if (c < head_dim)
+        values_rest(out, weights, values, n, c, head_dim, low, high);
+}
+
+static void values(float *out, const float *weights, const uint16_t *values_, uint32_t n_queries,
+                   uint32_t head_dim, uint32_t low, uint32_t high) {
+    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
+        float *o = out + (size_t)i * head_dim;
+        const float *w = weights + (size_t)i * ATTENTION_BLOCK_KEYS;
+
+        switch (n_queries - i) {
+        case 1:
+            values_group(o, w, values_, 1, head_dim, low, high);
+            break;
+        case 2:
+            values_group(o, w, values_, 2, head_dim, low, high);
+            break;
+        case 3:
+            values_group(o, w, values_, 3, head_dim, low, high);
+            break;
+        default:
+            values_group(o, w, values_, QUERIES_TILE, head_dim, low, high);
+            break;
+        }
+    }
+}
+
+const VectorKernels VECTOR_KERNELS = {
+    .rmsnorm = rmsnorm,
+    .gated = gated,
+    .rotate = rotate,
+    .to_bf16 = to_bf16,
+    .scores = scores,
+    .softmax = softmax,
+    .values = values,
+};

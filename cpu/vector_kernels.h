@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The vector kernels of norms, rotation, gating and attention: one source (vector_kernels.c),
+ * compiled per instruction set, one table each. Pure functions of their arguments; no threads, no
+ * allocation. The readable versions are in cpu/reference.h.
+ */
+
+#include <stdint.h>
+
+#define ATTENTION_BLOCK_KEYS 64
+
+/* Running softmax of one query over blocks of keys (arXiv 1805.02867, as in FlashAttention). */
+typedef struct SoftmaxState {
+    float max; /* of the scores so far; -inf before any */
+    float sum; /* of exp(score - max) */
+} SoftmaxState;
+
+typedef struct VectorKernels {
+    /* out[i] = in[i] * weight[i] / sqrt(mean(in^2) + epsilon); out may be in */
+    void (*rmsnorm)(float *out, const float *in, const float *weight, uint32_t dim, float epsilon);
+    /* out = silu(gate) * up; out may be gate */
+    void (*gated)(float *out, const float *gate, const float *up, uint32_t n);
+    /* one head, in place: (x[c], x[c + n]) turned by (cos[c], sin[c]) for c < n */
+    void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
+    /* round to nearest even; NaN stays NaN */
+    void (*to_bf16)(uint16_t *out, const float *in, uint32_t n);
+
+    /* scores[i][j] = sum_c queries[i][c] * keys[c][j]; keys bf16 [head_dim][64] */
+    void (*scores)(float *scores, const float *queries, const uint16_t *keys, uint32_t n_queries,
+                   uint32_t head_dim);
+    /* One query's block: scores[64] become weights exp(score - max) for low <= j < high and 0
+     * elsewhere; the state takes the block in; out[head_dim] is scaled to the new maximum. */
+    void (*softmax)(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
+                    uint32_t head_dim);
+    /* out[i][c] += sum_{low <= j < high} weights[i][j] * values[j][c]; values bf16 [64][head_dim]
+     */
+    void (*values)(float *out, const float *weights, const uint16_t *values, uint32_t n_queries,
+                   uint32_t head_dim, uint32_t low, uint32_t high);
+} VectorKernels;
+
+extern const VectorKernels vector_kernels_baseline; /* 4 lanes: SSE2, NEON, or plain C */
+#if defined(__x86_64__)
+extern const VectorKernels vector_kernels_avx2;
+extern const VectorKernels vector_kernels_avx512;
+#endif

@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * State: weight handles by layer, small f32 vectors (norms, biases, rotary frequencies) in one
+ * allocation, and one workspace allocation cut into the activations of a step. Runs on the
+ * engine's thread. Leaves out: the cache (the caller's store), sampling, and what a request is.
+ */
+#include "model/decoder.h"
+
+#include "model/rope.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORKSPACE_ALIGN_BYTES 64
+
+typedef struct DecoderLayer {
+    DevAddr attention_norm, ffn_norm; /* f32 [dim] */
+    DevAddr q_norm, k_norm;           /* f32 [head_dim] or 0 */
+    Weight *q, *k, *v, *o;            /* shapes: model/checkpoint.h, by role */
+    Weight *gate, *up, *down;
+    DevAddr q_bias, k_bias, v_bias, o_bias; /* f32 or 0 */
+    DevAddr gate_bias, up_bias, down_bias;
+    uint32_t window;
+} DecoderLayer;
+
+struct Decoder {
+    const BackendOps *ops;
+    Backend *backend;
+    const Checkpoint *checkpoint;
+    const ModelConfig *config;
+    DecoderLimits limits;
+
+    Weight *embed;  /* [n_vocab, dim] */
+    Weight *output; /* [n_vocab, dim]; the same handle as `embed` if tied */
+    DecoderLayer *layers;
+    DevAddr output_norm; /* f32 [dim] */
+    DevAddr inv_freq;    /* f32 [head_dim / 2] */
+    float rope_scale;
+
+    DevAddr vectors; /* all norms, biases and frequencies */
+    size_t vectors_bytes, vectors_used;
+    size_t weight_bytes;
+
+    DevAddr workspace;
+    size_t workspace_bytes;
+    /* slices of the workspace; T = max_batched_tokens, R = max_logit_rows */
+    DevAddr x;           /* act [T, dim], the residual stream */
+    DevAddr h;           /* act [T, dim], normed */
+    DevAddr q, attended; /* act [T, n_heads * head_dim] */
+    DevAddr k, v;        /* act [T, n_kv_heads * head_dim] */
+    DevAddr k_bf16, v_bf16;
+    DevAddr gate, up;   /* act [T, ffn_dim] */
+    DevAddr rope_table; /* f32 [T, 2, head_dim / 2] */
+    DevAddr rows;       /* act [R, dim] */
+    DevAddr logits;     /* f32 [R, n_vocab] */
+};
+
+KvGeometry decoder_kv_geometry(const ModelConfig *config) {
+    return (KvGeometry){
+        .n_layers = config->n_layers,
+        .n_kv_heads = config->n_kv_heads,
+        .head_dim = config->head_dim,
+    };
+}
+
+size_t decoder_weight_bytes(const Decoder *d) {
+    return d->weight_bytes + d->vectors_bytes;
+}
+
+size_t decoder_workspace_bytes(const Decoder *d) {
+    return d->workspace_bytes;
+}
+
+/* workspace */
+
+static size_t padded(size_t size_bytes) {
+    return (size_bytes + WORKSPACE_ALIGN_BYTES - 1) / WORKSPACE_ALIGN_BYTES * WORKSPACE_ALIGN_BYTES;
+}
+
+/* Counts and places: with base 0 it only counts. */
+static size_t workspace_place(Decoder *d, DevAddr base) {
+    const ModelConfig *c = d->config;
+    size_t act = d->ops->act_bytes, t = d->limits.max_batched_tokens, r = d->limits.max_logit_rows;
+    size_t q_dim = (size_t)c->n_heads * c->head_dim, kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+    const struct {
+        DevAddr *slice;
+        size_t size_bytes;
+    } slices[] = {
+        { &d->x, t * c->dim * act },
+        { &d->h, t * c->dim * act },
+        { &d->q, t * q_dim * act },
+        { &d->attended, t * q_dim * act },
+        { &d->k, t * kv_dim * act },
+        { &d->v, t * kv_dim * act },
+        { &d->k_bf16, t * kv_dim * 2 },
+        { &d->v_bf16, t * kv_dim * 2 },
+        { &d->gate, t * c->ffn_dim * act },
+        { &d->up, t * c->ffn_dim * act },
+        { &d->rope_table, t * c->head_dim * sizeof(float) },
+        { &d->rows, r * c->dim * act },
+        { &d->logits, r * c->n_vocab * sizeof(float) },
+    };
+    size_t offset = 0;
+
+    for (size_t i = 0; i < sizeof(slices) / sizeof(*slices); i++) {
+        *slices[i].slice = base + offset;
+        offset += padded(slices[i].size_bytes);
+    }
+    return offset;
+}
+
+static int init_workspace(Decoder *d, Reason *why) {
+    int r;
+
+    d->workspace_bytes = workspace_place(d, 0);
+    r = d->ops->memory_new(d->backend, &d->workspace, d->workspace_bytes, "workspace", why);
+    if (r)
+        return r;
+    workspace_place(d, d->workspace);
+    return 0;
+}
+
+/* weights */
+
+/* Source row of every row of a projection whose heads the file stores as pairs (0, 1), (2, 3), ...
+ * where RopeArgs wants halves (c, c + head_dim / 2). */
+static uint32_t *deinterleaved_rows(uint32_t n_rows, uint32_t head_dim) {
+    uint32_t *order = malloc(n_rows * sizeof(*order)), half = head_dim / 2;
+
+    if (!order)
+        return NULL;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t c = r % head_dim;
+
+        order[r] = r - c + (c < half ? 2 * c : 2 * (c - half) + 1);
+    }
+    return order;
+}
+
+static bool role_is_interleaved(const ModelConfig *c, TensorRole role) {
+    return c->rope_interleaved_rows &&
+           (role == TENSOR_Q || role == TENSOR_K || role == TENSOR_Q_BIAS || role == TENSOR_K_BIAS);
+}
+
+static int load_weight(Decoder *d, Weight **outp, TensorRole role, uint32_t layer, Reason *why) {
+    const TensorView *t = checkpoint_tensor(d->checkpoint, role, layer);
+    CLEANUP(free) uint32_t *order = NULL;
+    int r;
+
+    if (role_is_interleaved(d->config, role)) {
+        order = deinterleaved_rows(t->shape[0], d->config->head_dim);
+        if (!order)
+            return -ENOMEM;
+    }
+    r = d->ops->weight_new(d->backend, outp,
+                           &(WeightSource){
+                               .format = t->format,
+                               .n_rows = t->shape[0],
+                               .n_cols = t->shape[1],
+                               .data = t->data,
+                               .row_order = order,
+                           },
+                           why);
+    if (r)
+        return reason_prefix(why, r, "tensor %s: ", t->name);
+    d->weight_bytes += d->ops->weight_bytes(*outp);
+    return 0;
+}
+
+static DevAddr vectors_take(Decoder *d, size_t n) {
+    DevAddr at = d->vectors + d->vectors_used;
+
+    d->vectors_used += padded(n * sizeof(float));
+    assert(d->vectors_used <= d->vectors_bytes);
+    return at;
+}
+
+/* A norm or bias as f32 on the device; 0 if the model has none there. */
+static int load_vector(Decoder *d, DevAddr *outp, TensorRole role, uint32_t layer) {
+    const TensorView *t = checkpoint_tensor(d->checkpoint, role, layer);
+    CLEANUP(free) float *values = NULL, *ordered = NULL;
+    CLEANUP(free) uint32_t *order = NULL;
+    size_t n;
+
+    *outp = 0;
+    if (!t)
+        return 0;
+    n = t->shape[0];
+    values = malloc(n * sizeof(*values));
+    ordered = malloc(n * sizeof(*ordered));
+    if (!values || !ordered)
+        return -ENOMEM;
+    weight_to_f32(t->format, t->data, values, n);
+    memcpy(ordered, values, n * sizeof(*values));
+    if (role_is_interleaved(d->config, role)) {
+        order = deinterleaved_rows((uint32_t)n, d->config->head_dim);
+        if (!order)
+            return -ENOMEM;
+        for (size_t i = 0; i < n; i++)
+            ordered[i] = values[order[i]];
+    }
+    *outp = vectors_take(d, n);
+    return d->ops->upload(d->backend, *outp, ordered, n * sizeof(*ordered));
+}
+
+static const TensorRole layer_vector_roles[] = {
+    TENSOR_ATTENTION_NORM, TENSOR_FFN_NORM, TENSOR_Q_NORM,    TENSOR_K_NORM,
+    TENSOR_Q_BIAS,         TENSOR_K_BIAS,   TENSOR_V_BIAS,    TENSOR_O_BIAS,
+    TENSOR_GATE_BIAS,      TENSOR_UP_BIAS,  TENSOR_DOWN_BIAS,
+};
+
+#define N_LAYER_VECTORS (sizeof(layer_vector_roles) / sizeof(*layer_vector_roles))
+
+static size_t count_vectors(const Decoder *d) {
+    size_t bytes =
+        padded(d->config->dim * sizeof(float)) + padded(d->config->head_dim / 2 * sizeof(float));
+
+    for (uint32_t l = 0; l < d->config->n_layers; l++)
+        for (size_t i = 0; i < N_LAYER_VECTORS; i++) {
+            const TensorView *t = checkpoint_tensor(d->checkpoint, layer_vector_roles[i], l);
+
+            if (t)
+                bytes += padded(t->shape[0] * sizeof(float));
+        }
+    return bytes;
+}
+
+static int load_layer(Decoder *d, uint32_t l, Reason *why) {
+    DecoderLayer *layer = &d->layers[l];
+    DevAddr *vectors[N_LAYER_VECTORS] = {
+        &layer->attention_norm, &layer->ffn_norm, &layer->q_norm,    &layer->k_norm,
+        &layer->q_bias,         &layer->k_bias,   &layer->v_bias,    &layer->o_bias,
+        &layer->gate_bias,      &layer->up_bias,  &layer->down_bias,
+    };
+    const struct {
+        Weight **weight;
+        TensorRole role;
+    } weights[] = {
+        { &layer->q, TENSOR_Q },       { &layer->k, TENSOR_K },       { &layer->v, TENSOR_V },
+        { &layer->o, TENSOR_O },       { &layer->gate, TENSOR_GATE }, { &layer->up, TENSOR_UP },
+        { &layer->down, TENSOR_DOWN },
+    };
+    int r;
+
+    for (size_t i = 0; i < N_LAYER_VECTORS; i++) {
+        r = load_vector(d, vectors[i], layer_vector_roles[i], l);
+        if (r)
+            return reason_set(why, r, "layer %u: its norms and biases could not be loaded", l);
+    }
+    for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++) {
+        r = load_weight(d, weights[i].weight, weights[i].role, l, why);
+        if (r)
+            return r;
+    }
+    layer->window = d->config->layer_slides[l] ? d->config->sliding_window : 0;
+    return 0;
+}
+
+static int load_rope(Decoder *d) {
+    uint32_t n_freqs = d->config->head_dim / 2;
+    CLEANUP(free) float *inv_freq = malloc(n_freqs * sizeof(*inv_freq));
+
+    if (!inv_freq)
+        return -ENOMEM;
+    d->rope_scale = rope_frequencies(&d->config->rope, d->config->head_dim, inv_freq);
+    d->inv_freq = vectors_take(d, n_freqs);
+    return d->ops->upload(d->backend, d->inv_freq, inv_freq, n_freqs * sizeof(*inv_freq));
+}
+
+static int load_weights(Decoder *d, Reason *why) {
+    int r;
+
+    d->layers = calloc(d->config->n_layers, sizeof(*d->layers));
+    if (!d->layers)
+        return -ENOMEM;
+    d->vectors_bytes = count_vectors(d);
+    r = d->ops->memory_new(d->backend, &d->vectors, d->vectors_bytes, "norms and biases", why);
+    if (r)
+        return r;
+    r = load_weight(d, &d->embed, TENSOR_EMBED, 0, why);
+    if (r)
+        return r;
+    if (d->config->tied_embeddings)
+        d->output = d->embed;
+    else
+        r = load_weight(d, &d->output, TENSOR_OUTPUT, 0, why);
+    if (r)
+        return r;
+    r = load_vector(d, &d->output_norm, TENSOR_OUTPUT_NORM, 0);
+    if (!r)
+        r = load_rope(d);
+    for (uint32_t l = 0; !r && l < d->config->n_layers; l++)
+        r = load_layer(d, l, why);
+    return r;
+}
+
+int decoder_new(Decoder **outp, const BackendOps *ops, Backend *backend,
+                const Checkpoint *checkpoint, const DecoderLimits *limits, Reason *why) {
+    CLEANUP(decoder_free) Decoder *d = NULL;
+    int r;
+
+    assert(limits->max_batched_tokens && limits->max_logit_rows);
+    d = calloc(1, sizeof(*d));
+    if (!d)
+        return reason_set(why, -ENOMEM, "out of memory");
+    d->ops = ops;
+    d->backend = backend;
+    d->checkpoint = checkpoint;
+    d->config = checkpoint_config(checkpoint);
+    d->limits = *limits;
+
+    r = load_weights(d, why);
+    if (!r)
+        r = init_workspace(d, why);
+    if (!r)
+        *outp = TAKE(d);
+    return r;
+}
+
+Decoder *decoder_free(Decoder *d) {
+    if (!d)
+        return NULL;
+    if (d->workspace)
+        d->ops->memory_free(d->backend, d->workspace);
+    for (uint32_t l = 0; d->layers && l < d->config->n_layers; l++) {
+        DecoderLayer *layer = &d->layers[l];
+        Weight *weights[] = { layer->q,    layer->k,  layer->v,   layer->o,
+                              layer->gate, layer->up, layer->down };
+
+        for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++)
+            d->ops->weight_free(d->backend, weights[i]);
+    }
+    if (d->output != d->embed)
+        d->ops->weight_free(d->backend, d->output);
+    d->ops->weight_free(d->backend, d->embed);
+    if (d->vectors)
+        d->ops->memory_free(d->backend, d->vectors);
+    free(d->layers);
+    free(d);
+    return NULL;
+}
+
+/* steps */
+
+static int norm(Decoder *d, DevAddr out, DevAddr in, DevAddr weight, uint32_t n_rows,
+                uint32_t dim) {
+    return d->ops->rmsnorm(d->backend, &(RmsnormArgs){
+                                           .out = out,
+                                           .in = in,
+                                           .weight = weight,
+                                           .n_rows = n_rows,
+                                           .dim = dim,
+                                           .epsilon = d->config->rms_epsilon,
+                                       });
+}
+
+static int matmul(Decoder *d, DevAddr in, uint32_t n_tokens, const MatmulPart *parts,
+                  uint32_t n_parts) {
+    return d->ops->matmul(d->backend, &(MatmulArgs){
+                                          .in = in,
+                                          .n_tokens = n_tokens,
+                                          .n_parts = n_parts,
+                                          .parts = parts,
+                                      });
+}
+
+static int project_heads(Decoder *d, const DecoderLayer *layer, uint32_t n_tokens) {
+    const ModelConfig *c = d->config;
+    const MatmulPart parts[] = {
+        { .weight = layer->q, .bias = layer->q_bias, .out = d->q },
+        { .weight = layer->k, .bias = layer->k_bias, .out = d->k },
+        { .weight = layer->v, .bias = layer->v_bias, .out = d->v },
+    };
+    int r;
+
+    r = matmul(d, d->h, n_tokens, parts, 3);
+    if (!r && layer->q_norm)
+        r = norm(d, d->q, d->q, layer->q_norm, n_tokens * c->n_heads, c->head_dim);
+    if (!r && layer->k_norm)
+        r = norm(d, d->k, d->k, layer->k_norm, n_tokens * c->n_kv_heads, c->head_dim);
+    if (r)
+        return r;
+    return d->ops->rope(d->backend, &(RopeArgs){
+                                        .q = d->q,
+                                        .k = d->k,
+                                        .v = d->v,
+                                        .k_out = d->k_bf16,
+                                        .v_out = d->v_bf16,
+                                        .table = d->rope_table,
+                                        .n_tokens = n_tokens,
+                                        .n_heads = c->n_heads,
+                                        .n_kv_heads = c->n_kv_heads,
+                                        .head_dim = c->head_dim,
+                                        .n_freqs = c->head_dim / 2,
+                                    });
+}
+
+static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
+    int r;
+
+    r = d->ops->attention(d->backend, &(AttentionArgs){
+                                          .out = d->attended,
+                                          .q = d->q,
+                                          .k = d->k_bf16,
+                                          .v = d->v_bf16,
+                                          .layer = l,
+                                          .n_heads = d->config->n_heads,
+                                          .window = d->layers[l].window,
+                                          .scale = 1 / sqrtf((float)d->config->head_dim),
+                                          .batch = batch,
+                                          .store = store,
+                                      });
+    if (r)
+        return r;
+    return d->ops->kv_append(d->backend, &(KvAppendArgs){
+                                             .k = d->k_bf16,
+                                             .v = d->v_bf16,
+                                             .layer = l,
+                                             .batch = batch,
+                                             .store = store,
+                                         });
+}
+
+static int attention_block(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
+    const DecoderLayer *layer = &d->layers[l];
+    int r;
+
+    r = norm(d, d->h, d->x, layer->attention_norm, batch->n_tokens, d->config->dim);
+    if (!r)
+        r = project_heads(d, layer, batch->n_tokens);
+    if (!r)
+        r = attend(d, l, store, batch);
+    if (r)
+        return r;
+    return matmul(
+        d, d->attended, batch->n_tokens,
+        &(MatmulPart){ .weight = layer->o, .bias = layer->o_bias, .out = d->x, .accumulate = true },
+        1);
+}
+
+static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
+    const DecoderLayer *layer = &d->layers[l];
+    const MatmulPart parts[] = {
+        { .weight = layer->gate, .bias = layer->gate_bias, .out = d->gate },
+        { .weight = layer->up, .bias = layer->up_bias, .out = d->up },
+    };
+    int r;
+
+    r = norm(d, d->h, d->x, layer->ffn_norm, n_tokens, d->config->dim);
+    if (!r)
+        r = matmul(d, d->h, n_tokens, parts, 2);
+    if (!r)
+        r = d->ops->gated(d->backend, &(GatedArgs){ .out = d->gate,
+                                                    .gate = d->gate,
+                                                    .up = d->up,
+                                                    .n_tokens = n_tokens,
+                                                    .dim = d->config->ffn_dim });
+    if (r)
+        return r;
+    return matmul(
+        d, d->gate, n_tokens,
+        &(MatmulPart){
+            .weight = layer->down, .bias = layer->down_bias, .out = d->x, .accumulate = true },
+        1);
+}
+
+int decoder_step(Decoder *d, const KvStore *store, const StepBatch *batch, const uint32_t *tokens) {
+    int r;
+
+    assert(batch->n_tokens && batch->n_tokens <= d->limits.max_batched_tokens);
+    r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x,
+                                                .table = d->embed,
+                                                .tokens = tokens,
+                                                .n_tokens = batch->n_tokens });
+    if (!r)
+        r = d->ops->rope_table(d->backend, &(RopeTableArgs){ .out = d->rope_table,
+                                                             .inv_freq = d->inv_freq,
+                                                             .n_freqs = d->config->head_dim / 2,
+                                                             .scale = d->rope_scale,
+                                                             .batch = batch });
+    for (uint32_t l = 0; !r && l < d->config->n_layers; l++) {
+        r = attention_block(d, l, store, batch);
+        if (!r)
+            r = ffn_block(d, l, batch->n_tokens);
+    }
+    return r;
+}
+
+int decoder_logits(Decoder *d, const uint32_t *rows, uint32_t n_rows, DevAddr *logitsp) {
+    const MatmulPart head = { .weight = d->output, .out = d->logits };
+    int r;
+
+    assert(n_rows && n_rows <= d->limits.max_logit_rows);
+    r = d->ops->gather_rows(
+        d->backend,
+        &(GatherRowsArgs){
+            .out = d->rows, .in = d->x, .rows = rows, .n_rows = n_rows, .dim = d->config->dim });
+    if (!r)
+        r = norm(d, d->rows, d->rows, d->output_norm, n_rows, d->config->dim);
+    if (!r)
+        r = d->ops->matmul(
+            d->backend,
+            &(MatmulArgs){
+                .in = d->rows, .n_tokens = n_rows, .n_parts = 1, .parts = &head, .out_f32 = true });
+    *logitsp = d->logits;
+    return r;
+}
