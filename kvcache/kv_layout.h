@@ -31,22 +31,19 @@
 typedef enum KvSide { KV_SIDE_K, KV_SIDE_V, KV_SIDES } KvSide;
 
 /* How one side of one layer is stored. */
-typedef enum KvFormat {
-    KV_FORMAT_BF16,
-    KV_FORMATS
-} KvFormat;
+typedef enum KvFormat { KV_FORMAT_BF16, KV_FORMATS } KvFormat;
 
 typedef struct KvGeometry {
-    uint32_t n_layers;   /* 1 .. KV_LAYERS_MAX */
+    uint32_t n_layers; /* 1 .. KV_LAYERS_MAX */
     uint32_t n_kv_heads;
-    uint32_t head_dim;   /* channels, a multiple of 2 */
+    uint32_t head_dim; /* channels, a multiple of 2 */
 } KvGeometry;
 
 typedef struct KvRegion {
     KvFormat format;
-    size_t block_bytes;   /* one KV head of one page */
-    size_t page_bytes;    /* n_kv_heads blocks */
-    size_t offset;        /* of page 0, from the start of the store */
+    size_t block_bytes; /* one KV head of one page */
+    size_t page_bytes;  /* n_kv_heads blocks */
+    size_t offset;      /* of page 0, from the start of the store */
 } KvRegion;
 
 /* The cache as a backend sees it: one allocation, placed by kv_store_layout(). */
@@ -80,8 +77,9 @@ static inline DevAddr kv_store_block(const KvStore *s, uint32_t layer, KvSide si
 
 static inline DevAddr kv_store_tail(const KvStore *s, uint32_t layer, KvSide side, uint32_t slot,
                                     uint32_t head) {
-    size_t i = (((size_t)slot * s->geometry.n_layers + layer) * KV_SIDES + side) *
-                   s->geometry.n_kv_heads + head;
+    size_t i =
+        (((size_t)slot * s->geometry.n_layers + layer) * KV_SIDES + side) * s->geometry.n_kv_heads +
+        head;
 
     return s->base + s->tails_offset + i * s->tail_block_bytes;
 }

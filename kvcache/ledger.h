@@ -21,11 +21,11 @@ typedef struct Ledger {
     uint32_t n_pages, n_tails;
     uint64_t page_bytes, pages_bytes; /* of one page over all layers; of all pages */
     uint64_t tail_bytes, tails_bytes;
-    uint64_t padding_bytes;           /* alignment inside the store */
-    uint64_t kv_bytes;                /* the store: pages + tails + padding */
-    uint64_t weights_bytes;           /* filled in by whoever loaded them; 0 before */
+    uint64_t padding_bytes; /* alignment inside the store */
+    uint64_t kv_bytes;      /* the store: pages + tails + padding */
+    uint64_t weights_bytes; /* filled in by whoever loaded them; 0 before */
     uint64_t workspace_bytes;
-    uint64_t kv_tokens;               /* n_pages * 64 */
+    uint64_t kv_tokens; /* n_pages * 64 */
 } Ledger;
 
 /* Fills all but weights and workspace. -ENOSPC: the budget does not hold the tails and one page;

@@ -21,7 +21,8 @@ typedef struct PagePool {
     uint32_t n_tails, n_free_tails;
 } PagePool;
 
-#define PAGE_POOL_NULL { .free_pages = NULL }
+#define PAGE_POOL_NULL \
+    { .free_pages = NULL }
 
 int page_pool_init(PagePool *pool, uint32_t n_pages, uint32_t n_tails);
 void page_pool_deinit(PagePool *pool); /* every page and tail must have come back */

@@ -36,9 +36,9 @@ typedef enum FinishReason {
 /* Made and filled by the server; owned by the engine from engine_submit until its last event
  * (finish != FINISH_NONE) has been taken. */
 struct EngineRequest {
-    List link;          /* in a mailbox, then in a scheduler queue */
-    void *owner;        /* the server's; the engine never reads it */
-    uint32_t *prompt;   /* [n_prompt >= 1], owned; ids checked against the vocabulary */
+    List link;        /* in a mailbox, then in a scheduler queue */
+    void *owner;      /* the server's; the engine never reads it */
+    uint32_t *prompt; /* [n_prompt >= 1], owned; ids checked against the vocabulary */
     uint32_t n_prompt;
     SampleParams params;   /* logit_bias points at `logit_bias` below; seed always set */
     LogitBias *logit_bias; /* owned; may be NULL */
@@ -46,19 +46,19 @@ struct EngineRequest {
     uint32_t min_tokens;   /* EOS and stop strings do not count before */
     bool ignore_eos;
     bool skip_special_tokens;
-    bool include_stop_text;     /* leave the matched stop string in the text */
-    char **stops;               /* [n_stops] stop strings, owned, never empty */
+    bool include_stop_text; /* leave the matched stop string in the text */
+    char **stops;           /* [n_stops] stop strings, owned, never empty */
     uint32_t n_stops;
-    uint32_t *stop_tokens;      /* [n_stop_tokens], owned */
+    uint32_t *stop_tokens; /* [n_stop_tokens], owned */
     uint32_t n_stop_tokens;
-    int n_top_logprobs;         /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
-    int n_prompt_logprobs;      /* the same, of the prompt's own tokens (echo) */
-    uint64_t arrival_ns;        /* CLOCK_MONOTONIC */
-    atomic_bool cancelled;      /* set by engine_cancel */
-    void *sequence;             /* the engine's */
+    int n_top_logprobs;    /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
+    int n_prompt_logprobs; /* the same, of the prompt's own tokens (echo) */
+    uint64_t arrival_ns;   /* CLOCK_MONOTONIC */
+    atomic_bool cancelled; /* set by engine_cancel */
+    void *sequence;        /* the engine's */
 };
 
-EngineRequest *engine_request_new(void);                     /* zeroed, neutral parameters */
+EngineRequest *engine_request_new(void); /* zeroed, neutral parameters */
 EngineRequest *engine_request_free(EngineRequest *request);
 CLEANUP_DEFINE(EngineRequest, engine_request_free);
 
@@ -105,7 +105,7 @@ typedef struct EngineOptions {
     uint32_t max_model_len;       /* 0: the model's */
     uint32_t max_num_seqs;
     uint32_t max_batched_tokens;
-    Mailbox *events;              /* where events go; borrowed */
+    Mailbox *events; /* where events go; borrowed */
 } EngineOptions;
 
 /* Counters and gauges for /metrics; read from any thread. */

@@ -18,7 +18,7 @@ typedef struct Mailbox {
     pthread_mutex_t lock;
     pthread_cond_t filled; /* for receivers that wait; those in an event loop use `wake` */
     List messages;
-    MailboxWakeFn wake;    /* called outside the lock, on the sender's thread; may be NULL */
+    MailboxWakeFn wake; /* called outside the lock, on the sender's thread; may be NULL */
     void *userdata;
 } Mailbox;
 

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bytes in, pages out. The number of pages is a division; the bytes are then read off the layout
+ * itself, so the two cannot disagree.
+ */
+
+#include "kvcache/ledger.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+/* The layout of the fewest pages a request can have: it gives the size of a page and of a tail. */
+static int unit_layout(const LedgerRequest *request, KvStore *store, Reason *why) {
+    const KvGeometry *g = &request->geometry;
+    int r;
+
+    if (!request->max_num_seqs)
+        return reason_set(why, -EINVAL, "max_num_seqs is 0; it must be at least 1");
+    r = kv_store_layout(store, g, 1, request->max_num_seqs);
+    if (r)
+        return reason_set(why, r,
+                          "no KV cache can be laid out for %" PRIu32 " layers, %" PRIu32
+                          " KV heads of %" PRIu32 " channels and %" PRIu32
+                          " sequences; the model's shape is not supported or max_num_seqs is "
+                          "too large",
+                          g->n_layers, g->n_kv_heads, g->head_dim, request->max_num_seqs);
+    return 0;
+}
+
+static int too_small(const LedgerRequest *request, const KvStore *unit, Reason *why) {
+    uint64_t budget = request->kv_memory_bytes;
+    uint64_t page_bytes = kv_store_page_bytes(unit), tail_bytes = kv_store_tail_bytes(unit);
+    uint64_t n_fit = budget > page_bytes ? (budget - page_bytes) / tail_bytes : 0;
+
+    if (!n_fit)
+        return reason_set(why, -ENOSPC,
+                          "kv_memory is %" PRIu64 " bytes, but one page and one tail take %" PRIu64
+                          ": %" PRIu64 " bytes are missing; raise kv_memory",
+                          budget, page_bytes + tail_bytes, page_bytes + tail_bytes - budget);
+    return reason_set(
+        why, -ENOSPC,
+        "kv_memory is %" PRIu64 " bytes, but the tails of %" PRIu32
+        " sequences and one page take %zu: %" PRIu64
+        " bytes are missing; raise kv_memory, or lower max_num_seqs to %" PRIu64 " or less",
+        budget, request->max_num_seqs, unit->size_bytes, unit->size_bytes - budget, n_fit);
+}
+
+static int pages_of_memory(const LedgerRequest *request, const KvStore *unit, uint64_t *n_pagesp,
+                           Reason *why) {
+    if (unit->size_bytes > request->kv_memory_bytes)
+        return too_small(request, unit, why);
+    *n_pagesp = 1 + (request->kv_memory_bytes - unit->size_bytes) / kv_store_page_bytes(unit);
+    return 0;
+}
+
+static int pages_of_tokens(const LedgerRequest *request, uint64_t *n_pagesp, Reason *why) {
+    uint64_t tokens = request->kv_tokens;
+
+    if (!tokens)
+        return reason_set(why, -EINVAL,
+                          "neither kv_memory nor kv_tokens is given; the KV cache needs one");
+    *n_pagesp = tokens / KV_PAGE_TOKENS + (tokens % KV_PAGE_TOKENS != 0);
+    return 0;
+}
+
+int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
+    KvStore store;
+    uint64_t n_pages = 0;
+    int r;
+
+    r = unit_layout(request, &store, why);
+    if (r)
+        return r;
+    r = request->kv_memory_bytes ? pages_of_memory(request, &store, &n_pages, why)
+                                 : pages_of_tokens(request, &n_pages, why);
+    if (r)
+        return r;
+    /* Page ids are 32 bits, and the last value is nobody's. */
+    if (n_pages >= UINT32_MAX)
+        n_pages = UINT32_MAX - 1;
+
+    /* Alignment between regions may take what the division gave to the last page. */
+    do
+        r = kv_store_layout(&store, &request->geometry, (uint32_t)n_pages, request->max_num_seqs);
+    while (!r && request->kv_memory_bytes && store.size_bytes > request->kv_memory_bytes &&
+           --n_pages);
+    if (r)
+        return reason_set(why, r,
+                          "a KV cache of %" PRIu64 " pages is larger than memory can be addressed; "
+                          "lower kv_tokens, max_model_len or max_num_seqs",
+                          n_pages);
+
+    *ledger = (Ledger){
+        .n_pages = store.n_pages,
+        .n_tails = store.n_tails,
+        .page_bytes = kv_store_page_bytes(&store),
+        .tail_bytes = kv_store_tail_bytes(&store),
+        .kv_bytes = store.size_bytes,
+        .kv_tokens = (uint64_t)store.n_pages * KV_PAGE_TOKENS,
+    };
+    ledger->pages_bytes = ledger->page_bytes * ledger->n_pages;
+    ledger->tails_bytes = ledger->tail_bytes * ledger->n_tails;
+    ledger->padding_bytes = ledger->kv_bytes - ledger->pages_bytes - ledger->tails_bytes;
+    return 0;
+}
+
+static void print_bytes(Buffer *out, const char *purpose, uint64_t bytes, const char *of) {
+    buffer_printf(out, "%-12s %18" PRIu64 "  %10.1f MiB%s%s\n", purpose, bytes,
+                  (double)bytes / (1 << 20), of[0] ? "  " : "", of);
+}
+
+static void print_units(Buffer *out, const char *purpose, uint64_t bytes, uint32_t n,
+                        uint64_t unit_bytes) {
+    char of[64];
+
+    snprintf(of, sizeof(of), "%" PRIu32 " of %" PRIu64, n, unit_bytes);
+    print_bytes(out, purpose, bytes, of);
+}
+
+void ledger_print(const Ledger *ledger, Buffer *out) {
+    uint64_t total = ledger->kv_bytes;
+
+    buffer_printf(out, "%-12s %18s\n", "purpose", "bytes");
+    if (ledger->weights_bytes)
+        print_bytes(out, "weights", ledger->weights_bytes, "");
+    if (ledger->workspace_bytes)
+        print_bytes(out, "workspace", ledger->workspace_bytes, "");
+    print_units(out, "KV pages", ledger->pages_bytes, ledger->n_pages, ledger->page_bytes);
+    print_units(out, "KV tails", ledger->tails_bytes, ledger->n_tails, ledger->tail_bytes);
+    if (ledger->padding_bytes)
+        print_bytes(out, "KV padding", ledger->padding_bytes, "");
+    total += ledger->weights_bytes + ledger->workspace_bytes;
+    print_bytes(out, "total", total, "");
+    buffer_printf(out, "%-12s %18" PRIu64 "  in pages of %d\n", "KV tokens", ledger->kv_tokens,
+                  KV_PAGE_TOKENS);
+}
