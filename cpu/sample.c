@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sampling without sorting the vocabulary.
+ *
+ * A greedy row is one vector maximum and a search for it. Other rows work on a copy of the logits,
+ * because logprobs are of the raw ones. top_k keeps a heap of k; top_p first drops what is too
+ * small to matter, then pops a heap until the mass is reached; without either, the weights are
+ * summed where they stand. Sums are in f64, in a fixed order: a row's answer is a function of the
+ * row alone.
+ *
+ * Scratch belongs to a thread of the team and is left clean (counts all zero) after every row.
+ */
+
+#include "cpu/sample.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+#define SEEN (UINT32_C(1) << 31) /* in counts: the id is in the prompt or the output */
+
+typedef struct Candidate {
+    float value; /* a logit or a weight */
+    uint32_t token;
+} Candidate;
+
+typedef struct Scratch {
+    float *z;              /* [n_vocab] logits after bias and penalties, then weights */
+    uint32_t *counts;      /* [n_vocab] SEEN | occurrences in the output; zero between rows */
+    Candidate *candidates; /* [n_vocab] */
+    uint32_t n_vocab;
+} Scratch;
+
+struct CpuSampler {
+    uint32_t n_threads;
+    Scratch scratch[]; /* [n_threads] */
+};
+
+int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads) {
+    CpuSampler *sampler = calloc(1, sizeof(*sampler) + n_threads * sizeof(Scratch));
+
+    assert(n_threads);
+    if (!sampler)
+        return -ENOMEM;
+    sampler->n_threads = n_threads;
+    *outp = sampler;
+    return 0;
+}
+
+static void scratch_deinit(Scratch *s) {
+    free(s->z);
+    free(s->counts);
+    free(s->candidates);
+    *s = (Scratch){ .z = NULL };
+}
+
+CpuSampler *cpu_sampler_free(CpuSampler *sampler) {
+    if (!sampler)
+        return NULL;
+    for (uint32_t i = 0; i < sampler->n_threads; i++)
+        scratch_deinit(&sampler->scratch[i]);
+    free(sampler);
+    return NULL;
+}
+
+static int scratch_reserve(Scratch *s, uint32_t n_vocab) {
+    if (n_vocab <= s->n_vocab)
+        return 0;
+    scratch_deinit(s);
+    s->z = calloc(n_vocab, sizeof(*s->z));
+    s->counts = calloc(n_vocab, sizeof(*s->counts));
+    s->candidates = calloc(n_vocab, sizeof(*s->candidates));
+    if (!s->z || !s->counts || !s->candidates) {
+        scratch_deinit(s);
+        return -ENOMEM;
+    }
+    s->n_vocab = n_vocab;
+    return 0;
+}
+
+/* arithmetic */
+
+/* exp(x) for x <= 0 to about 2 units in the last place, 0 below -87. Cephes' expf (S. L. Moshier,
+ * netlib.org/cephes) without branches, so that loops over it become vector code. */
+static inline float exp_nonpositive(float x) {
+    const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float clamped = x > -87.0f ? x : -87.0f;
+    float n = clamped * 1.44269504f + round_magic - round_magic;
+    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    int32_t exponent_bits;
+    float power;
+
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    exponent_bits = ((int32_t)n + 127) << 23;
+    memcpy(&power, &exponent_bits, sizeof(power));
+    return x > -87.0f ? p * power : 0.0f;
+}
+
+static inline float logit_clean(float z) {
+    z = z > -INFINITY ? z : -INFINITY; /* false for NaN */
+    return z < FLT_MAX ? z : FLT_MAX;
+}
+
+/* The largest value; NaN is passed over, -inf if there is nothing else. */
+static float row_max(const float *z, uint32_t n) {
+    float lanes[LANES], max = -INFINITY;
+    uint32_t i = 0;
+
+    for (int j = 0; j < LANES; j++)
+        lanes[j] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lanes[j] = z[i + (uint32_t)j] > lanes[j] ? z[i + (uint32_t)j] : lanes[j];
+    for (; i < n; i++)
+        lanes[0] = z[i] > lanes[0] ? z[i] : lanes[0];
+    for (int j = 0; j < LANES; j++)
+        max = lanes[j] > max ? lanes[j] : max;
+    return max;
+}
+
+/* The lowest index that holds `value`; n if none does. */
+static uint32_t row_find(const float *z, uint32_t n, float value) {
+    uint32_t i = 0;
+    int hits = 0;
+
+    for (; i + LANES <= n; i += LANES) {
+        for (int j = 0; j < LANES; j++)
+            hits |= z[i + (uint32_t)j] == value;
+        if (hits)
+            break;
+    }
+    while (i < n && z[i] != value)
+        i++;
+    return i;
+}
+
+/* Σ exp(z - max) of cleaned logits. */
+static double row_exp_sum(const float *z, uint32_t n, float max) {
+    double lanes[LANES] = { 0 }, sum = 0;
+    uint32_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lanes[j] += exp_nonpositive(logit_clean(z[i + (uint32_t)j]) - max);
+    for (; i < n; i++)
+        lanes[0] += exp_nonpositive(logit_clean(z[i]) - max);
+    for (int j = 0; j < LANES; j++)
+        sum += lanes[j];
+    return sum;
+}
+
+static double row_sum(const float *w, uint32_t n) {
+    double lanes[LANES] = { 0 }, sum = 0;
+    uint32_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lanes[j] += w[i + (uint32_t)j];
+    for (; i < n; i++)
+        lanes[0] += w[i];
+    for (int j = 0; j < LANES; j++)
+        sum += lanes[j];
+    return sum;
+}
+
+/* heaps of candidates */
+
+static bool ranks_before(Candidate a, Candidate b) {
+    return a.value != b.value ? a.value > b.value : a.token < b.token;
+}
+
+/* Restores the heap below i. The root is the first in rank, or the last if `last_at_root`. */
+static inline void heap_sift(Candidate *heap, uint32_t n, uint32_t i, bool last_at_root) {
+    Candidate moving = heap[i];
+
+    for (;;) {
+        uint32_t child = 2 * i + 1;
+
+        if (child >= n)
+            break;
+        if (child + 1 < n && ranks_before(heap[child + 1], heap[child]) != last_at_root)
+            child++;
+        if (ranks_before(heap[child], moving) == last_at_root)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = moving;
+}
+
+static void heap_make(Candidate *heap, uint32_t n, bool last_at_root) {
+    for (uint32_t i = n / 2; i-- > 0;)
+        heap_sift(heap, n, i, last_at_root);
+}
+
+/* The k first in rank of z, in order; fewer where the rest is -inf. Most values lose against the
+ * heap's root and cost one comparison. */
+static uint32_t select_top(const float *z, uint32_t n, uint32_t k, Candidate *heap) {
+    uint32_t n_heap = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        Candidate c = { .value = logit_clean(z[i]), .token = i };
+
+        if (n_heap < k) {
+            if (c.value == -INFINITY)
+                continue;
+            heap[n_heap++] = c;
+            if (n_heap == k)
+                heap_make(heap, k, true);
+        } else if (c.value > heap[0].value) {
+            heap[0] = c;
+            heap_sift(heap, k, 0, true);
+        }
+    }
+    if (n_heap < k)
+        heap_make(heap, n_heap, true);
+    for (uint32_t last = n_heap; last > 1; last--) {
+        Candidate c = heap[0];
+
+        heap[0] = heap[last - 1];
+        heap[last - 1] = c;
+        heap_sift(heap, last - 1, 0, true);
+    }
+    return n_heap;
+}
+
+/* logprobs */
+
+static void report_top(Candidate *heap, const float *logits, uint32_t n_vocab, int n_top,
+                       double log_sum, SampleResult *result) {
+    assert(n_top <= SAMPLE_TOP_LOGPROBS_MAX);
+    if (n_top <= 0)
+        return;
+    result->n_top =
+        select_top(logits, n_vocab, (uint32_t)n_top < n_vocab ? (uint32_t)n_top : n_vocab, heap);
+    for (uint32_t i = 0; i < result->n_top; i++) {
+        result->top_tokens[i] = heap[i].token;
+        result->top_logprobs[i] = (float)(heap[i].value - log_sum);
+    }
+}
+
+/* Of the raw logits; result->token is decided. */
+static void report_logprobs(Scratch *s, const float *logits, uint32_t n_vocab, int n_top,
+                            SampleResult *result) {
+    float max = logit_clean(row_max(logits, n_vocab));
+    double log_sum;
+
+    if (max == -INFINITY) {
+        result->logprob = -INFINITY;
+        return;
+    }
+    log_sum = max + log(row_exp_sum(logits, n_vocab, max));
+    result->logprob = (float)(logit_clean(logits[result->token]) - log_sum);
+    report_top(s->candidates, logits, n_vocab, n_top, log_sum, result);
+}
+
+/* bias, bans, penalties */
+
+static bool has_penalties(const SampleParams *p) {
+    return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+}
+
+/* Penalizes each distinct id of `tokens` that is still counted, and stops counting it. */
+static void penalize(Scratch *s, const SampleParams *p, const uint32_t *tokens, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t token = tokens[i], count = s->counts[token] & ~SEEN;
+        float z = s->z[token];
+
+        if (!s->counts[token])
+            continue;
+        s->counts[token] = 0;
+        z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
+        if (count)
+            z -= p->frequency_penalty * (float)count + p->presence_penalty;
+        s->z[token] = logit_clean(z);
+    }
+}
+
+static void apply_penalties(Scratch *s, const SampleRow *row) {
+    for (uint32_t i = 0; i < row->n_prompt; i++)
+        s->counts[row->prompt[i]] = SEEN;
+    for (uint32_t i = 0; i < row->n_output; i++)
+        s->counts[row->output[i]] = (s->counts[row->output[i]] | SEEN) + 1;
+    penalize(s, row->params, row->prompt, row->n_prompt);
+    penalize(s, row->params, row->output, row->n_output);
+}
+
+static void adjust_logits(Scratch *s, const float *logits, uint32_t n_vocab, const SampleRow *row) {
+    const SampleParams *p = row->params;
+
+    for (uint32_t i = 0; i < n_vocab; i++)
+        s->z[i] = logit_clean(logits[i]);
+    for (uint32_t i = 0; i < p->n_logit_bias; i++)
+        if (p->logit_bias[i].token < n_vocab)
+            s->z[p->logit_bias[i].token] =
+                logit_clean(s->z[p->logit_bias[i].token] + p->logit_bias[i].bias);
+    for (uint32_t i = 0; i < row->n_banned; i++)
+        if (row->banned[i] < n_vocab)
+            s->z[row->banned[i]] = -INFINITY;
+    if (has_penalties(p))
+        apply_penalties(s, row);
+}
+
+/* the draw */
+
+/* Uniform in [0, 1), 53 bits, from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
+ * as 1, 2, 3", SC 2011): key = seed, counter = i_output. */
+static double uniform(uint64_t seed, uint32_t i_output) {
+    uint32_t c[4] = { i_output, 0, 0, 0 };
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
+        uint32_t c1 = c[1], c3 = c[3];
+
+        c[0] = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c[1] = (uint32_t)b;
+        c[2] = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c[3] = (uint32_t)a;
+        k0 += 0x9E3779B9;
+        k1 += 0xBB67AE85;
+    }
+    return (double)((((uint64_t)c[1] << 32) | c[0]) >> 11) * 0x1p-53;
+}
+
+static float weight_of(float z, float max, const SampleParams *p) {
+    float w = exp_nonpositive((z - max) / p->temperature);
+
+    return w >= p->min_p ? w : 0;
+}
+
+/* The first of `sorted` whose running sum passes u of the total. */
+static uint32_t draw_sorted(const Candidate *sorted, uint32_t n, double total, double u) {
+    double sum = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        sum += sorted[i].value;
+        if (sum > u * total)
+            return sorted[i].token;
+    }
+    return sorted[n - 1].token; /* only rounding gets here */
+}
+
+static uint32_t draw_all(const float *w, uint32_t n, double total, double u) {
+    double sum = 0;
+    uint32_t last = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        sum += w[i];
+        if (sum > u * total)
+            return i;
+        last = w[i] > 0 ? i : last;
+    }
+    return last;
+}
+
+static uint32_t draw_top_k(Scratch *s, uint32_t n_vocab, float max, const SampleParams *p,
+                           double u) {
+    Candidate *kept = s->candidates;
+    uint32_t n = select_top(s->z, n_vocab, p->top_k, kept), n_kept = 0;
+    double total = 0, sum = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        kept[i].value = weight_of(kept[i].value, max, p);
+        total += kept[i].value;
+    }
+    while (n_kept < n && kept[n_kept].value > 0 && (!n_kept || sum < p->top_p * total))
+        sum += kept[n_kept++].value;
+    return draw_sorted(kept, n_kept, sum, u);
+}
+
+/* A token of weight below (1 - top_p) total / n cannot be in the smallest set that reaches top_p:
+ * all such tokens together weigh less than what that set leaves out. */
+static uint32_t draw_top_p(Scratch *s, uint32_t n_vocab, const SampleParams *p, double total,
+                           double u) {
+    double least = (1.0 - p->top_p) * total / n_vocab * 0.999, sum = 0;
+    Candidate *heap = s->candidates;
+    uint32_t n = 0, n_kept = 0;
+
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (s->z[i] > 0 && s->z[i] >= least)
+            heap[n++] = (Candidate){ .value = s->z[i], .token = i };
+    heap_make(heap, n, false);
+    /* What is popped goes behind what is left: the heap ends up in rising rank. */
+    while (n_kept < n && (!n_kept || sum < p->top_p * total)) {
+        Candidate first = heap[0];
+
+        sum += first.value;
+        n_kept++;
+        heap[0] = heap[n - n_kept];
+        heap[n - n_kept] = first;
+        heap_sift(heap, n - n_kept, 0, false);
+    }
+    return draw_sorted(heap + n - n_kept, n_kept, sum, u);
+}
+
+static uint32_t lowest_allowed(const SampleRow *row, uint32_t n_vocab) {
+    for (uint32_t token = 0; token < n_vocab; token++) {
+        bool banned = false;
+
+        for (uint32_t i = 0; i < row->n_banned; i++)
+            banned |= row->banned[i] == token;
+        if (!banned)
+            return token;
+    }
+    return 0;
+}
+
+static uint32_t draw(Scratch *s, uint32_t n_vocab, const SampleRow *row) {
+    const SampleParams *p = row->params;
+    float max = row_max(s->z, n_vocab);
+    double u, total;
+
+    if (max == -INFINITY)
+        return lowest_allowed(row, n_vocab);
+    if (p->temperature == 0)
+        return row_find(s->z, n_vocab, max);
+    u = uniform(p->seed, row->n_output);
+    if (p->top_k && p->top_k < n_vocab)
+        return draw_top_k(s, n_vocab, max, p, u);
+    for (uint32_t i = 0; i < n_vocab; i++)
+        s->z[i] = weight_of(s->z[i], max, p);
+    total = row_sum(s->z, n_vocab);
+    if (p->top_p < 1)
+        return draw_top_p(s, n_vocab, p, total, u);
+    return draw_all(s->z, n_vocab, total, u);
+}
+
+static bool is_plain_greedy(const SampleRow *row) {
+    const SampleParams *p = row->params;
+
+    return p->temperature == 0 && !p->n_logit_bias && !row->n_banned && !has_penalties(p);
+}
+
+static uint32_t sample_token(Scratch *s, const float *logits, uint32_t n_vocab,
+                             const SampleRow *row) {
+    uint32_t token;
+
+    if (row->score_only) {
+        assert(row->target < n_vocab);
+        return row->target;
+    }
+    if (is_plain_greedy(row)) {
+        token = row_find(logits, n_vocab, row_max(logits, n_vocab));
+        return token < n_vocab ? token : 0; /* every logit is NaN */
+    }
+    adjust_logits(s, logits, n_vocab, row);
+    return draw(s, n_vocab, row);
+}
+
+typedef struct SampleTask {
+    CpuSampler *sampler;
+    const SampleArgs *args;
+} SampleTask;
+
+static void sample_row(void *arg, uint32_t i_row, uint32_t i_thread) {
+    const SampleTask *task = arg;
+    const SampleArgs *args = task->args;
+    Scratch *s = &task->sampler->scratch[i_thread];
+    const float *logits = (const float *)(uintptr_t)args->logits + (size_t)i_row * args->n_vocab;
+    const SampleRow *row = &args->rows[i_row];
+    SampleResult *result = &args->results[i_row];
+
+    result->n_top = 0;
+    result->logprob = 0;
+    result->token = sample_token(s, logits, args->n_vocab, row);
+    if (row->n_top_logprobs >= 0)
+        report_logprobs(s, logits, args->n_vocab, row->n_top_logprobs, result);
+}
+
+int cpu_sample(CpuSampler *sampler, Team *team, const SampleArgs *args) {
+    SampleTask task = { .sampler = sampler, .args = args };
+    uint32_t n_threads = team ? team_threads(team) : 1;
+
+    assert(n_threads <= sampler->n_threads && args->n_vocab);
+    for (uint32_t i = 0; i < n_threads; i++)
+        if (scratch_reserve(&sampler->scratch[i], args->n_vocab))
+            return -ENOMEM;
+    if (team)
+        team_run(team, sample_row, &task, args->n_rows);
+    for (uint32_t i = 0; !team && i < args->n_rows; i++)
+        sample_row(&task, i, 0);
+    return 0;
+}
