@@ -7,7 +7,6 @@
 #include "cpu/cpu_backend.h"
 
 #include "cpu/attention.h"
-#include "cpu/isa.h"
 #include "cpu/matmul.h"
 #include "cpu/reference.h"
 #include "cpu/sample.h"

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention and cache writes against the definition, on random shapes, chunkings and batches; and
+ * the promise that a row's result does not depend, to the bit, on either.
+ */
+#include "cpu/attention.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/reference.h"
+#include "tests/unit/random.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define TOKENS_MAX 900
+#define SEQUENCES 3
+
+/* One whole conversation of each sequence, and a cache to put it in. */
+typedef struct World {
+    uint32_t n_heads, n_kv_heads, head_dim, window;
+    uint32_t n_tokens[SEQUENCES];
+    float *q[SEQUENCES], *out[SEQUENCES], *ref[SEQUENCES]; /* [n_tokens, n_heads, head_dim] */
+    uint16_t *k[SEQUENCES], *v[SEQUENCES];                 /* [n_tokens, n_kv_heads, head_dim] */
+    uint32_t pages[SEQUENCES][TOKENS_MAX / KV_PAGE_TOKENS + 1];
+    KvStore store;
+    Team *team;
+    Attention *attention;
+} World;
+
+static size_t q_size(const World *w) {
+    return (size_t)w->n_heads * w->head_dim;
+}
+
+static size_t kv_size(const World *w) {
+    return (size_t)w->n_kv_heads * w->head_dim;
+}
+
+static void random_bf16(Random *r, uint16_t *out, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float x = random_normal(r);
+
+        reference_kernels.to_bf16(&out[i], &x, 1);
+    }
+}
+
+static void world_init(World *w, Random *r, const VectorKernels *kernels, uint32_t n_tokens_max) {
+    static const uint32_t dims[] = { 32, 64, 80, 96, 128, 256 };
+    KvGeometry g;
+    size_t bytes = 0;
+    uint32_t n_pages = 0;
+    Reason why;
+
+    memset(w, 0, sizeof(*w));
+    w->n_kv_heads = 1 + random_below(r, 3);
+    w->n_heads = w->n_kv_heads * (1 + random_below(r, 4));
+    w->head_dim = dims[random_below(r, 6)];
+    w->window = random_below(r, 2) ? 1 + random_below(r, 200) : 0;
+    g = (KvGeometry){ .n_layers = 2, .n_kv_heads = w->n_kv_heads, .head_dim = w->head_dim };
+    for (uint32_t s = 0; s < SEQUENCES; s++) {
+        uint32_t n = w->n_tokens[s] = 1 + random_below(r, n_tokens_max - 1);
+
+        w->q[s] = malloc(n * q_size(w) * sizeof(float));
+        w->out[s] = calloc(n * q_size(w), sizeof(float));
+        w->ref[s] = calloc(n * q_size(w), sizeof(float));
+        w->k[s] = malloc(n * kv_size(w) * 2);
+        w->v[s] = malloc(n * kv_size(w) * 2);
+        random_normals(r, w->q[s], n * q_size(w));
+        random_bf16(r, w->k[s], n * kv_size(w));
+        random_bf16(r, w->v[s], n * kv_size(w));
+        for (uint32_t p = 0; p <= n / KV_PAGE_TOKENS; p++)
+            w->pages[s][p] = n_pages++;
+    }
+    assert_int_equal(kv_store_layout(&w->store, &g, n_pages, SEQUENCES), 0);
+    w->store.base = (DevAddr)(uintptr_t)aligned_alloc(64, (w->store.size_bytes + 63) / 64 * 64);
+    memset((void *)(uintptr_t)w->store.base, 0, w->store.size_bytes);
+    assert_int_equal(team_new(&w->team, 2, &why), 0);
+    assert_int_equal(attention_new(&w->attention, w->team, kernels,
+                                   &(ReserveArgs){ .store = &w->store,
+                                                   .max_batched_tokens = SEQUENCES * TOKENS_MAX,
+                                                   .n_heads = w->n_heads },
+                                   &bytes),
+                     0);
+    assert_true(bytes > 0);
+}
+
+static void world_deinit(World *w) {
+    attention_free(w->attention);
+    team_free(w->team);
+    free((void *)(uintptr_t)w->store.base);
+    for (uint32_t s = 0; s < SEQUENCES; s++) {
+        free(w->q[s]);
+        free(w->out[s]);
+        free(w->ref[s]);
+        free(w->k[s]);
+        free(w->v[s]);
+    }
+}
+
+/* The operands of one step, gathered from the sequences, and where its outputs go back to. */
+typedef struct Step {
+    StepSequence sequences[SEQUENCES];
+    uint32_t owner[SEQUENCES];
+    StepBatch batch;
+    float *q, *out, *ref;
+    uint16_t *k, *v;
+} Step;
+
+static void step_gather(Step *step, const World *w, const uint32_t *n_done, const uint32_t *n_now) {
+    uint32_t n = 0;
+
+    memset(step, 0, sizeof(*step));
+    for (uint32_t s = 0; s < SEQUENCES; s++)
+        n += n_now[s];
+    step->q = malloc(n * q_size(w) * sizeof(float));
+    step->out = malloc(n * q_size(w) * sizeof(float));
+    step->ref = malloc(n * q_size(w) * sizeof(float));
+    step->k = malloc(n * kv_size(w) * 2);
+    step->v = malloc(n * kv_size(w) * 2);
+    for (uint32_t s = 0; s < SEQUENCES; s++) {
+        uint32_t at = step->batch.n_tokens, i = step->batch.n_sequences;
+
+        if (!n_now[s])
+            continue;
+        memcpy(step->q + at * q_size(w), w->q[s] + n_done[s] * q_size(w),
+               n_now[s] * q_size(w) * sizeof(float));
+        memcpy(step->k + at * kv_size(w), w->k[s] + n_done[s] * kv_size(w),
+               n_now[s] * kv_size(w) * 2);
+        memcpy(step->v + at * kv_size(w), w->v[s] + n_done[s] * kv_size(w),
+               n_now[s] * kv_size(w) * 2);
+        step->owner[i] = s;
+        step->sequences[i] = (StepSequence){ .i_token = at,
+                                             .n_tokens = n_now[s],
+                                             .n_past = n_done[s],
+                                             .tail = s,
+                                             .pages = w->pages[s] };
+        step->batch.n_tokens += n_now[s];
+        step->batch.n_sequences++;
+    }
+    step->batch.sequences = step->sequences;
+}
+
+static void step_run(Step *step, World *w, uint32_t layer, bool with_reference) {
+    AttentionArgs args = {
+        .out = (DevAddr)(uintptr_t)step->out,
+        .q = (DevAddr)(uintptr_t)step->q,
+        .k = (DevAddr)(uintptr_t)step->k,
+        .v = (DevAddr)(uintptr_t)step->v,
+        .layer = layer,
+        .n_heads = w->n_heads,
+        .window = w->window,
+        .scale = 1 / sqrtf((float)w->head_dim),
+        .batch = &step->batch,
+        .store = &w->store,
+    };
+
+    if (with_reference) {
+        args.out = (DevAddr)(uintptr_t)step->ref;
+        reference_attention(&args);
+        args.out = (DevAddr)(uintptr_t)step->out;
+    }
+    attention_run(w->attention, &args);
+    attention_append(
+        w->attention,
+        &(KvAppendArgs){
+            .k = args.k, .v = args.v, .layer = layer, .batch = args.batch, .store = args.store });
+    for (uint32_t i = 0; i < step->batch.n_sequences; i++) {
+        const StepSequence *s = &step->sequences[i];
+        size_t bytes = s->n_tokens * q_size(w) * sizeof(float);
+
+        memcpy(w->out[step->owner[i]] + s->n_past * q_size(w), step->out + s->i_token * q_size(w),
+               bytes);
+        memcpy(w->ref[step->owner[i]] + s->n_past * q_size(w), step->ref + s->i_token * q_size(w),
+               bytes);
+    }
+    free(step->q);
+    free(step->out);
+    free(step->ref);
+    free(step->k);
+    free(step->v);
+}
+
+/* Feeds all sequences, in random chunks of at most `chunk_max`, together or one after another. */
+static void world_run(World *w, Random *r, uint32_t layer, uint32_t chunk_max, bool together,
+                      bool with_reference) {
+    uint32_t n_done[SEQUENCES] = { 0 };
+
+    for (;;) {
+        uint32_t n_now[SEQUENCES] = { 0 }, n_left = 0;
+        Step step;
+
+        for (uint32_t s = 0; s < SEQUENCES && (together || !n_left); s++) {
+            uint32_t left = w->n_tokens[s] - n_done[s];
+
+            n_now[s] = 1 + random_below(r, chunk_max);
+            if (n_now[s] > left)
+                n_now[s] = left;
+            n_left += left;
+        }
+        if (!n_left)
+            return;
+        step_gather(&step, w, n_done, n_now);
+        step_run(&step, w, layer, with_reference);
+        for (uint32_t s = 0; s < SEQUENCES; s++)
+            n_done[s] += n_now[s];
+    }
+}
+
+static const VectorKernels *const all_kernels[] = {
+    &vector_kernels_baseline,
+#if defined(__x86_64__)
+    &vector_kernels_avx2,
+    &vector_kernels_avx512,
+#endif
+};
+static const CpuIsa kernels_need[] = { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512 };
+#define N_KERNELS (sizeof(all_kernels) / sizeof(*all_kernels))
+
+static void attention_agrees_with_the_definition(void **state) {
+    Random r = random_start("attention_agrees_with_the_definition");
+
+    (void)state;
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        World w;
+
+        if (!cpu_isa_available(kernels_need[i]))
+            continue;
+        world_init(&w, &r, all_kernels[i], 300);
+        world_run(&w, &r, 1, 200, true, true);
+        for (uint32_t s = 0; s < SEQUENCES; s++)
+            assert_true(relative_error(w.out[s], w.ref[s], w.n_tokens[s] * q_size(&w)) < 2e-6);
+        world_deinit(&w);
+    }
+}
+
+static void a_row_is_the_same_to_the_bit_for_every_chunking_and_batch(void **state) {
+    Random r = random_start("a_row_is_the_same_to_the_bit_for_every_chunking_and_batch");
+
+    (void)state;
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        static const uint32_t chunks[] = { 1, 7, 64, 500 };
+        float *first[SEQUENCES] = { NULL };
+        World w;
+
+        if (!cpu_isa_available(kernels_need[i]))
+            continue;
+        world_init(&w, &r, all_kernels[i], TOKENS_MAX);
+        for (size_t c = 0; c < sizeof(chunks) / sizeof(*chunks); c++) {
+            world_run(&w, &r, 0, chunks[c], c % 2, false);
+            for (uint32_t s = 0; s < SEQUENCES; s++) {
+                size_t bytes = w.n_tokens[s] * q_size(&w) * sizeof(float);
+
+                if (!first[s]) {
+                    first[s] = malloc(bytes);
+                    memcpy(first[s], w.out[s], bytes);
+                }
+                assert_memory_equal(first[s], w.out[s], bytes);
+            }
+        }
+        for (uint32_t s = 0; s < SEQUENCES; s++)
+            free(first[s]);
+        world_deinit(&w);
+    }
+}
+
+/* The small kernels, each against the reference, on odd sizes. */
+static void row_kernels_agree_with_the_reference(void **state) {
+    Random r = random_start("row_kernels_agree_with_the_reference");
+
+    (void)state;
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        for (uint32_t n = 1; cpu_isa_available(kernels_need[i]) && n < 200; n += 1 + n / 9) {
+            const VectorKernels *fast = all_kernels[i];
+            float a[400], b[400], out[400], ref[400], weight[400], angles[2][200];
+            uint16_t h[400], h_ref[400];
+
+            random_normals(&r, a, 400);
+            random_normals(&r, b, 400);
+            random_normals(&r, weight, 400);
+            a[random_below(&r, n)] *= 90; /* silu at its ends */
+            fast->rmsnorm(out, a, weight, n, 1e-5f);
+            reference_kernels.rmsnorm(ref, a, weight, n, 1e-5f);
+            assert_true(relative_error(out, ref, n) < 1e-6);
+            fast->gated(out, a, b, n);
+            reference_kernels.gated(ref, a, b, n);
+            for (uint32_t j = 0; j < n; j++) /* far below, exp saturates and leaves 1e-36 */
+                assert_true(fabsf(out[j] - ref[j]) <= 1e-6f * fabsf(ref[j]) + 1e-34f);
+            fast->to_bf16(h, a, n);
+            reference_kernels.to_bf16(h_ref, a, n);
+            assert_memory_equal(h, h_ref, n * sizeof(*h));
+            random_normals(&r, angles[0], n);
+            random_normals(&r, angles[1], n);
+            memcpy(out, a, sizeof(a));
+            memcpy(ref, a, sizeof(a));
+            fast->rotate(out, angles[0], angles[1], n);
+            reference_kernels.rotate(ref, angles[0], angles[1], n);
+            assert_true(relative_error(out, ref, 2 * n) < 1e-6);
+        }
+    }
+}
+
+static void rounding_to_bf16_keeps_nan_and_infinity(void **state) {
+    const float in[] = { NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f, 1.01171875f, 1e-40f };
+    const uint16_t want[] = { 0x7fc0, 0x7f80, 0xff80, 0x7f80, 0x3f80, 0x3f82, 0x0001 };
+    uint16_t out[7];
+
+    (void)state;
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        if (!cpu_isa_available(kernels_need[i]))
+            continue;
+        all_kernels[i]->to_bf16(out, in, 7);
+        assert_memory_equal(out, want, sizeof(want));
+    }
+    reference_kernels.to_bf16(out, in, 7);
+    assert_memory_equal(out, want, sizeof(want));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_agrees_with_the_definition),
+        cmocka_unit_test(a_row_is_the_same_to_the_bit_for_every_chunking_and_batch),
+        cmocka_unit_test(row_kernels_agree_with_the_reference),
+        cmocka_unit_test(rounding_to_bf16_keeps_nan_and_infinity),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
