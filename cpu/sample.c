@@ -84,15 +84,16 @@ static int scratch_reserve(Scratch *s, uint32_t n_vocab) {
 
 /* arithmetic */
 
-/* exp(x) for x <= 0 to about 2 units in the last place, 0 below -87. Cephes' expf (S. L. Moshier,
- * netlib.org/cephes) without branches, so that loops over it become vector code. */
+/* exp(x) for x <= 0 to about 2 units in the last place; 0 where it is denormal. Cephes' expf (S. L.
+ * Moshier, netlib.org/cephes) without branches, so that loops over it become vector code. */
 static inline float exp_nonpositive(float x) {
     const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    float clamped = x > -87.0f ? x : -87.0f;
-    float n = clamped * 1.44269504f + round_magic - round_magic;
+    float clamped = x > -104.0f ? x : -104.0f;
+    float shifted = clamped * 1.44269504f + round_magic;
+    float n = shifted - round_magic;
     float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
-    int32_t exponent_bits;
+    int32_t exponent; /* the low bits of `shifted` hold n */
     float power;
 
     p = p * r + 1.3981999507e-3f;
@@ -101,9 +102,11 @@ static inline float exp_nonpositive(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    exponent_bits = ((int32_t)n + 127) << 23;
-    memcpy(&power, &exponent_bits, sizeof(power));
-    return x > -87.0f ? p * power : 0.0f;
+    memcpy(&exponent, &shifted, sizeof(exponent));
+    exponent = exponent - 0x4B400000 + 127;
+    exponent = exponent > 0 ? exponent << 23 : 0;
+    memcpy(&power, &exponent, sizeof(power));
+    return p * power;
 }
 
 static inline float logit_clean(float z) {
@@ -144,19 +147,14 @@ static uint32_t row_find(const float *z, uint32_t n, float value) {
     return i;
 }
 
-/* Σ exp(z - max) of cleaned logits. */
-static double row_exp_sum(const float *z, uint32_t n, float max) {
-    double lanes[LANES] = { 0 }, sum = 0;
-    uint32_t i = 0;
+/* w = exp((z - max) / temperature), 0 where that is below min_p; `w` may be `z`. */
+static void row_weights(float *w, const float *z, uint32_t n, float max, float temperature,
+                        float min_p) {
+    for (uint32_t i = 0; i < n; i++) {
+        float weight = exp_nonpositive((logit_clean(z[i]) - max) / temperature);
 
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++)
-            lanes[j] += exp_nonpositive(logit_clean(z[i + (uint32_t)j]) - max);
-    for (; i < n; i++)
-        lanes[0] += exp_nonpositive(logit_clean(z[i]) - max);
-    for (int j = 0; j < LANES; j++)
-        sum += lanes[j];
-    return sum;
+        w[i] = weight >= min_p ? weight : 0;
+    }
 }
 
 static double row_sum(const float *w, uint32_t n) {
@@ -249,7 +247,7 @@ static void report_top(Candidate *heap, const float *logits, uint32_t n_vocab, i
     }
 }
 
-/* Of the raw logits; result->token is decided. */
+/* Of the raw logits; result->token is decided, so that s->z is free. */
 static void report_logprobs(Scratch *s, const float *logits, uint32_t n_vocab, int n_top,
                             SampleResult *result) {
     float max = logit_clean(row_max(logits, n_vocab));
@@ -259,7 +257,8 @@ static void report_logprobs(Scratch *s, const float *logits, uint32_t n_vocab, i
         result->logprob = -INFINITY;
         return;
     }
-    log_sum = max + log(row_exp_sum(logits, n_vocab, max));
+    row_weights(s->z, logits, n_vocab, max, 1, 0);
+    log_sum = max + log(row_sum(s->z, n_vocab));
     result->logprob = (float)(logit_clean(logits[result->token]) - log_sum);
     report_top(s->candidates, logits, n_vocab, n_top, log_sum, result);
 }
@@ -333,12 +332,6 @@ static double uniform(uint64_t seed, uint32_t i_output) {
     return (double)((((uint64_t)c[1] << 32) | c[0]) >> 11) * 0x1p-53;
 }
 
-static float weight_of(float z, float max, const SampleParams *p) {
-    float w = exp_nonpositive((z - max) / p->temperature);
-
-    return w >= p->min_p ? w : 0;
-}
-
 /* The first of `sorted` whose running sum passes u of the total. */
 static uint32_t draw_sorted(const Candidate *sorted, uint32_t n, double total, double u) {
     double sum = 0;
@@ -371,7 +364,7 @@ static uint32_t draw_top_k(Scratch *s, uint32_t n_vocab, float max, const Sample
     double total = 0, sum = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        kept[i].value = weight_of(kept[i].value, max, p);
+        row_weights(&kept[i].value, &kept[i].value, 1, max, p->temperature, p->min_p);
         total += kept[i].value;
     }
     while (n_kept < n && kept[n_kept].value > 0 && (!n_kept || sum < p->top_p * total))
@@ -428,8 +421,7 @@ static uint32_t draw(Scratch *s, uint32_t n_vocab, const SampleRow *row) {
     u = uniform(p->seed, row->n_output);
     if (p->top_k && p->top_k < n_vocab)
         return draw_top_k(s, n_vocab, max, p, u);
-    for (uint32_t i = 0; i < n_vocab; i++)
-        s->z[i] = weight_of(s->z[i], max, p);
+    row_weights(s->z, s->z, n_vocab, max, p->temperature, p->min_p);
     total = row_sum(s->z, n_vocab);
     if (p->top_p < 1)
         return draw_top_p(s, n_vocab, p, total, u);
