@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What matrix products need beyond cpu/vector.h: pairs of 16-bit numbers and their dot product,
+ * and loads of small numbers as floats. Exact, whatever the instruction set.
+ */
+
+#include "cpu/vector.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+typedef int16_t Vs __attribute__((__vector_size__(V_LANES * 4)));
+typedef uint16_t Vus __attribute__((__vector_size__(V_LANES * 4)));
+typedef int16_t Vsh __attribute__((__vector_size__(V_LANES * 2)));
+typedef int8_t Vsb __attribute__((__vector_size__(V_LANES)));
+typedef uint8_t Vub __attribute__((__vector_size__(V_LANES)));
+
+#define V_INLINE static inline __attribute__((__always_inline__))
+
+V_INLINE Vi vi_load(const void *p) {
+    Vi v;
+
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+V_INLINE Vi vi_set1(int32_t x) {
+    return x - (Vi){ 0 };
+}
+
+/* Two 16-bit numbers, at any address, to every lane. */
+V_INLINE Vi vi_set1_pair(const int16_t *p) {
+    int32_t x;
+
+    memcpy(&x, p, sizeof(x));
+    return vi_set1(x);
+}
+
+/* Lane by lane, both 16-bit halves: sum + low(a) * low(b) + high(a) * high(b), signed. */
+V_INLINE Vi vi_dot_pairs(Vi sum, Vi a, Vi b) {
+#if defined(__AVX512VNNI__)
+    return (Vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return sum + (Vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return sum + (Vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return sum + (Vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__ARM_NEON)
+    int32x4_t low = vmlal_s16((int32x4_t)sum, vmovn_s32((int32x4_t)a), vmovn_s32((int32x4_t)b));
+    return (Vi)vmlal_s16(low, vshrn_n_s32((int32x4_t)a, 16), vshrn_n_s32((int32x4_t)b, 16));
+#else
+    return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+/* a | (b & mask) */
+V_INLINE Vi vi_merge(Vi a, Vi b, Vi mask) {
+#if defined(__AVX512F__)
+    return (Vi)_mm512_ternarylogic_epi32((__m512i)a, (__m512i)b, (__m512i)mask, 0xf8);
+#else
+    return a | (b & mask);
+#endif
+}
+
+V_INLINE int32_t vi_max_lane(Vi v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t x[V_LANES], max;
+
+    memcpy(x, &v, sizeof(v));
+    max = x[0];
+    for (int i = 1; i < V_LANES; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+#endif
+}
+
+V_INLINE int32_t vi_sum_lanes(Vi v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t x[V_LANES], sum = 0;
+
+    memcpy(x, &v, sizeof(v));
+    for (int i = 0; i < V_LANES; i++)
+        sum += x[i];
+    return sum;
+#endif
+}
+
+V_INLINE Vf v_from_i32(Vi v) {
+    return __builtin_convertvector(v, Vf);
+}
+
+/* |x| < 2^22, to the nearest integer, ties to even: 1.5 * 2^23 leaves no fraction bits. */
+V_INLINE Vi v_to_i32(Vf x) {
+    Vf magic = v_set1(12582912.0f);
+
+    return (Vi)(x + magic) - (Vi)magic;
+}
+
+V_INLINE Vf v_load_s8(const uint8_t *p) {
+    Vsb b;
+
+    memcpy(&b, p, sizeof(b));
+    return v_from_i32(__builtin_convertvector(b, Vi));
+}
+
+V_INLINE Vf v_load_u8(const uint8_t *p) {
+    Vub b;
+
+    memcpy(&b, p, sizeof(b));
+    return v_from_i32(__builtin_convertvector(b, Vi));
+}
+
+V_INLINE Vf v_load_f16(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+#elif defined(__AVX2__)
+    return (Vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+#else
+    /* Exponent and mantissa moved to f32's places are 2^-112 of the value, subnormals included;
+     * exponent 31 (infinity, NaN) becomes 255. */
+    Vh h;
+    Vu wide;
+
+    memcpy(&h, p, sizeof(h));
+    wide = __builtin_convertvector(h, Vu);
+    Vi special = (wide & 0x7c00) == 0x7c00;
+    Vf scaled = (Vf)((wide & 0x7fff) << 13) * v_set1(0x1p112f);
+    return (Vf)((Vi)scaled | (special & 0x7f800000) | (Vi)((wide & 0x8000) << 16));
+#endif
+}

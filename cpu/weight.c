@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Packs a matrix into groups of 16 rows (cpu/weight_layout.h) and reads single rows back.
+ *
+ * Every block format passes through BlockValues, a block spelled out: one reader a format, one
+ * writer for all. Rows may come in another order than they are stored (row_order).
+ */
+
+#include "cpu/weight.h"
+
+#include "cpu/weight_layout.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK_VALUES_MAX 256
+#define GROUPS_PER_TASK 16
+
+typedef struct BlockValues {
+    uint16_t d, min;                  /* f16: d and m, or d and dmin */
+    uint8_t scales[16], mins[8];      /* of a k format's parts; q6_k's scales are signed */
+    uint8_t quants[BLOCK_VALUES_MAX]; /* q as stored */
+} BlockValues;
+
+static uint16_t load_u16(const uint8_t *p) {
+    uint16_t x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+static float f16_to_f32(const uint8_t *p) {
+    float x;
+    weight_to_f32(WEIGHT_F16, p, &x, 1);
+    return x;
+}
+
+/* 16 bytes of nibbles: values 0 .. 15 in the low ones, 16 .. 31 in the high ones. */
+static void read_nibbles(uint8_t *q, const uint8_t *src) {
+    for (uint32_t i = 0; i < 16; i++) {
+        q[i] = src[i] & 15;
+        q[i + 16] = src[i] >> 4;
+    }
+}
+
+/* 32 bits: the fifth of each value. */
+static void read_fifth_bits(uint8_t *q, const uint8_t *src) {
+    for (uint32_t i = 0; i < 32; i++)
+        q[i] |= (src[i / 8] >> (i % 8) & 1) << 4;
+}
+
+/* 12 bytes hold eight 6-bit scales and eight 6-bit mins (ggml's get_scale_min_k4). */
+static void read_k_scales(BlockValues *b, const uint8_t *src) {
+    for (uint32_t i = 0; i < 4; i++) {
+        b->scales[i] = src[i] & 63;
+        b->mins[i] = src[i + 4] & 63;
+        b->scales[i + 4] = (src[i + 8] & 15) | (src[i] >> 6) << 4;
+        b->mins[i + 4] = src[i + 8] >> 4 | (src[i + 4] >> 6) << 4;
+    }
+}
+
+/* 128 bytes: in each 32, the low nibbles are 32 values and the high nibbles the next 32. */
+static void read_k_nibbles(uint8_t *q, const uint8_t *src) {
+    for (uint32_t i = 0; i < 128; i++) {
+        uint8_t *to = q + i / 32 * 64 + i % 32;
+        to[0] = src[i] & 15;
+        to[32] = src[i] >> 4;
+    }
+}
+
+static void read_q6_k(BlockValues *b, const uint8_t *src) {
+    const uint8_t *low = src, *high = src + 128;
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t half = i / 128, quarter = i % 128 / 32, column = i % 32;
+        uint8_t nibbles = low[half * 64 + quarter % 2 * 32 + column];
+        uint8_t twos = high[half * 32 + column];
+        uint8_t nibble = quarter < 2 ? nibbles & 15 : nibbles >> 4;
+        b->quants[i] = nibble | (twos >> (2 * quarter) & 3) << 4;
+    }
+    memcpy(b->scales, src + 192, 16);
+    b->d = load_u16(src + 208);
+}
+
+static void block_read(WeightFormat format, BlockValues *b, const uint8_t *src) {
+    if (format == WEIGHT_Q6_K) {
+        read_q6_k(b, src);
+        return;
+    }
+    b->d = load_u16(src);
+    src += 2;
+    if (format_has_min(format)) {
+        b->min = load_u16(src);
+        src += 2;
+    }
+    switch (format) {
+    case WEIGHT_Q8_0:
+        memcpy(b->quants, src, 32);
+        break;
+    case WEIGHT_Q4_0:
+    case WEIGHT_Q4_1:
+        read_nibbles(b->quants, src);
+        break;
+    case WEIGHT_Q5_0:
+    case WEIGHT_Q5_1:
+        read_nibbles(b->quants, src + 4);
+        read_fifth_bits(b->quants, src);
+        break;
+    case WEIGHT_Q4_K:
+        read_k_scales(b, src);
+        read_k_nibbles(b->quants, src + 12);
+        break;
+    case WEIGHT_Q5_K:
+        read_k_scales(b, src);
+        read_k_nibbles(b->quants, src + 44);
+        for (uint32_t i = 0; i < 256; i++)
+            b->quants[i] |= (src[12 + i % 32] >> (i / 32) & 1) << 4;
+        break;
+    default:
+        assert(false);
+    }
+}
+
+/* The field of (lane, column of 32) in a plane: a 16-bit word and the shift within it. */
+static uint16_t *plane_word(uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column,
+                            uint32_t *shiftp) {
+    uint32_t pair = column / 2, pairs_per_vector = 16 / bits;
+    uint8_t *vector = plane + pair / pairs_per_vector * PLANE_VECTOR_BYTES;
+    *shiftp = pair % pairs_per_vector * bits;
+    return (uint16_t *)(void *)vector + lane * 2 + column % 2;
+}
+
+static void plane_put(uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column, uint8_t q) {
+    uint32_t shift;
+    uint16_t *word = plane_word(plane, bits, lane, column, &shift);
+    *word |= (uint16_t)((q & ((1u << bits) - 1)) << shift);
+}
+
+static uint32_t plane_get(const uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column) {
+    uint32_t shift;
+    const uint16_t *word = plane_word((uint8_t *)plane, bits, lane, column, &shift);
+    return *word >> shift & ((1u << bits) - 1);
+}
+
+static void quant_put(WeightFormat format, uint8_t *quants, uint32_t lane, uint32_t column,
+                      uint8_t q) {
+    uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
+    uint8_t *run = quants + column / QUANT_COLS * format_quant_bytes(format);
+    plane_put(run, low_bits, lane, column % QUANT_COLS, q);
+    if (high_bits)
+        plane_put(run + plane_bytes(low_bits), high_bits, lane, column % QUANT_COLS, q >> low_bits);
+}
+
+static int32_t quant_get(WeightFormat format, const uint8_t *quants, uint32_t lane,
+                         uint32_t column) {
+    uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
+    const uint8_t *run = quants + column / QUANT_COLS * format_quant_bytes(format);
+    uint32_t q = plane_get(run, low_bits, lane, column % QUANT_COLS);
+    if (high_bits)
+        q |= plane_get(run + plane_bytes(low_bits), high_bits, lane, column % QUANT_COLS)
+             << low_bits;
+    return format == WEIGHT_Q8_0 ? (int8_t)q : (int32_t)q - format_zero(format);
+}
+
+static void header_put(WeightFormat format, uint8_t *header, uint32_t lane, const BlockValues *b) {
+    memcpy(header + lane * 2, &b->d, 2);
+    if (format_has_min(format))
+        memcpy(header + 32 + lane * 2, &b->min, 2);
+    if (format == WEIGHT_Q6_K) {
+        for (uint32_t i = 0; i < 16; i++)
+            header[32 + i * GROUP_ROWS + lane] = b->scales[i];
+    } else if (format_is_k(format)) {
+        for (uint32_t i = 0; i < 8; i++) {
+            header[64 + 2 * i * GROUP_ROWS + lane] = b->scales[i];
+            header[64 + (2 * i + 1) * GROUP_ROWS + lane] = b->mins[i];
+        }
+    }
+}
+
+static void pack_block_row(const Weight *weight, uint8_t *group, uint32_t lane,
+                           const uint8_t *row) {
+    WeightFormat format = weight->format;
+    const WeightFormatInfo *info = &weight_formats[format];
+    BlockValues block = { 0 };
+    for (uint32_t i = 0; i < weight->n_cols / info->block_values; i++) {
+        block_read(format, &block, row + (size_t)i * info->block_bytes);
+        header_put(format, group + i * format_header_bytes(format), lane, &block);
+        for (uint32_t j = 0; j < info->block_values; j++)
+            quant_put(format, group + weight->header_bytes, lane, i * info->block_values + j,
+                      block.quants[j]);
+    }
+}
+
+static void pack_plain_row(const Weight *weight, uint8_t *group, uint32_t lane,
+                           const uint8_t *row) {
+    size_t value_bytes = weight_formats[weight->format].block_bytes;
+    for (uint32_t i = 0; i < weight->n_cols; i++)
+        memcpy(group + ((size_t)i * GROUP_ROWS + lane) * value_bytes, row + i * value_bytes,
+               value_bytes);
+}
+
+typedef struct PackArgs {
+    const Weight *weight;
+    const WeightSource *source;
+} PackArgs;
+
+static void pack_groups(void *arg, uint32_t i_task, uint32_t i_thread) {
+    (void)i_thread;
+    const PackArgs *args = arg;
+    const Weight *weight = args->weight;
+    const WeightSource *source = args->source;
+    size_t row_bytes = weight_row_bytes(weight->format, weight->n_cols);
+    uint32_t row = i_task * GROUPS_PER_TASK * GROUP_ROWS;
+    uint32_t row_end = row + GROUPS_PER_TASK * GROUP_ROWS;
+    if (row_end > weight->n_rows)
+        row_end = weight->n_rows;
+    for (; row < row_end; row++) {
+        uint32_t from = source->row_order ? source->row_order[row] : row;
+        const uint8_t *src = (const uint8_t *)source->data + from * row_bytes;
+        uint8_t *group = weight->data + row / GROUP_ROWS * weight->group_bytes;
+        if (format_is_block(weight->format))
+            pack_block_row(weight, group, row % GROUP_ROWS, src);
+        else
+            pack_plain_row(weight, group, row % GROUP_ROWS, src);
+    }
+}
+
+static int weight_check(const WeightSource *source, Reason *why) {
+    if ((unsigned)source->format >= WEIGHT_FORMATS)
+        return reason_set(why, -EINVAL, "unknown weight format %d", (int)source->format);
+    const WeightFormatInfo *info = &weight_formats[source->format];
+    if (source->n_rows == 0 || source->n_cols == 0)
+        return reason_set(why, -EINVAL, "a weight of %u rows and %u columns is empty",
+                          source->n_rows, source->n_cols);
+    if (source->n_rows > UINT32_MAX - GROUPS_PER_TASK * GROUP_ROWS ||
+        source->n_cols % info->block_values)
+        return reason_set(why, -EINVAL,
+                          "rows of %u values are not whole blocks of %s, which hold %u values",
+                          source->n_cols, info->name, info->block_values);
+    for (uint32_t i = 0; source->row_order && i < source->n_rows; i++)
+        if (source->row_order[i] >= source->n_rows)
+            return reason_set(why, -EINVAL, "row order: %u at %u, of %u rows", source->row_order[i],
+                              i, source->n_rows);
+    return 0;
+}
+
+/* A group's size. At most 2^32 columns of 4 bytes and 16 rows: no overflow in 64 bits. */
+static void weight_measure(Weight *weight) {
+    const WeightFormatInfo *info = &weight_formats[weight->format];
+    weight->n_groups = (weight->n_rows - 1) / GROUP_ROWS + 1;
+    if (!format_is_block(weight->format)) {
+        weight->group_bytes = (size_t)weight->n_cols * info->block_bytes * GROUP_ROWS;
+        return;
+    }
+    size_t n_blocks = weight->n_cols / info->block_values;
+    weight->header_bytes = n_blocks * format_header_bytes(weight->format);
+    weight->header_bytes +=
+        (WEIGHT_ALIGN_BYTES - weight->header_bytes % WEIGHT_ALIGN_BYTES) % WEIGHT_ALIGN_BYTES;
+    weight->group_bytes = weight->header_bytes +
+                          (size_t)weight->n_cols / QUANT_COLS * format_quant_bytes(weight->format);
+}
+
+int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *why) {
+    int r = weight_check(source, why);
+    if (r < 0)
+        return r;
+    CLEANUP(weight_free) Weight *weight = calloc(1, sizeof(*weight));
+    if (!weight)
+        return reason_set(why, -ENOMEM, "no memory for a weight");
+    weight->format = source->format;
+    weight->n_rows = source->n_rows;
+    weight->n_cols = source->n_cols;
+    weight_measure(weight);
+
+    size_t size;
+    if (__builtin_mul_overflow(weight->group_bytes, weight->n_groups, &size) ||
+        size > SIZE_MAX - WEIGHT_ALIGN_BYTES)
+        return reason_set(why, -ENOMEM, "a weight of %u rows and %u columns is too large",
+                          source->n_rows, source->n_cols);
+    size = (size + WEIGHT_ALIGN_BYTES - 1) / WEIGHT_ALIGN_BYTES * WEIGHT_ALIGN_BYTES;
+    weight->data_bytes = size;
+    weight->data = aligned_alloc(WEIGHT_ALIGN_BYTES, size);
+    if (!weight->data)
+        return reason_set(why, -ENOMEM, "no memory for a weight of %zu bytes", size);
+    memset(weight->data, 0, size);
+
+    PackArgs args = { .weight = weight, .source = source };
+    team_run(team, pack_groups, &args, (weight->n_groups - 1) / GROUPS_PER_TASK + 1);
+    *outp = TAKE(weight);
+    return 0;
+}
+
+Weight *weight_free(Weight *weight) {
+    if (weight) {
+        free(weight->data);
+        free(weight);
+    }
+    return NULL;
+}
+
+uint32_t weight_rows(const Weight *weight) {
+    return weight->n_rows;
+}
+
+uint32_t weight_cols(const Weight *weight) {
+    return weight->n_cols;
+}
+
+size_t weight_bytes(const Weight *weight) {
+    return weight->data_bytes + sizeof(*weight);
+}
+
+/* Scale and min of (lane, column), from a group's header. */
+static float header_scale(WeightFormat format, const uint8_t *header, uint32_t lane,
+                          uint32_t column, float *minp) {
+    uint32_t i_quant = column / QUANT_COLS, i_half = column % QUANT_COLS / 16;
+    const uint8_t *block = header_block(format, header, i_quant);
+    float d = f16_to_f32(block + lane * 2);
+    *minp = format_has_min(format) ? f16_to_f32(block + 32 + lane * 2) : 0;
+    if (!format_is_k(format))
+        return d;
+    const uint8_t *scales = block_scales(format, block, i_quant, i_half);
+    if (format == WEIGHT_Q6_K)
+        return d * (float)(int8_t)scales[lane];
+    *minp = -(*minp * (float)scales[GROUP_ROWS + lane]);
+    return d * (float)scales[lane];
+}
+
+static void block_row_to_f32(const Weight *weight, const uint8_t *group, uint32_t lane,
+                             float *dst) {
+    WeightFormat format = weight->format;
+    uint32_t scale_cols = format_scale_cols(format);
+    for (uint32_t i = 0; i < weight->n_cols; i += scale_cols) {
+        float min, scale = header_scale(format, group, lane, i, &min);
+        for (uint32_t j = i; j < i + scale_cols; j++) {
+            float product = scale * (float)quant_get(format, group + weight->header_bytes, lane, j);
+            dst[j] = format_has_min(format) ? product + min : product;
+        }
+    }
+}
+
+void weight_row_to_f32(const Weight *weight, uint32_t row, float *dst) {
+    assert(row < weight->n_rows);
+    const uint8_t *group = weight->data + row / GROUP_ROWS * weight->group_bytes;
+    uint32_t lane = row % GROUP_ROWS;
+    if (format_is_block(weight->format)) {
+        block_row_to_f32(weight, group, lane, dst);
+        return;
+    }
+    size_t value_bytes = weight_formats[weight->format].block_bytes;
+    for (uint32_t i = 0; i < weight->n_cols; i++)
+        weight_to_f32(weight->format, group + ((size_t)i * GROUP_ROWS + lane) * value_bytes,
+                      dst + i, 1);
+}
