@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Policies by name on injected queues, then a random life of the whole queue. */
+
+#include "server/scheduler.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MANY 64
+
+static StepItem items[MANY];
+
+static StepPlan plan_of(const SchedulerSequence *running, uint32_t n_running,
+                        const SchedulerSequence *waiting, uint32_t n_waiting, uint32_t n_pages_free,
+                        uint32_t max_num_seqs, uint32_t max_batched_tokens) {
+    SchedulerView view = { .running = running,
+                           .waiting = waiting,
+                           .n_running = n_running,
+                           .n_waiting = n_waiting,
+                           .n_pages_free = n_pages_free };
+    SchedulerLimits limits = { .max_num_seqs = max_num_seqs,
+                               .max_batched_tokens = max_batched_tokens };
+    StepPlan plan = { .items = items };
+
+    memset(items, 0xAB, sizeof(items));
+    scheduler_plan(&view, &limits, &plan);
+    return plan;
+}
+
+/* In the middle of its answer, `n` tokens in the cache. */
+static SchedulerSequence decoding(uint32_t n, uint32_t n_max) {
+    return (SchedulerSequence){
+        .n_known = n + 1, .n_computed = n, .n_max = n_max, .n_pages = (n + 63) / 64
+    };
+}
+
+static SchedulerSequence prefilling(uint32_t n_known, uint32_t n_computed) {
+    return (SchedulerSequence){ .n_known = n_known,
+                                .n_computed = n_computed,
+                                .n_max = n_known,
+                                .n_pages = (n_known + 63) / 64 };
+}
+
+static SchedulerSequence arriving(uint32_t n_known, uint32_t n_max) {
+    return (SchedulerSequence){ .n_known = n_known, .n_max = n_max };
+}
+
+static void test_nothing_to_do_is_an_empty_plan(void **state) {
+    StepPlan plan = plan_of(NULL, 0, NULL, 0, 10, 4, 100);
+
+    (void)state;
+    assert_int_equal(plan.n_tokens + plan.n_admitted + plan.n_preempted, 0);
+}
+
+static void test_decodes_come_before_prompts(void **state) {
+    SchedulerSequence running[] = { prefilling(500, 100), decoding(10, 20), decoding(70, 80) };
+    StepPlan plan = plan_of(running, 3, NULL, 0, 10, 4, 8);
+
+    (void)state;
+    assert_int_equal(items[1].n_tokens, 1);
+    assert_int_equal(items[2].n_tokens, 1);
+    assert_int_equal(items[0].n_tokens, 6);
+    assert_int_equal(plan.n_tokens, 8);
+}
+
+static void test_prompts_are_chunked_oldest_first(void **state) {
+    SchedulerSequence running[] = { prefilling(70, 20), prefilling(100, 0), prefilling(90, 0) };
+    StepPlan plan = plan_of(running, 3, NULL, 0, 0, 4, 110);
+
+    (void)state;
+    assert_int_equal(items[0].n_tokens, 50);
+    assert_int_equal(items[1].n_tokens, 60);
+    assert_int_equal(items[2].n_tokens, 0);
+    assert_int_equal(plan.n_tokens, 110);
+    assert_int_equal(items[0].n_new_pages + items[1].n_new_pages + items[2].n_new_pages, 0);
+}
+
+static void test_a_page_is_taken_when_the_last_is_full(void **state) {
+    SchedulerSequence running[] = { decoding(63, 200), decoding(64, 200), decoding(65, 200) };
+
+    (void)state;
+    plan_of(running, 3, NULL, 0, 10, 4, 100);
+    assert_int_equal(items[0].n_new_pages, 0);
+    assert_int_equal(items[1].n_new_pages, 1);
+    assert_int_equal(items[2].n_new_pages, 0);
+}
+
+static void test_admission_takes_pages_for_the_whole_prompt(void **state) {
+    SchedulerSequence waiting[] = { arriving(65, 65), arriving(64, 64), arriving(1, 1) };
+    StepPlan plan = plan_of(NULL, 0, waiting, 3, 10, 4, 100);
+
+    (void)state;
+    assert_int_equal(plan.n_admitted, 2);
+    assert_int_equal(items[0].n_tokens, 65);
+    assert_int_equal(items[0].n_new_pages, 2);
+    assert_int_equal(items[1].n_tokens, 35); /* the rest of the step */
+    assert_int_equal(items[1].n_new_pages, 1);
+}
+
+static void test_admission_stops_at_max_num_seqs(void **state) {
+    SchedulerSequence running[] = { decoding(5, 9), decoding(5, 9) };
+    SchedulerSequence waiting[] = { arriving(5, 9), arriving(5, 9) };
+
+    (void)state;
+    assert_int_equal(plan_of(running, 2, waiting, 2, 50, 3, 100).n_admitted, 1);
+    assert_int_equal(plan_of(running, 2, waiting, 2, 50, 2, 100).n_admitted, 0);
+    /* Never more sequences than a step has rows: each decode has its row. */
+    assert_int_equal(
+        plan_of(NULL, 0, (SchedulerSequence[]){ arriving(1, 9), arriving(1, 9) }, 2, 50, 8, 1)
+            .n_admitted,
+        1);
+}
+
+static void test_a_head_that_does_not_fit_blocks_those_behind_it(void **state) {
+    SchedulerSequence running[] = { decoding(10, 20) };
+    SchedulerSequence waiting[] = { arriving(640, 640), arriving(1, 1) };
+
+    (void)state;
+    assert_int_equal(plan_of(running, 1, waiting, 2, 9, 4, 100).n_admitted, 0);
+    assert_int_equal(plan_of(running, 1, waiting, 2, 10, 4, 1000).n_admitted, 1);
+    assert_int_equal(plan_of(running, 1, waiting, 2, 11, 4, 1000).n_admitted, 2);
+}
+
+static void test_headroom_is_a_page_for_each_that_may_grow(void **state) {
+    SchedulerSequence running[] = { decoding(10, 64), decoding(10, 65), decoding(10, 500) };
+    SchedulerSequence done_growing[] = { arriving(64, 64) }, growing[] = { arriving(64, 65) };
+
+    (void)state;
+    assert_int_equal(plan_of(running, 3, done_growing, 1, 2, 4, 100).n_admitted, 0);
+    assert_int_equal(plan_of(running, 3, done_growing, 1, 3, 4, 100).n_admitted, 1);
+    assert_int_equal(plan_of(running, 3, growing, 1, 3, 4, 100).n_admitted, 0);
+    assert_int_equal(plan_of(running, 3, growing, 1, 4, 4, 100).n_admitted, 1);
+    /* Alone it needs none. */
+    assert_int_equal(plan_of(NULL, 0, growing, 1, 1, 4, 100).n_admitted, 1);
+}
+
+static void test_the_youngest_is_preempted_for_the_oldest(void **state) {
+    SchedulerSequence running[] = { decoding(64, 200), decoding(10, 200), decoding(130, 200) };
+    SchedulerSequence waiting[] = { arriving(1, 1) };
+    StepPlan plan = plan_of(running, 3, waiting, 1, 0, 4, 100);
+
+    (void)state;
+    assert_int_equal(plan.n_preempted, 1);
+    assert_int_equal(plan.n_admitted, 0);
+    assert_int_equal(items[0].n_tokens, 1);
+    assert_int_equal(items[0].n_new_pages, 1);
+    assert_int_equal(items[1].n_tokens, 1);
+    assert_int_equal(plan.n_tokens, 2);
+}
+
+static void test_the_youngest_preempts_itself(void **state) {
+    SchedulerSequence running[] = { decoding(10, 200), decoding(10, 200), decoding(128, 200) };
+    StepPlan plan = plan_of(running, 3, NULL, 0, 0, 4, 100);
+
+    (void)state;
+    assert_int_equal(plan.n_preempted, 1);
+    assert_int_equal(plan.n_tokens, 2);
+}
+
+static void test_only_as_many_are_preempted_as_needed(void **state) {
+    SchedulerSequence running[] = { decoding(64, 200), decoding(64, 200), decoding(64, 200),
+                                    decoding(10, 200) };
+    StepPlan plan = plan_of(running, 4, NULL, 0, 1, 4, 100);
+
+    (void)state;
+    /* One page free and one from the youngest: two of three that need one. */
+    assert_int_equal(plan.n_preempted, 2);
+    assert_int_equal(items[0].n_new_pages + items[1].n_new_pages, 2);
+}
+
+static void test_a_preempted_prompt_gives_its_pages_to_a_decode(void **state) {
+    SchedulerSequence running[] = { decoding(64, 200), prefilling(200, 30) };
+    StepPlan plan = plan_of(running, 2, NULL, 0, 0, 4, 100);
+
+    (void)state;
+    assert_int_equal(plan.n_preempted, 1);
+    assert_int_equal(plan.n_tokens, 1);
+}
+
+/* A random life */
+
+typedef struct Life {
+    SchedulerSequence s;
+    uint32_t n_prompt, arrival;
+} Life;
+
+typedef struct World {
+    Life running[MANY], waiting[MANY];
+    uint32_t n_running, n_waiting, n_arrived, n_finished, n_pages, n_pages_free;
+    uint32_t last_admitted; /* arrival + 1 of the youngest ever admitted */
+    SchedulerLimits limits;
+} World;
+
+static uint32_t random_below(uint32_t n) {
+    return (uint32_t)rand() % n;
+}
+
+static void arrive(World *w) {
+    uint32_t n_most = w->n_pages * 64, n_prompt, n_output;
+
+    n_prompt = 1 + random_below(random_below(2) ? n_most : 70 < n_most ? 70 : n_most);
+    n_output = random_below(n_most - n_prompt + 1);
+    w->waiting[w->n_waiting++] = (Life){ .s = { .n_known = n_prompt, .n_max = n_prompt + n_output },
+                                         .n_prompt = n_prompt,
+                                         .arrival = w->n_arrived++ };
+}
+
+static void put_back(World *w) {
+    Life *l = &w->running[--w->n_running];
+
+    w->n_pages_free += l->s.n_pages;
+    l->s.n_pages = l->s.n_computed = 0;
+    memmove(w->waiting + 1, w->waiting, w->n_waiting * sizeof(Life));
+    w->waiting[0] = *l;
+    w->n_waiting++;
+}
+
+static void admit(World *w, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(!w->n_running || w->running[w->n_running - 1].arrival < w->waiting[i].arrival);
+        if (w->waiting[i].arrival >= w->last_admitted) {
+            assert_int_equal(w->waiting[i].arrival, w->last_admitted); /* FIFO, nobody skipped */
+            w->last_admitted++;
+        }
+        w->running[w->n_running++] = w->waiting[i];
+    }
+    w->n_waiting -= n;
+    memmove(w->waiting, w->waiting + n, w->n_waiting * sizeof(Life));
+}
+
+static void advance(World *w, const StepPlan *plan) {
+    uint32_t n_tokens = 0, n_left = 0;
+
+    for (uint32_t i = 0; i < w->n_running; i++) {
+        Life *l = &w->running[i];
+        bool decodes = l->s.n_known - l->s.n_computed == 1 && l->s.n_computed;
+
+        assert_true(items[i].n_new_pages <= w->n_pages_free);
+        w->n_pages_free -= items[i].n_new_pages;
+        l->s.n_pages += items[i].n_new_pages;
+        l->s.n_computed += items[i].n_tokens;
+        n_tokens += items[i].n_tokens;
+        if (decodes)
+            assert_int_equal(items[i].n_tokens, 1);
+        assert_true(l->s.n_computed <= l->s.n_known);
+        assert_true(l->s.n_pages * 64 >= l->s.n_computed);
+        if (l->s.n_computed == l->s.n_known && l->s.n_known == l->s.n_max) {
+            w->n_pages_free += l->s.n_pages;
+            w->n_finished++;
+            continue;
+        }
+        l->s.n_known += l->s.n_computed == l->s.n_known;
+        w->running[n_left++] = *l;
+    }
+    assert_true(w->n_running == 0 || items[0].n_tokens > 0); /* the oldest always advances */
+    w->n_running = n_left;
+    assert_int_equal(n_tokens, plan->n_tokens);
+    assert_true(n_tokens <= w->limits.max_batched_tokens);
+    assert_true(n_tokens > 0);
+}
+
+static void world_step(World *w) {
+    SchedulerSequence running[MANY], waiting[MANY];
+    StepPlan plan;
+
+    for (uint32_t i = 0; i < w->n_running; i++)
+        running[i] = w->running[i].s;
+    for (uint32_t i = 0; i < w->n_waiting; i++)
+        waiting[i] = w->waiting[i].s;
+    plan = plan_of(running, w->n_running, waiting, w->n_waiting, w->n_pages_free,
+                   w->limits.max_num_seqs, w->limits.max_batched_tokens);
+    assert_true(!plan.n_preempted || !plan.n_admitted);
+    for (uint32_t i = 0; i < plan.n_preempted; i++)
+        put_back(w);
+    admit(w, plan.n_admitted);
+    assert_true(w->n_running <= w->limits.max_num_seqs);
+    advance(w, &plan);
+}
+
+static void test_random_lives_keep_budgets_and_all_finish(void **state) {
+    (void)state;
+    for (unsigned seed = 0; seed < 300; seed++) {
+        World w = { 0 };
+        uint32_t n_steps = 0;
+
+        srand(seed);
+        w.n_pages = w.n_pages_free = 1 + random_below(12);
+        w.limits.max_num_seqs = 1 + random_below(10);
+        w.limits.max_batched_tokens = 1 + random_below(seed % 2 ? 300 : 12);
+        while (w.n_finished < 40) {
+            while (w.n_arrived < 40 && w.n_waiting < MANY / 2 && random_below(3) == 0)
+                arrive(&w);
+            if (w.n_running + w.n_waiting)
+                world_step(&w);
+            assert_true(++n_steps < 2000000);
+        }
+        assert_int_equal(w.n_pages_free, w.n_pages);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nothing_to_do_is_an_empty_plan),
+        cmocka_unit_test(test_decodes_come_before_prompts),
+        cmocka_unit_test(test_prompts_are_chunked_oldest_first),
+        cmocka_unit_test(test_a_page_is_taken_when_the_last_is_full),
+        cmocka_unit_test(test_admission_takes_pages_for_the_whole_prompt),
+        cmocka_unit_test(test_admission_stops_at_max_num_seqs),
+        cmocka_unit_test(test_a_head_that_does_not_fit_blocks_those_behind_it),
+        cmocka_unit_test(test_headroom_is_a_page_for_each_that_may_grow),
+        cmocka_unit_test(test_the_youngest_is_preempted_for_the_oldest),
+        cmocka_unit_test(test_the_youngest_preempts_itself),
+        cmocka_unit_test(test_only_as_many_are_preempted_as_needed),
+        cmocka_unit_test(test_a_preempted_prompt_gives_its_pages_to_a_decode),
+        cmocka_unit_test(test_random_lives_keep_budgets_and_all_finish),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
