@@ -30,8 +30,16 @@
 
 typedef enum KvSide { KV_SIDE_K, KV_SIDE_V, KV_SIDES } KvSide;
 
-/* How one side of one layer is stored. */
-typedef enum KvFormat { KV_FORMAT_BF16, KV_FORMATS } KvFormat;
+/* How one side of one layer is stored: kvcache/kv_format.h. */
+typedef enum KvFormat {
+    KV_FORMAT_BF16,
+    KV_FORMAT_8,
+    KV_FORMAT_6,
+    KV_FORMAT_4,
+    KV_FORMAT_3,
+    KV_FORMAT_2,
+    KV_FORMATS
+} KvFormat;
 
 typedef struct KvGeometry {
     uint32_t n_layers; /* 1 .. KV_LAYERS_MAX */

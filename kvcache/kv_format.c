@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kvcache/kv_format.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#define BLOCK_ALIGN_BYTES 16
+#define SCALES_PER_OCTAVE 16
+#define SCALE_FIRST_EXPONENT (-28) /* of code 1 */
+#define SCALE_FINE_EXPONENT (-10)  /* where the fine steps begin */
+#define SCALE_FINE_END 4           /* and end */
+#define SCALE_FINE_CODE (1 + SCALE_FINE_EXPONENT - SCALE_FIRST_EXPONENT)
+#define SCALE_COARSE_CODE \
+    (SCALE_FINE_CODE + SCALES_PER_OCTAVE * (SCALE_FINE_END - SCALE_FINE_EXPONENT))
+
+/* The level sets are Lloyd and Max's for the normal density, at the integer scale below 128 that
+ * loses least to rounding: distortion after the unbiased gain 0.13312, 0.035785, 0.0095975, where
+ * the real-valued sets have 0.13312, 0.035784, 0.0095921. */
+const KvFormatInfo kv_formats[KV_FORMATS] = {
+    [KV_FORMAT_BF16] = { .name = "bf16", .bits = 16 },
+    [KV_FORMAT_8] = { .name = "8", .bits = 8, .n_planes = 1, .planes = { 8 }, .meta_bytes = 2 },
+    [KV_FORMAT_6] = { .name = "6", .bits = 6, .n_planes = 2, .planes = { 4, 2 }, .meta_bytes = 1 },
+    [KV_FORMAT_4] = { .name = "4",
+                      .bits = 4,
+                      .n_planes = 1,
+                      .planes = { 4 },
+                      .meta_bytes = 1,
+                      .v_has_levels = true,
+                      .levels = { -104, -79, -62, -48, -36, -25, -15, -5, 5, 15, 25, 36, 48, 62, 79,
+                                  104 },
+                      .levels_per_sigma = 38.143300f },
+    [KV_FORMAT_3] = { .name = "3",
+                      .bits = 3,
+                      .n_planes = 2,
+                      .planes = { 2, 1 },
+                      .meta_bytes = 1,
+                      .v_has_levels = true,
+                      .levels = { -88, -55, -31, -10, 10, 31, 55, 88 },
+                      .levels_per_sigma = 40.907161f },
+    [KV_FORMAT_2] = { .name = "2",
+                      .bits = 2,
+                      .n_planes = 1,
+                      .planes = { 2 },
+                      .meta_bytes = 1,
+                      .v_has_levels = true,
+                      .levels = { -120, -36, 36, 120 },
+                      .levels_per_sigma = 79.454826f },
+};
+
+KvFormat kv_format_of_bits(uint32_t bits) {
+    for (KvFormat f = KV_FORMAT_BF16; f < KV_FORMATS; f++)
+        if (kv_formats[f].bits == bits)
+            return f;
+    return KV_FORMATS;
+}
+
+/* layout */
+
+KvBlockLayout kv_block_layout(KvFormat format, KvSide side, uint32_t head_dim) {
+    const KvFormatInfo *info = &kv_formats[format];
+    KvBlockLayout l = {
+        .n_vectors = side == KV_SIDE_K ? head_dim : KV_PAGE_TOKENS,
+        .n_codes = side == KV_SIDE_K ? KV_PAGE_TOKENS : head_dim,
+    };
+    size_t offset = 0;
+
+    assert(head_dim && head_dim <= KV_HEAD_DIM_MAX);
+    if (format == KV_FORMAT_BF16) {
+        l.size_bytes = (size_t)head_dim * KV_PAGE_TOKENS * sizeof(uint16_t);
+        return l;
+    }
+    assert(head_dim % 8 == 0);
+    for (uint32_t i = 0; i < info->n_planes; i++) {
+        l.plane_offset[i] = offset;
+        l.plane_row_bytes[i] = (size_t)l.n_codes * info->planes[i] / 8;
+        offset += l.n_vectors * l.plane_row_bytes[i];
+    }
+    l.scales_offset = offset;
+    offset += (size_t)l.n_vectors * info->meta_bytes;
+    if (kv_format_has_centers(format, side)) {
+        l.centers_offset = offset;
+        offset += (size_t)l.n_vectors * info->meta_bytes;
+    }
+    l.size_bytes = (offset + BLOCK_ALIGN_BYTES - 1) / BLOCK_ALIGN_BYTES * BLOCK_ALIGN_BYTES;
+    return l;
+}
+
+double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim) {
+    return 8.0 * (double)kv_block_layout(format, side, head_dim).size_bytes /
+           ((double)head_dim * KV_PAGE_TOKENS);
+}
+
+/* scales */
+
+/* 2^(i/16), rounded to nearest. */
+static const float octave[SCALES_PER_OCTAVE] = {
+    0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f, 0x1.3dea64p+0f,
+    0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
+    0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f,
+};
+
+float kv_scale_value(uint8_t code) {
+    uint32_t fine = (uint32_t)code - SCALE_FINE_CODE;
+
+    if (code == 0)
+        return 0;
+    if (code < SCALE_FINE_CODE)
+        return ldexpf(1, SCALE_FIRST_EXPONENT + code - 1);
+    if (code < SCALE_COARSE_CODE)
+        return ldexpf(octave[fine % SCALES_PER_OCTAVE],
+                      SCALE_FINE_EXPONENT + (int)(fine / SCALES_PER_OCTAVE));
+    return ldexpf(1, SCALE_FINE_END + code - SCALE_COARSE_CODE);
+}
+
+uint8_t kv_scale_ceil(float x) {
+    uint32_t low = 0, high = KV_SCALES - 1; /* the answer lies in low .. high */
+
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+
+        if (kv_scale_value((uint8_t)middle) >= x)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return (uint8_t)low;
+}
+
+uint8_t kv_scale_nearest(float x) {
+    uint8_t above = kv_scale_ceil(x);
+
+    if (above <= 1)
+        return above;
+    /* The nearer by ratio: x^2 against the product of the two neighbours. */
+    return (double)x * x < (double)kv_scale_value(above) * kv_scale_value(above - 1) ? above - 1
+                                                                                     : above;
+}
+
+/* codes */
+
+void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]) {
+    const KvFormatInfo *info = &kv_formats[format];
+    uint32_t shift = 0;
+
+    for (uint32_t i = 0; i < info->n_planes; i++) {
+        uint32_t bits = info->planes[i], stride = n * bits / 8, mask = (1u << bits) - 1;
+
+        for (uint32_t byte = 0; byte < stride; byte++) {
+            uint32_t packed = 0;
+
+            for (uint32_t part = 0; part < 8 / bits; part++)
+                packed |= (((uint32_t)codes[part * stride + byte] >> shift) & mask) << part * bits;
+            rows[i][byte] = (uint8_t)packed;
+        }
+        shift += bits;
+    }
+}
+
+void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes) {
+    const KvFormatInfo *info = &kv_formats[format];
+    uint32_t shift = 0;
+
+    memset(codes, 0, n);
+    for (uint32_t i = 0; i < info->n_planes; i++) {
+        uint32_t bits = info->planes[i], stride = n * bits / 8, mask = (1u << bits) - 1;
+
+        for (uint32_t part = 0; part < 8 / bits; part++)
+            for (uint32_t byte = 0; byte < stride; byte++)
+                codes[part * stride + byte] |=
+                    (uint8_t)(((uint32_t)rows[i][byte] >> part * bits & mask) << shift);
+        shift += bits;
+    }
+}
+
+/* half floats */
+
+float kv_half_value(uint16_t half) {
+    int exponent = half >> 10 & 31, mantissa = half & 1023;
+    float magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                      : exponent == 0 ? ldexpf((float)mantissa, -24)
+                                      : ldexpf((float)(mantissa + 1024), exponent - 25);
+
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+/* |x| <= 65504, in units of the half's last place there, handed to `round`. */
+static uint16_t half_by(float x, float (*round)(float)) {
+    float magnitude = fabsf(x);
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    int exponent;
+
+    if (magnitude >= 65504)
+        return sign | 0x7bff;
+    frexpf(magnitude, &exponent); /* magnitude < 2^exponent */
+    if (exponent < -13 || magnitude == 0)
+        exponent = -13; /* the step of subnormals */
+    /* Rounding up to the next power of two carries into the exponent field, as it should. */
+    return sign | (uint16_t)((exponent + 13) * 1024 + (int)round(ldexpf(magnitude, 11 - exponent)));
+}
+
+uint16_t kv_half_nearest(float x) {
+    return half_by(x, rintf);
+}
+
+uint16_t kv_half_ceil(float x) {
+    return half_by(x, ceilf);
+}
+
+/* the reference */
+
+static float scale_at(KvFormat format, const uint8_t *block, const KvBlockLayout *l, uint32_t i) {
+    uint16_t half;
+
+    if (kv_formats[format].meta_bytes == 1)
+        return kv_scale_value(block[l->scales_offset + i]);
+    memcpy(&half, block + l->scales_offset + 2 * (size_t)i, sizeof(half));
+    return kv_half_value(half);
+}
+
+static float center_at(KvFormat format, const uint8_t *block, const KvBlockLayout *l, uint32_t i,
+                       float scale) {
+    uint16_t half;
+
+    if (kv_formats[format].meta_bytes == 1)
+        return (float)(int8_t)block[l->centers_offset + i] * (scale / 2);
+    memcpy(&half, block + l->centers_offset + 2 * (size_t)i, sizeof(half));
+    return kv_half_value(half);
+}
+
+void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void *block,
+                     float *out) {
+    const KvFormatInfo *info = &kv_formats[format];
+    KvBlockLayout l = kv_block_layout(format, side, head_dim);
+    const uint8_t *bytes = block;
+    uint8_t codes[KV_HEAD_DIM_MAX];
+
+    if (format == KV_FORMAT_BF16) {
+        for (uint32_t i = 0; i < head_dim * KV_PAGE_TOKENS; i++) {
+            uint32_t u = (uint32_t)((const uint16_t *)block)[i] << 16;
+
+            memcpy(&out[i], &u, sizeof(u));
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < l.n_vectors; i++) {
+        float scale = scale_at(format, bytes, &l, i);
+        const uint8_t *rows[2] = { bytes + l.plane_offset[0] + i * l.plane_row_bytes[0],
+                                   bytes + l.plane_offset[1] + i * l.plane_row_bytes[1] };
+
+        kv_unpack(format, rows, l.n_codes, codes);
+        for (uint32_t j = 0; j < l.n_codes; j++)
+            if (kv_format_has_centers(format, side))
+                out[i * l.n_codes + j] =
+                    scale * ((float)codes[j] - (float)(1u << (info->bits - 1)) + 0.5f) +
+                    center_at(format, bytes, &l, i, scale);
+            else
+                out[i * l.n_codes + j] = scale * (float)info->levels[codes[j]];
+    }
+}

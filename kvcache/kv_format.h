@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * How a block (one KV head of one page) is stored at each width, to the byte. This is what every
+ * backend reads and writes.
+ *
+ * A quantized block is, in this order, each part without padding, the whole padded to 16 bytes:
+ *
+ *   codes    planes, see below; K [head_dim][64 tokens], V [64 tokens][head_dim]
+ *   scales   one per vector
+ *   centers  one per vector, where the format has them
+ *
+ * A *vector* is what shares a scale: a channel of K over the page's 64 tokens, a token of V over
+ * its channels. So the scale of a key's channel folds into the query, the scale of a value's token
+ * into its softmax weight, and the inner loop stays integer -> float -> multiply-add. A block never
+ * needs a byte of another.
+ *
+ * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
+ * holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code j
+ * sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of whole
+ * registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
+ *
+ * What a code stands for:
+ *   uniform    x = scale * (code - 2^(b-1) + 1/2) + center             K at every width; V at 8, 6
+ *   levels     x = scale * level[code], integer levels                 V at 4, 3, 2
+ * At 8 bits scale and center are IEEE half floats. At 6 bits and below a scale is one byte, an
+ * index into the scales below, and a center is a signed byte c that means c * scale / 2: 16-bit
+ * metadata would cost a quarter of a bit per element and buy 7% of the damage.
+ *
+ * `levels` are Lloyd and Max's for a normal density (S. Lloyd, "Least squares quantization in PCM",
+ * 1982; J. Max, 1960), scaled to integers that fit 8 bits. The scale of a token is chosen so that
+ * <v, q(v)> = <v, v> (arXiv 2108.08842, section 3): the nearest level shrinks a vector, and that
+ * bias would add up over tokens where honest noise averages out.
+ *
+ * Non-finite input: before rounding a NaN counts as 0, and what lies beyond +-65504 (infinity too)
+ * as +-65504. Out of finite codes comes no NaN and no infinity.
+ */
+
+#include "kvcache/kv_layout.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_HEAD_DIM_MAX 512
+#define KV_SCALES 256
+#define KV_LEVELS_MAX 16
+
+typedef struct KvFormatInfo {
+    const char *name;
+    uint32_t bits;                /* of a code; 16 for bf16 */
+    uint32_t n_planes;            /* 0 for bf16 */
+    uint32_t planes[2];           /* bits of each, low bits first */
+    uint32_t meta_bytes;          /* of a scale, and of a center: 2 or 1 */
+    bool v_has_levels;            /* V's codes are levels: no center */
+    int8_t levels[KV_LEVELS_MAX]; /* [2^bits], rising, where v_has_levels */
+    float levels_per_sigma;       /* what a value of one standard deviation is in level units */
+} KvFormatInfo;
+
+extern const KvFormatInfo kv_formats[KV_FORMATS];
+
+static inline bool kv_format_has_centers(KvFormat format, KvSide side) {
+    return side == KV_SIDE_K || !kv_formats[format].v_has_levels;
+}
+
+/* The format of that many bits (16, 8, 6, 4, 3, 2), or KV_FORMATS. */
+KvFormat kv_format_of_bits(uint32_t bits);
+
+/* Where the parts of a block lie. */
+typedef struct KvBlockLayout {
+    uint32_t n_vectors; /* K: head_dim; V: 64 */
+    uint32_t n_codes;   /* of a vector; K: 64; V: head_dim */
+    size_t plane_offset[2];
+    size_t plane_row_bytes[2]; /* of one vector in that plane */
+    size_t scales_offset;
+    size_t centers_offset; /* 0: none */
+    size_t size_bytes;     /* of the block */
+} KvBlockLayout;
+
+/* head_dim: a multiple of 8, at most KV_HEAD_DIM_MAX. */
+KvBlockLayout kv_block_layout(KvFormat format, KvSide side, uint32_t head_dim);
+
+/* Bits per element of a sealed block, metadata included. */
+double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim);
+
+/*
+ * The one-byte scales, rising: 0; then the powers of two from 2^-28 to 2^-11; from 2^-10 to below
+ * 2^4, where keys and values of real models live, 1/16 octave apart; then the powers of two up to
+ * 2^16. Every finite input has a scale that covers it.
+ */
+float kv_scale_value(uint8_t code);
+
+/* The smallest scale that is >= x (the largest one if none is), and the one nearest to x by ratio.
+ * x >= 0. */
+uint8_t kv_scale_ceil(float x);
+uint8_t kv_scale_nearest(float x);
+
+/* Codes of one vector, a byte each, to and from its row in every plane. */
+void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]);
+void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes);
+
+/* IEEE half floats; ceil never rounds towards zero (x >= 0). */
+uint16_t kv_half_nearest(float x);
+uint16_t kv_half_ceil(float x);
+float kv_half_value(uint16_t half);
+
+/* The readable reference: a sealed block as f32, K [head_dim][64] or V [64][head_dim]. */
+void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void *block,
+                     float *out);

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Compensated rounding: how the error of one channel is pushed onto the channels still to come.
+ *
+ * Rounding k to q costs (k - q)^T C (k - q), where C is the second moment of what the vector is
+ * multiplied with (queries for a key, rows of W_O for a value). As in GPTQ (arXiv 2210.17323,
+ * section 3) channels are rounded one by one, in order of falling diagonal, and after channel i the
+ * rest moves by
+ *     k_j -= (k_i - q_i) * feed[i][j],   feed[i][j] = U_ij / U_ii,   inverse(C + damping) = U^T U.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of a Rounding for that many channels: the struct with its arrays behind it, in one piece
+ * that can be copied to a device. */
+typedef struct Rounding {
+    uint32_t n_channels;
+    uint32_t is_plain; /* feed is all zeros */
+    /* then: uint32_t order[n_channels]; float feed[n_channels][n_channels], both in rounding order
+     */
+} Rounding;
+
+size_t rounding_bytes(uint32_t n_channels);
+
+/* Channel `i` of the rounding order, and row i of feed (entries j > i matter), in that order. */
+static inline const uint32_t *rounding_order(const Rounding *r) {
+    return (const uint32_t *)(const void *)(r + 1);
+}
+
+static inline const float *rounding_feed(const Rounding *r, uint32_t i) {
+    return (const float *)(const void *)(rounding_order(r) + r->n_channels) +
+           (size_t)i * r->n_channels;
+}
+
+/* Fills `out` (rounding_bytes) from a second moment [n][n] (symmetric; only its shape matters, not
+ * its scale); `damping` is a share of the mean diagonal. A moment that is zero, not finite or
+ * not positive after damping gives plain rounding, in channel order. -ENOMEM. */
+int rounding_init(Rounding *out, const float *moment, uint32_t n_channels, double damping);
+/* Plain rounding. */
+void rounding_init_plain(Rounding *out, uint32_t n_channels);
+
+/*
+ * The orthogonal transform H: blocks of the Hadamard matrix (Sylvester's order, scaled by
+ * block^-1/2) along the diagonal; block is the largest power of two that divides n. H is its own
+ * inverse and transpose.
+ */
+uint32_t hadamard_block(uint32_t n);
+/* x = H x */
+void hadamard_apply(float *x, uint32_t n);
+/* m = H m H, m [n][n] */
+void hadamard_conjugate(float *m, uint32_t n);
