@@ -51,14 +51,14 @@ struct EngineRequest {
     uint32_t n_stops;
     uint32_t *stop_tokens; /* [n_stop_tokens], owned */
     uint32_t n_stop_tokens;
-    int n_top_logprobs;    /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
-    int n_prompt_logprobs; /* the same, of the prompt's own tokens (echo) */
-    uint64_t arrival_ns;   /* CLOCK_MONOTONIC */
-    atomic_bool cancelled; /* set by engine_cancel */
-    void *sequence;        /* the engine's */
+    int n_top_logprobs;      /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
+    int n_prompt_logprobs;   /* the same, of the prompt's own tokens (echo) */
+    uint64_t arrival_ns;     /* CLOCK_MONOTONIC */
+    atomic_bool cancelled;   /* set by engine_cancel */
+    EngineEvent *last_event; /* made with the request, so that its end can always be told */
 };
 
-EngineRequest *engine_request_new(void); /* zeroed, neutral parameters */
+EngineRequest *engine_request_new(void); /* zeroed, neutral parameters; NULL without memory */
 EngineRequest *engine_request_free(EngineRequest *request);
 CLEANUP_DEFINE(EngineRequest, engine_request_free);
 

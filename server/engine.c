@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's life and loop: take mail, apply cancellations, step, tell who ended. It sleeps on
+ * its inbox when nothing runs or waits, and only then.
+ *
+ * The last event of a sequence is sent after its pages are back and the gauges say so, because
+ * with it the request is the receiver's, who may look at either.
+ */
+
+#include "server/engine_state.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define CANNOT_FIT "the request needs more tokens than the KV cache or the model can hold"
+#define BAD_PROMPT "the prompt is empty or holds a token that the model does not have"
+#define OUT_OF_MEMORY "the server ran out of memory"
+
+/* making */
+
+static int settle_options(Engine *e, Reason *why) {
+    EngineOptions *o = &e->options;
+    uint32_t max_position = checkpoint_config(o->checkpoint)->max_position;
+
+    if (!o->max_num_seqs || !o->max_batched_tokens)
+        return reason_set(why, -EINVAL, "%s is 0; it must be at least 1",
+                          o->max_num_seqs ? "max_batched_tokens" : "max_num_seqs");
+    if (o->max_model_len > max_position)
+        return reason_set(why, -EINVAL,
+                          "max_model_len is %" PRIu32 ", but the model was made for sequences of "
+                          "at most %" PRIu32 " tokens",
+                          o->max_model_len, max_position);
+    if (!o->max_model_len)
+        o->max_model_len = max_position;
+    /* Each running sequence may have a row in every step. */
+    if (o->max_num_seqs > o->max_batched_tokens)
+        o->max_num_seqs = o->max_batched_tokens;
+    if (!o->kv_memory_bytes && !o->kv_tokens) {
+        uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
+
+        o->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
+    }
+    e->n_logit_rows_max = o->max_batched_tokens < ENGINE_LOGIT_ROWS_MAX ? o->max_batched_tokens
+                                                                        : ENGINE_LOGIT_ROWS_MAX;
+    return 0;
+}
+
+static void collect_eos(Engine *e) {
+    const GenerationDefaults *generation = checkpoint_generation(e->options.checkpoint);
+    uint32_t eos = tokenizer_eos(e->options.tokenizer);
+
+    for (uint32_t i = 0; i < generation->n_eos_ids; i++)
+        e->eos[e->n_eos++] = generation->eos_ids[i];
+    if (eos != TOKEN_NONE)
+        e->eos[e->n_eos++] = eos;
+}
+
+static int make_cache(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    LedgerRequest request = { .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
+                              .kv_memory_bytes = o->kv_memory_bytes,
+                              .kv_tokens = o->kv_tokens,
+                              .max_num_seqs = o->max_num_seqs };
+    KvShape shape = { .geometry = request.geometry };
+    int r;
+
+    r = ledger_plan(&e->ledger, &request, why);
+    if (r)
+        return r;
+    shape.n_pages = e->ledger.n_pages;
+    shape.n_tails = e->ledger.n_tails;
+    r = kv_store_layout(&e->store, &shape);
+    assert(!r); /* the ledger has done the same */
+    e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
+    e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
+    r = o->ops->memory_new(o->backend, &e->store.base, e->store.size_bytes, "the KV cache", why);
+    if (r)
+        return r;
+    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails);
+    return r ? reason_set(why, r, "no memory for the book of KV pages") : 0;
+}
+
+static int make_step_arrays(Engine *e, Reason *why) {
+    size_t n_seqs = e->options.max_num_seqs, n_rows = e->n_logit_rows_max;
+
+    e->running = calloc(n_seqs, sizeof(*e->running));
+    e->view_running = calloc(n_seqs, sizeof(*e->view_running));
+    e->view_waiting = calloc(n_seqs, sizeof(*e->view_waiting));
+    e->items = calloc(n_seqs, sizeof(*e->items));
+    e->batch = calloc(n_seqs, sizeof(*e->batch));
+    e->tokens = calloc(e->options.max_batched_tokens, sizeof(*e->tokens));
+    e->rows = calloc(n_rows, sizeof(*e->rows));
+    e->row_indices = calloc(n_rows, sizeof(*e->row_indices));
+    e->sample_rows = calloc(n_rows, sizeof(*e->sample_rows));
+    e->sample_results = calloc(n_rows, sizeof(*e->sample_results));
+    if (!e->running || !e->view_running || !e->view_waiting || !e->items || !e->batch ||
+        !e->tokens || !e->rows || !e->row_indices || !e->sample_rows || !e->sample_results)
+        return reason_set(why, -ENOMEM,
+                          "no memory for the engine; lower max_num_seqs or max_batched_tokens");
+    return 0;
+}
+
+int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
+    CLEANUP(engine_free) Engine *e = calloc(1, sizeof(*e));
+    DecoderLimits limits;
+    int r;
+
+    if (!e)
+        return reason_set(why, -ENOMEM, "no memory for the engine");
+    e->options = *options;
+    list_init(&e->waiting);
+    list_init(&e->stop_message);
+    r = settle_options(e, why);
+    if (r)
+        return r;
+    r = mailbox_init(&e->inbox, NULL, NULL);
+    if (r)
+        return reason_set(why, r, "no memory for the engine's mailbox");
+    e->has_inbox = true;
+    e->n_vocab = checkpoint_config(options->checkpoint)->n_vocab;
+    collect_eos(e);
+    limits = (DecoderLimits){ .max_batched_tokens = e->options.max_batched_tokens,
+                              .max_logit_rows = e->n_logit_rows_max,
+                              .max_position = e->options.max_model_len };
+    r = decoder_new(&e->decoder, options->ops, options->backend, options->checkpoint, &limits, why);
+    if (!r)
+        r = make_cache(e, why);
+    if (!r)
+        r = make_step_arrays(e, why);
+    if (r)
+        return r;
+    *outp = TAKE(e);
+    return 0;
+}
+
+Engine *engine_free(Engine *e) {
+    if (!e)
+        return NULL;
+    assert(!e->has_thread && !e->n_running && !e->n_waiting);
+    free(e->sample_results);
+    free(e->sample_rows);
+    free(e->row_indices);
+    free(e->rows);
+    free(e->tokens);
+    free(e->batch);
+    free(e->items);
+    free(e->view_waiting);
+    free(e->view_running);
+    free(e->running);
+    page_pool_deinit(&e->pool);
+    if (e->store.base)
+        e->options.ops->memory_free(e->options.backend, e->store.base);
+    decoder_free(e->decoder);
+    if (e->has_inbox)
+        mailbox_deinit(&e->inbox);
+    free(e);
+    return NULL;
+}
+
+/* ending sequences */
+
+static void update_gauges(Engine *e) {
+    atomic_store_explicit(&e->stats.n_running, e->n_running, memory_order_relaxed);
+    atomic_store_explicit(&e->stats.n_waiting, e->n_waiting, memory_order_relaxed);
+    atomic_store_explicit(&e->stats.pages_used, page_pool_used(&e->pool), memory_order_relaxed);
+}
+
+/* Takes the ended ones out of both queues, and their pages back. */
+static void collect_finished(Engine *e, List *finished) {
+    uint32_t n_left = 0;
+
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+
+        if (s->finish == FINISH_NONE) {
+            e->running[n_left++] = s;
+            continue;
+        }
+        sequence_release(s, &e->pool);
+        list_push_back(finished, &s->link);
+    }
+    e->n_running = n_left;
+    list_for_each_safe(link, &e->waiting) {
+        if (container_of(link, Sequence, link)->finish == FINISH_NONE)
+            continue;
+        list_remove(link);
+        list_push_back(finished, link);
+        e->n_waiting--;
+    }
+}
+
+static void tell_finished(Engine *e) {
+    List finished = LIST_INIT(finished), *link;
+    uint64_t now_ns = engine_now_ns();
+
+    collect_finished(e, &finished);
+    update_gauges(e);
+    while ((link = list_pop_front(&finished))) {
+        Sequence *s = container_of(link, Sequence, link);
+        EngineEvent *event = sequence_last_event(s, now_ns);
+
+        sequence_free(s);
+        mailbox_send(e->options.events, &event->link);
+    }
+}
+
+static void cancel_marked(Engine *e, bool all) {
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (all || atomic_load_explicit(&e->running[i]->request->cancelled, memory_order_relaxed))
+            sequence_finish(e->running[i], FINISH_CANCELLED, NULL);
+    list_for_each(link, &e->waiting) {
+        Sequence *s = container_of(link, Sequence, link);
+
+        if (all || atomic_load_explicit(&s->request->cancelled, memory_order_relaxed))
+            sequence_finish(s, FINISH_CANCELLED, NULL);
+    }
+}
+
+/* mail */
+
+static const char *find_fault(const Engine *e, const EngineRequest *request) {
+    if (!request->n_prompt)
+        return BAD_PROMPT;
+    for (uint32_t i = 0; i < request->n_prompt; i++)
+        if (request->prompt[i] >= e->n_vocab)
+            return BAD_PROMPT;
+    if (!request->max_tokens && request->n_prompt_logprobs < 0)
+        return "max_tokens is 0 and no prompt logprobs are asked for";
+    if ((uint64_t)request->n_prompt + request->max_tokens > engine_max_sequence_tokens(e))
+        return CANNOT_FIT;
+    return NULL;
+}
+
+/* The server refuses such requests with better words; one that came through ends here. */
+static void reject(Engine *e, EngineRequest *request, FinishReason reason, const char *error) {
+    EngineEvent *event = TAKE(request->last_event);
+
+    event->request = request;
+    event->stop_token = TOKEN_NONE;
+    event->finish = reason;
+    event->error = error;
+    event->event_ns = engine_now_ns();
+    mailbox_send(e->options.events, &event->link);
+}
+
+static void receive(Engine *e, EngineRequest *request) {
+    const char *fault = find_fault(e, request);
+    Sequence *s;
+
+    if (!fault && sequence_new(&s, request, e->options.tokenizer, e->eos, e->n_eos))
+        fault = OUT_OF_MEMORY;
+    if (fault) {
+        reject(e, request, FINISH_ERROR, fault);
+        return;
+    }
+    list_push_back(&e->waiting, &s->link);
+    e->n_waiting++;
+}
+
+static void take_mail(Engine *e) {
+    bool idle = !e->n_running && !e->n_waiting && atomic_load(&e->stop) == ENGINE_STOP_NOT;
+    List mail = LIST_INIT(mail), *link;
+
+    if (idle)
+        mailbox_wait(&e->inbox, &mail);
+    else
+        mailbox_take(&e->inbox, &mail);
+    while ((link = list_pop_front(&mail)))
+        if (link != &e->stop_message)
+            receive(e, container_of(link, EngineRequest, link));
+}
+
+static void *engine_main(void *arg) {
+    Engine *e = arg;
+
+    for (;;) {
+        take_mail(e);
+        cancel_marked(e, atomic_load(&e->stop) == ENGINE_STOP_CANCEL);
+        tell_finished(e);
+        if (e->n_running || e->n_waiting) {
+            engine_step(e);
+            tell_finished(e);
+        } else if (atomic_load(&e->stop) != ENGINE_STOP_NOT) {
+            return NULL;
+        }
+    }
+}
+
+/* the other threads' side */
+
+int engine_start(Engine *e) {
+    int r;
+
+    assert(!e->has_thread);
+    r = pthread_create(&e->thread, NULL, engine_main, e);
+    if (r)
+        return -r;
+    e->has_thread = true;
+    pthread_setname_np(e->thread, "engine");
+    return 0;
+}
+
+void engine_stop(Engine *e, bool drain) {
+    List mail = LIST_INIT(mail), *link;
+
+    if (e->has_thread) {
+        atomic_store(&e->stop, drain ? ENGINE_STOP_DRAIN : ENGINE_STOP_CANCEL);
+        mailbox_send(&e->inbox, &e->stop_message);
+        pthread_join(e->thread, NULL);
+        e->has_thread = false;
+    }
+    /* What came too late, or was never looked at because the engine did not start. */
+    mailbox_take(&e->inbox, &mail);
+    while ((link = list_pop_front(&mail)))
+        if (link != &e->stop_message)
+            reject(e, container_of(link, EngineRequest, link), FINISH_CANCELLED, NULL);
+}
+
+void engine_submit(Engine *e, EngineRequest *request) {
+    mailbox_send(&e->inbox, &request->link);
+}
+
+void engine_cancel(Engine *e, EngineRequest *request) {
+    (void)e;
+    atomic_store_explicit(&request->cancelled, true, memory_order_relaxed);
+}
+
+const Ledger *engine_ledger(const Engine *e) {
+    return &e->ledger;
+}
+
+EngineStats *engine_stats(Engine *e) {
+    return &e->stats;
+}
+
+uint32_t engine_max_model_len(const Engine *e) {
+    return e->options.max_model_len;
+}
+
+uint32_t engine_max_sequence_tokens(const Engine *e) {
+    return e->ledger.kv_tokens < e->options.max_model_len ? (uint32_t)e->ledger.kv_tokens
+                                                          : e->options.max_model_len;
+}

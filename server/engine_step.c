@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One step: view the queues, plan, move sequences and pages as planned, run the decoder, then
+ * sample the rows whose logits are wanted, in slices of what the logits buffer holds.
+ */
+
+#include "server/engine_state.h"
+
+#include "util/log.h"
+
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+
+#define STEP_FAILED "a step of the model failed; the server's log says why"
+
+uint64_t engine_now_ns(void) {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* plan */
+
+static StepPlan plan_step(Engine *e) {
+    SchedulerLimits limits = { .max_num_seqs = e->options.max_num_seqs,
+                               .max_batched_tokens = e->options.max_batched_tokens };
+    SchedulerView view = { .running = e->view_running,
+                           .waiting = e->view_waiting,
+                           .n_running = e->n_running,
+                           .n_pages_free = e->pool.n_free };
+    StepPlan plan = { .items = e->items };
+
+    for (uint32_t i = 0; i < e->n_running; i++)
+        e->view_running[i] = sequence_view(e->running[i]);
+    list_for_each(link, &e->waiting) {
+        if (view.n_waiting == limits.max_num_seqs)
+            break;
+        e->view_waiting[view.n_waiting++] = sequence_view(container_of(link, Sequence, link));
+    }
+    scheduler_plan(&view, &limits, &plan);
+    return plan;
+}
+
+static void preempt(Engine *e, uint32_t n) {
+    for (; n; n--) {
+        Sequence *s = e->running[--e->n_running];
+
+        sequence_release(s, &e->pool);
+        list_push_front(&e->waiting, &s->link);
+        e->n_waiting++;
+        atomic_fetch_add_explicit(&e->stats.preemptions, 1, memory_order_relaxed);
+    }
+}
+
+static void admit(Engine *e, uint32_t n) {
+    for (; n; n--) {
+        e->running[e->n_running++] = container_of(list_pop_front(&e->waiting), Sequence, link);
+        e->n_waiting--;
+    }
+}
+
+/* run */
+
+static StepBatch fill_batch(Engine *e) {
+    StepBatch batch = { .sequences = e->batch };
+
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+        uint32_t n = e->items[i].n_tokens;
+
+        if (!n)
+            continue;
+        e->batch[batch.n_sequences++] = (StepSequence){ .i_token = batch.n_tokens,
+                                                        .n_tokens = n,
+                                                        .n_past = s->n_computed,
+                                                        .tail = s->tail,
+                                                        .pages = s->pages };
+        for (uint32_t j = 0; j < n; j++)
+            e->tokens[batch.n_tokens++] = sequence_token(s, s->n_computed + j);
+    }
+    return batch;
+}
+
+static void fail_step(Engine *e, int error) {
+    log_line(LOG_LEVEL_ERROR, "a step of the model failed; its requests end with an error",
+             "error=%s", strerror(-error));
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->items[i].n_tokens && e->running[i]->finish == FINISH_NONE)
+            sequence_finish(e->running[i], FINISH_ERROR, STEP_FAILED);
+}
+
+/* logits */
+
+static void take_result(Engine *e, const EngineRow *row, const SampleResult *result,
+                        uint64_t now_ns) {
+    EngineEvent *event;
+
+    if (row->is_score) {
+        sequence_scored(row->sequence, row->i_token, result);
+        return;
+    }
+    sequence_sampled(row->sequence, result, now_ns, &event);
+    atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
+    if (event)
+        mailbox_send(e->options.events, &event->link);
+}
+
+/* Logits, samples and consequences of the rows collected so far. */
+static int flush_rows(Engine *e) {
+    SampleArgs args = { .n_rows = e->n_rows,
+                        .n_vocab = e->n_vocab,
+                        .rows = e->sample_rows,
+                        .results = e->sample_results };
+    uint64_t now_ns;
+    int r;
+
+    e->n_rows = 0;
+    if (!args.n_rows)
+        return 0;
+    r = decoder_logits(e->decoder, e->row_indices, args.n_rows, &args.logits);
+    if (!r)
+        r = e->options.ops->sample(e->options.backend, &args);
+    if (r)
+        return r;
+    now_ns = engine_now_ns();
+    for (uint32_t i = 0; i < args.n_rows; i++)
+        take_result(e, &e->rows[i], &e->sample_results[i], now_ns);
+    return 0;
+}
+
+static int add_row(Engine *e, Sequence *s, uint32_t i_row, uint32_t i_token, bool is_score) {
+    uint32_t i = e->n_rows++;
+
+    e->rows[i] = (EngineRow){ .sequence = s, .i_token = i_token, .is_score = is_score };
+    e->row_indices[i] = i_row;
+    e->sample_rows[i] = is_score ? sequence_score_row(s, i_token) : sequence_token_row(s);
+    return e->n_rows == e->n_logit_rows_max ? flush_rows(e) : 0;
+}
+
+static int add_rows_of(Engine *e, Sequence *s, const StepSequence *step) {
+    uint32_t n = step->n_tokens;
+    int r = 0;
+
+    for (uint32_t j = s->prompt_logprobs ? 0 : n - 1; !r && j < n; j++) {
+        uint32_t i_token = step->n_past + j;
+
+        if (sequence_wants_score(s, i_token))
+            r = add_row(e, s, step->i_token + j, i_token, true);
+        else if (sequence_wants_token(s, i_token))
+            r = add_row(e, s, step->i_token + j, i_token, false);
+    }
+    return r;
+}
+
+static int sample_step(Engine *e, const StepBatch *batch) {
+    const StepSequence *step = batch->sequences;
+    int r = 0;
+
+    e->n_rows = 0;
+    for (uint32_t i = 0; !r && i < e->n_running; i++)
+        if (e->items[i].n_tokens)
+            r = add_rows_of(e, e->running[i], step++);
+    return r ? r : flush_rows(e);
+}
+
+/* After the cache has the step's tokens. */
+static void advance(Engine *e) {
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+
+        s->n_computed += e->items[i].n_tokens;
+        if (!s->prompt_done && s->n_computed >= s->request->n_prompt) {
+            s->prompt_done = true;
+            atomic_fetch_add_explicit(&e->stats.prompt_tokens, s->request->n_prompt,
+                                      memory_order_relaxed);
+        }
+    }
+}
+
+/* A request for prompt logprobs alone ends with its prompt. */
+static void finish_scored(Engine *e) {
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+
+        if (!s->request->max_tokens && s->n_computed == s->request->n_prompt)
+            sequence_finish(s, FINISH_LENGTH, NULL);
+    }
+}
+
+void engine_step(Engine *e) {
+    StepPlan plan = plan_step(e);
+    StepBatch batch;
+    int r;
+
+    preempt(e, plan.n_preempted);
+    admit(e, plan.n_admitted);
+    for (uint32_t i = 0; i < e->n_running; i++)
+        sequence_take(e->running[i], &e->pool, e->items[i].n_new_pages);
+    batch = fill_batch(e);
+    assert(batch.n_tokens && batch.n_tokens == plan.n_tokens);
+
+    r = decoder_step(e->decoder, &e->store, &batch, e->tokens);
+    if (!r) {
+        advance(e);
+        r = sample_step(e, &batch);
+    }
+    if (r)
+        fail_step(e, r);
+    else
+        finish_scored(e);
+    atomic_fetch_add_explicit(&e->stats.steps, 1, memory_order_relaxed);
+}
