@@ -76,6 +76,7 @@ static StepBatch fill_batch(Engine *e) {
                                                         .n_tokens = n,
                                                         .n_past = s->n_computed,
                                                         .tail = s->tail,
+                                                        .sink = KV_NO_SINK,
                                                         .pages = s->pages };
         for (uint32_t j = 0; j < n; j++)
             e->tokens[batch.n_tokens++] = sequence_token(s, s->n_computed + j);
