@@ -25,8 +25,10 @@
 struct Backend {
     Team *team;
     const VectorKernels *kernels;
+    const KvKernels *kv_kernels;
     Matmul *matmul;
     Attention *attention; /* after reserve */
+    CpuSampler *sampler;
 };
 
 static float *floats(DevAddr address) {
@@ -91,7 +93,8 @@ static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp
     int r;
 
     backend->attention = attention_free(backend->attention);
-    r = attention_new(&backend->attention, backend->team, backend->kernels, args, bytesp);
+    r = attention_new(&backend->attention, backend->team, backend->kernels, backend->kv_kernels,
+                      args, bytesp);
     if (r)
         return reason_set(why, r, "no memory for the scratch of attention");
     return 0;
@@ -175,21 +178,32 @@ static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
     return 0;
 }
 
+static void hadamard_heads(float *x, uint32_t n_heads, uint32_t head_dim) {
+    for (uint32_t h = 0; h < n_heads; h++)
+        hadamard_apply(x + (size_t)h * head_dim, head_dim);
+}
+
 static void rope_row(Backend *backend, const void *arg, uint32_t row) {
     const RopeArgs *args = arg;
     const float *cos = floats(args->table) + (size_t)row * 2 * args->n_freqs;
     const float *sin = cos + args->n_freqs;
     size_t kv_at = (size_t)row * args->n_kv_heads * args->head_dim;
     float *q = floats(args->q) + (size_t)row * args->n_heads * args->head_dim;
-    float *k = floats(args->k) + kv_at;
+    float *k = floats(args->k) + kv_at, *v = floats(args->v) + kv_at;
 
     for (uint32_t h = 0; h < args->n_heads; h++)
         backend->kernels->rotate(q + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
     for (uint32_t h = 0; h < args->n_kv_heads; h++)
         backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
+    if (args->hadamard_k) {
+        hadamard_heads(q, args->n_heads, args->head_dim);
+        hadamard_heads(k, args->n_kv_heads, args->head_dim);
+    }
+    if (args->hadamard_v)
+        hadamard_heads(v, args->n_kv_heads, args->head_dim);
     backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->k_out + kv_at, k,
                               args->n_kv_heads * args->head_dim);
-    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->v_out + kv_at, floats(args->v) + kv_at,
+    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->v_out + kv_at, v,
                               args->n_kv_heads * args->head_dim);
 }
 
@@ -208,6 +222,27 @@ static void gated_row(Backend *backend, const void *arg, uint32_t row) {
 
 static int cpu_gated(Backend *backend, const GatedArgs *args) {
     for_rows(backend, gated_row, args, args->n_tokens);
+    return 0;
+}
+
+/* One row of one KV head's moment. */
+static void moments_row(Backend *backend, const void *arg, uint32_t i) {
+    const MomentsArgs *args = arg;
+    uint32_t n = args->head_dim, head = i / n, c = i % n, group = args->n_heads / args->n_kv_heads;
+    float *out = floats(args->out) + (size_t)i * n;
+
+    (void)backend;
+    for (uint32_t k = 0; k < args->n_tokens * group; k++) {
+        const float *q =
+            floats(args->q) + ((size_t)(k / group) * args->n_heads + head * group + k % group) * n;
+
+        for (uint32_t j = 0; j < n; j++)
+            out[j] += q[c] * q[j];
+    }
+}
+
+static int cpu_moments(Backend *backend, const MomentsArgs *args) {
+    for_rows(backend, moments_row, args, args->n_kv_heads * args->head_dim);
     return 0;
 }
 
@@ -237,7 +272,7 @@ static int cpu_kv_append(Backend *backend, const KvAppendArgs *args) {
 }
 
 static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
-    return cpu_sample(args, backend->team);
+    return cpu_sample(backend->sampler, backend->team, args);
 }
 
 static int cpu_sync(Backend *backend) {
@@ -263,9 +298,24 @@ static const VectorKernels *kernels_for(CpuIsa isa) {
     }
 }
 
+static const KvKernels *kv_kernels_for(CpuIsa isa) {
+    switch (isa) {
+#if defined(__x86_64__)
+    case CPU_ISA_AVX2:
+        return &kv_kernels_avx2;
+    case CPU_ISA_AVX512:
+    case CPU_ISA_AVX512_VNNI:
+        return &kv_kernels_avx512;
+#endif
+    default:
+        return &kv_kernels_baseline;
+    }
+}
+
 static Backend *cpu_free(Backend *backend) {
     if (!backend)
         return NULL;
+    cpu_sampler_free(backend->sampler);
     attention_free(backend->attention);
     matmul_free(backend->matmul);
     team_free(backend->team);
@@ -286,9 +336,12 @@ int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *wh
     if (!backend)
         return reason_set(why, -ENOMEM, "out of memory");
     backend->kernels = kernels_for(isa);
+    backend->kv_kernels = kv_kernels_for(isa);
     r = team_new(&backend->team, options->n_threads, why);
     if (!r)
         r = matmul_new(&backend->matmul, backend->team, isa, why);
+    if (!r && cpu_sampler_new(&backend->sampler, team_threads(backend->team)))
+        r = reason_set(why, -ENOMEM, "out of memory");
     if (!r)
         *outp = TAKE(backend);
     return r;
@@ -314,6 +367,7 @@ const BackendOps cpu_ops = {
     .attention = cpu_attention,
     .kv_append = cpu_kv_append,
     .gated = cpu_gated,
+    .moments = cpu_moments,
     .gather_rows = cpu_gather_rows,
     .sample = cpu_sample_op,
     .sync = cpu_sync,
