@@ -35,13 +35,14 @@ typedef struct StepSequence {
     uint32_t n_tokens;     /* rows it has in the step, >= 1 */
     uint32_t n_past;       /* its tokens already in the cache */
     uint32_t tail;         /* its tail slot */
+    uint32_t sink;         /* the sink slot of its first page, or KV_NO_SINK */
     const uint32_t *pages; /* ids of its pages: [ceil((n_past + n_tokens) / 64)]; page i holds
                               tokens 64 i .. 64 i + 63. The last, if not full, is reserved for the
                               seal to come: until then its tokens lie in the tail slot. */
 } StepSequence;
 
 typedef struct StepBatch {
-    uint32_t n_tokens;             /* rows of the step: the sum over its sequences */
+    uint32_t n_tokens; /* rows of the step: the sum over its sequences */
     uint32_t n_sequences;
     const StepSequence *sequences; /* [n_sequences], in row order, without gaps */
 } StepBatch;
@@ -98,7 +99,9 @@ typedef struct RopeTableArgs {
 } RopeTableArgs;
 
 /* Rotates queries in place; rotates keys and rounds keys and values to bf16. Channel c pairs with
- * c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. */
+ * c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. Where the cache
+ * quantizes a side, the Hadamard transform (kvcache/rounding.h) follows: on queries and keys, on
+ * values. */
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
@@ -106,10 +109,12 @@ typedef struct RopeArgs {
     DevAddr v_out; /* bf16 [n_tokens, n_kv_heads, head_dim] */
     DevAddr table; /* from rope_table */
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim, n_freqs;
+    bool hadamard_k, hadamard_v;
 } RopeArgs;
 
 /* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before
- * the step, and the step's own keys and values, exactly. Call before kv_append of that layer. */
+ * the step, and the step's own keys and values, exactly. Undoes the Hadamard transform of values.
+ * Call before kv_append of that layer. */
 typedef struct AttentionArgs {
     DevAddr out;  /* act [n_tokens, n_heads, head_dim] */
     DevAddr q;    /* act [n_tokens, n_heads, head_dim] */
@@ -121,13 +126,21 @@ typedef struct AttentionArgs {
     const KvStore *store;
 } AttentionArgs;
 
-/* Writes the step's keys and values into tails; a tail that fills is sealed into its page. */
+/* Writes the step's keys and values into tails; a tail that fills is sealed into its page, and a
+ * first page's sinks are kept. */
 typedef struct KvAppendArgs {
     DevAddr k, v; /* as in AttentionArgs */
     uint32_t layer;
     const StepBatch *batch;
     const KvStore *store;
 } KvAppendArgs;
+
+/* out[h] += sum over rows and the query heads of KV head h of q q^T: what profiles are made of. */
+typedef struct MomentsArgs {
+    DevAddr out; /* f32 [n_kv_heads, head_dim, head_dim] */
+    DevAddr q;   /* act [n_tokens, n_heads, head_dim] */
+    uint32_t n_tokens, n_heads, n_kv_heads, head_dim;
+} MomentsArgs;
 
 typedef struct GatedArgs {
     DevAddr out;      /* act [n_tokens, dim]; may be `gate` */
@@ -157,8 +170,8 @@ typedef struct ReserveArgs {
 } ReserveArgs;
 
 typedef struct BackendOps {
-    const char *name;     /* "cpu", "cuda" */
-    uint32_t act_bytes;   /* size of an activation: 4 (f32) or 2 (bf16) */
+    const char *name;   /* "cpu", "cuda" */
+    uint32_t act_bytes; /* size of an activation: 4 (f32) or 2 (bf16) */
 
     Backend *(*free)(Backend *backend); /* NULL is fine; returns NULL */
 
@@ -183,6 +196,7 @@ typedef struct BackendOps {
     int (*attention)(Backend *backend, const AttentionArgs *args);
     int (*kv_append)(Backend *backend, const KvAppendArgs *args);
     int (*gated)(Backend *backend, const GatedArgs *args);
+    int (*moments)(Backend *backend, const MomentsArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
     int (*sample)(Backend *backend, const SampleArgs *args);
     int (*sync)(Backend *backend);

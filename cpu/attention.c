@@ -23,6 +23,8 @@
 static_assert(ATTENTION_BLOCK_KEYS == KV_PAGE_TOKENS, "a block of keys is a page");
 
 typedef struct TileScratch {
+    KvScratch *kv;       /* of sealing, and of opened blocks */
+    float *folded;       /* [TILE_QUERIES][head_dim]: queries times the scales of a block */
     float *queries;      /* [TILE_QUERIES][head_dim], times the scale */
     float *scores;       /* [TILE_QUERIES][64] */
     float *part, *total; /* [TILE_QUERIES][head_dim]: of the segment; of all before it */
@@ -37,6 +39,7 @@ typedef struct Tile {
 struct Attention {
     Team *team;
     const VectorKernels *kernels;
+    const KvKernels *kv_kernels;
     uint32_t head_dim, n_kv_heads;
     uint32_t tile_tokens; /* rows of a tile: TILE_QUERIES / group */
 
@@ -77,6 +80,8 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     a->scratch = place(&p, n_threads * sizeof(*a->scratch));
     for (uint32_t i = 0; i < n_threads; i++) {
         TileScratch s = {
+            .kv = place(&p, sizeof(KvScratch)),
+            .folded = place(&p, TILE_QUERIES * head_bytes),
             .queries = place(&p, TILE_QUERIES * head_bytes),
             .scores = place(&p, TILE_QUERIES * ATTENTION_BLOCK_KEYS * sizeof(float)),
             .part = place(&p, TILE_QUERIES * head_bytes),
@@ -101,7 +106,7 @@ static uint32_t extra_blocks(const StepSequence *s) {
 }
 
 int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
-                  const ReserveArgs *reserve, size_t *bytesp) {
+                  const KvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp) {
     CLEANUP(attention_free) Attention *a = calloc(1, sizeof(*a));
     const KvGeometry *g = &reserve->store->geometry;
     uint32_t group = reserve->n_heads / g->n_kv_heads, n_tokens = reserve->max_batched_tokens;
@@ -112,6 +117,7 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
     assert(group <= TILE_QUERIES);
     a->team = team;
     a->kernels = kernels;
+    a->kv_kernels = kv_kernels;
     a->head_dim = g->head_dim;
     a->n_kv_heads = g->n_kv_heads;
     a->tile_tokens = TILE_QUERIES / group;
@@ -151,7 +157,7 @@ static uint16_t *extra_block(const Attention *a, uint32_t i_extra, KvSide side, 
     return a->extra_blocks + i * ((size_t)KV_PAGE_TOKENS * a->head_dim);
 }
 
-/* Block `i` of a sequence: page, tail or extra. */
+/* Block `i` of a sequence where it is bf16: page, tail or extra. */
 static const uint16_t *block_at(const Region *region, uint32_t i_sequence, uint32_t i, KvSide side,
                                 uint32_t head) {
     const AttentionArgs *args = region->args;
@@ -216,6 +222,100 @@ static void visible_lanes(uint32_t position, uint32_t window, uint32_t block, ui
     *highp = low < high ? high : 0;
 }
 
+/* A sealed page of a side that is quantized, or NULL. */
+static const void *sealed_block(const Region *region, uint32_t i_sequence, uint32_t i, KvSide side,
+                                uint32_t head) {
+    const AttentionArgs *args = region->args;
+    const StepSequence *s = &args->batch->sequences[i_sequence];
+
+    if (i >= s->n_past / KV_PAGE_TOKENS || !kv_store_quantizes(args->store, args->layer, side))
+        return NULL;
+    return (const void *)(uintptr_t)kv_store_block(args->store, args->layer, side, s->pages[i],
+                                                   head);
+}
+
+/* The exact first tokens that stand in for those of a quantized first page, or NULL. */
+static const uint16_t *sink_block(const Region *region, uint32_t i_sequence, uint32_t i,
+                                  KvSide side, uint32_t head) {
+    const AttentionArgs *args = region->args;
+    uint32_t sink = args->batch->sequences[i_sequence].sink;
+
+    if (i || !args->store->n_sinks || sink == KV_NO_SINK)
+        return NULL;
+    return (const uint16_t *)(uintptr_t)kv_store_sink(args->store, args->layer, side, sink, head);
+}
+
+static float bf16_value(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float x;
+
+    memcpy(&x, &u, sizeof(x));
+    return x;
+}
+
+static void tile_scores(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
+                        uint32_t n_queries, const TileScratch *scratch) {
+    const Attention *a = region->attention;
+    const AttentionArgs *args = region->args;
+    const void *sealed = sealed_block(region, tile->i_sequence, block, KV_SIDE_K, head);
+    const uint16_t *sinks = sink_block(region, tile->i_sequence, block, KV_SIDE_K, head);
+
+    if (!sealed) {
+        a->kernels->scores(scratch->scores, scratch->queries,
+                           block_at(region, tile->i_sequence, block, KV_SIDE_K, head), n_queries,
+                           a->head_dim);
+        return;
+    }
+    a->kv_kernels->open(args->store->regions[args->layer][KV_SIDE_K].format, KV_SIDE_K, a->head_dim,
+                        sealed, scratch->kv);
+    a->kv_kernels->scores(scratch->scores, scratch->queries, scratch->folded, scratch->kv,
+                          n_queries, a->head_dim);
+    for (uint32_t i = 0; sinks && i < n_queries; i++)
+        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
+            float sum = 0;
+
+            for (uint32_t c = 0; c < a->head_dim; c++)
+                sum += scratch->queries[(size_t)i * a->head_dim + c] *
+                       bf16_value(sinks[c * KV_SINK_TOKENS + j]);
+            scratch->scores[i * ATTENTION_BLOCK_KEYS + j] = sum;
+        }
+}
+
+/* Adds the sinks' values and takes their weights out, so that the sealed block adds nothing. */
+static void add_sink_values(float *out, float *weights, const uint16_t *sinks, uint32_t n_queries,
+                            uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i++)
+        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
+            float weight = weights[i * ATTENTION_BLOCK_KEYS + j];
+
+            for (uint32_t c = 0; c < head_dim; c++)
+                out[(size_t)i * head_dim + c] += weight * bf16_value(sinks[j * head_dim + c]);
+            weights[i * ATTENTION_BLOCK_KEYS + j] = 0;
+        }
+}
+
+static void tile_values(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
+                        uint32_t n_queries, uint32_t low, uint32_t high,
+                        const TileScratch *scratch) {
+    const Attention *a = region->attention;
+    const AttentionArgs *args = region->args;
+    const void *sealed = sealed_block(region, tile->i_sequence, block, KV_SIDE_V, head);
+    const uint16_t *sinks = sink_block(region, tile->i_sequence, block, KV_SIDE_V, head);
+
+    if (!sealed) {
+        a->kernels->values(scratch->part, scratch->scores,
+                           block_at(region, tile->i_sequence, block, KV_SIDE_V, head), n_queries,
+                           a->head_dim, low, high);
+        return;
+    }
+    if (sinks)
+        add_sink_values(scratch->part, scratch->scores, sinks, n_queries, a->head_dim);
+    a->kv_kernels->open(args->store->regions[args->layer][KV_SIDE_V].format, KV_SIDE_V, a->head_dim,
+                        sealed, scratch->kv);
+    a->kv_kernels->values(scratch->part, scratch->scores, scratch->kv, n_queries, a->head_dim, low,
+                          high);
+}
+
 static void tile_block(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
                        const TileScratch *scratch) {
     const VectorKernels *kernels = region->attention->kernels;
@@ -224,9 +324,7 @@ static void tile_block(const Region *region, const Tile *tile, uint32_t head, ui
     uint32_t n_queries = (tile->end - tile->first) * region->group;
     uint32_t first = KV_PAGE_TOKENS, end = 0;
 
-    kernels->scores(scratch->scores, scratch->queries,
-                    block_at(region, tile->i_sequence, block, KV_SIDE_K, head), n_queries,
-                    head_dim);
+    tile_scores(region, tile, head, block, n_queries, scratch);
     for (uint32_t i = 0; i < n_queries; i++) {
         uint32_t low, high;
 
@@ -240,9 +338,7 @@ static void tile_block(const Region *region, const Tile *tile, uint32_t head, ui
         }
     }
     if (first < end)
-        kernels->values(scratch->part, scratch->scores,
-                        block_at(region, tile->i_sequence, block, KV_SIDE_V, head), n_queries,
-                        head_dim, first, end);
+        tile_values(region, tile, head, block, n_queries, first, end, scratch);
 }
 
 /* Takes a finished segment into the total of those before it. */
@@ -301,6 +397,8 @@ static void store_outputs(const Region *region, const Tile *tile, uint32_t head,
 
         for (uint32_t c = 0; c < head_dim; c++)
             out[c] = scratch->total[(size_t)i * head_dim + c] * inverse;
+        if (kv_store_quantizes(args->store, args->layer, KV_SIDE_V))
+            hadamard_apply(out, head_dim);
     }
 }
 
@@ -372,12 +470,36 @@ typedef struct AppendRegion {
     const KvAppendArgs *args;
 } AppendRegion;
 
-static void seal(const KvStore *store, uint32_t layer, uint32_t slot, uint32_t page,
-                 uint32_t head) {
+/* The first tokens of a full tail, into the sequence's sink slot. */
+static void keep_sinks(const KvStore *store, uint32_t layer, KvSide side, const StepSequence *s,
+                       uint32_t head) {
+    const uint16_t *tail = tail_block(store, layer, side, s->tail, head);
+    uint16_t *sinks = (uint16_t *)(uintptr_t)kv_store_sink(store, layer, side, s->sink, head);
+
+    if (side == KV_SIDE_V)
+        memcpy(sinks, tail, store->sink_block_bytes);
+    else
+        for (uint32_t c = 0; c < store->geometry.head_dim; c++)
+            memcpy(sinks + (size_t)c * KV_SINK_TOKENS, tail + (size_t)c * KV_PAGE_TOKENS,
+                   KV_SINK_TOKENS * sizeof(*sinks));
+}
+
+static void seal(const Attention *a, const KvStore *store, uint32_t layer, const StepSequence *s,
+                 uint32_t i_page, uint32_t head, KvScratch *scratch) {
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-        assert(store->regions[layer][side].format == KV_FORMAT_BF16);
-        memcpy((void *)(uintptr_t)kv_store_block(store, layer, side, page, head),
-               tail_block(store, layer, side, slot, head), store->tail_block_bytes);
+        const uint16_t *tail = tail_block(store, layer, side, s->tail, head);
+        void *block = (void *)(uintptr_t)kv_store_block(store, layer, side, s->pages[i_page], head);
+
+        if (!kv_store_quantizes(store, layer, side)) {
+            memcpy(block, tail, store->tail_block_bytes);
+            continue;
+        }
+        a->kv_kernels->seal(
+            store->regions[layer][side].format, side, store->geometry.head_dim, tail,
+            (const Rounding *)(uintptr_t)kv_store_rounding(store, layer, side, head), block,
+            scratch);
+        if (!i_page && store->n_sinks && s->sink != KV_NO_SINK)
+            keep_sinks(store, layer, side, s, head);
     }
 }
 
@@ -391,7 +513,6 @@ static void append_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     uint16_t *k_tail = tail_block(args->store, args->layer, KV_SIDE_K, s->tail, head);
     uint16_t *v_tail = tail_block(args->store, args->layer, KV_SIDE_V, s->tail, head);
 
-    (void)i_thread;
     for (uint32_t r = 0; r < s->n_tokens; r++) {
         uint32_t position = s->n_past + r;
 
@@ -399,7 +520,8 @@ static void append_task(void *arg, uint32_t i_task, uint32_t i_thread) {
                   token_at(args->k, s->i_token + r, head, a),
                   token_at(args->v, s->i_token + r, head, a), a->head_dim);
         if (position % KV_PAGE_TOKENS == KV_PAGE_TOKENS - 1)
-            seal(args->store, args->layer, s->tail, s->pages[position / KV_PAGE_TOKENS], head);
+            seal(a, args->store, args->layer, s, position / KV_PAGE_TOKENS, head,
+                 a->scratch[i_thread].kv);
     }
 }
 

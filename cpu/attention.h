@@ -6,6 +6,7 @@
  */
 
 #include "backend/ops.h"
+#include "cpu/kv_kernels.h"
 #include "cpu/team.h"
 #include "cpu/vector_kernels.h"
 #include "util/cleanup.h"
@@ -15,7 +16,7 @@ typedef struct Attention Attention;
 /* Allocates all scratch for steps of the given size; adds its bytes to *bytesp. `team` is
  * borrowed. */
 int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
-                  const ReserveArgs *reserve, size_t *bytesp);
+                  const KvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp);
 Attention *attention_free(Attention *attention);
 CLEANUP_DEFINE(Attention, attention_free);
 

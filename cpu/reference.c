@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cpu/reference.h"
 
+#include "kvcache/kv_format.h"
+#include "kvcache/rounding.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,67 +111,111 @@ const VectorKernels reference_kernels = {
 
 /* attention by the definition */
 
-/* Channel `c` of the key or value of the token at `position`: from its page, the tail, or the
- * step's own rows. */
-static float cached(const AttentionArgs *args, const StepSequence *s, KvSide side,
-                    uint32_t position, uint32_t head, uint32_t c) {
-    const KvGeometry *g = &args->store->geometry;
-    uint32_t page = position / KV_PAGE_TOKENS, lane = position % KV_PAGE_TOKENS;
-    const uint16_t *block;
+/* All keys and values one row may see, of one KV head, as f32 [position][head_dim]. */
+typedef struct Context {
+    float *k, *v;
+} Context;
 
-    if (position >= s->n_past) {
-        uint32_t row = s->i_token + position - s->n_past;
-        const uint16_t *own = (const uint16_t *)(uintptr_t)(side == KV_SIDE_K ? args->k : args->v);
+static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide side,
+                        uint32_t head, float *out) {
+    const KvStore *store = args->store;
+    uint32_t n = store->geometry.head_dim;
+    float *block = malloc((size_t)n * KV_PAGE_TOKENS * sizeof(*block));
 
-        return from_bf16(own[((size_t)row * g->n_kv_heads + head) * g->head_dim + c]);
+    for (uint32_t p = 0; p < s->n_past + s->n_tokens; p++) {
+        uint32_t page = p / KV_PAGE_TOKENS, lane = p % KV_PAGE_TOKENS;
+
+        if (p >= s->n_past) {
+            DevAddr own = side == KV_SIDE_K ? args->k : args->v;
+            size_t row = s->i_token + p - s->n_past;
+
+            for (uint32_t c = 0; c < n; c++)
+                out[(size_t)p * n + c] =
+                    from_bf16(((const uint16_t *)(uintptr_t)
+                                   own)[(row * store->geometry.n_kv_heads + head) * n + c]);
+            continue;
+        }
+        if (lane == 0) {
+            bool sealed = page < s->n_past / KV_PAGE_TOKENS;
+            DevAddr at = sealed ? kv_store_block(store, args->layer, side, s->pages[page], head)
+                                : kv_store_tail(store, args->layer, side, s->tail, head);
+
+            kv_block_to_f32(sealed ? store->regions[args->layer][side].format : KV_FORMAT_BF16,
+                            side, n, (const void *)(uintptr_t)at, block);
+        }
+        for (uint32_t c = 0; c < n; c++)
+            out[(size_t)p * n + c] = side == KV_SIDE_K ? block[(size_t)c * KV_PAGE_TOKENS + lane]
+                                                       : block[(size_t)lane * n + c];
     }
-    if (page < s->n_past / KV_PAGE_TOKENS)
-        block = (const uint16_t *)(uintptr_t)kv_store_block(args->store, args->layer, side,
-                                                            s->pages[page], head);
-    else
-        block = (const uint16_t *)(uintptr_t)kv_store_tail(args->store, args->layer, side, s->tail,
-                                                           head);
-    return from_bf16(side == KV_SIDE_K ? block[(size_t)c * KV_PAGE_TOKENS + lane]
-                                       : block[(size_t)lane * g->head_dim + c]);
+    free(block);
 }
 
-static double score(const AttentionArgs *args, const StepSequence *s, const float *q,
-                    uint32_t position, uint32_t head) {
-    double sum = 0;
+/* A quantized first page's first tokens are read from the sinks. */
+static void gather_sinks(const AttentionArgs *args, const StepSequence *s, KvSide side,
+                         uint32_t head, float *out) {
+    const KvStore *store = args->store;
+    uint32_t n = store->geometry.head_dim;
+    const uint16_t *sinks;
 
-    for (uint32_t c = 0; c < args->store->geometry.head_dim; c++)
-        sum += (double)q[c] * cached(args, s, KV_SIDE_K, position, head, c);
-    return sum * args->scale;
+    if (s->n_past < KV_PAGE_TOKENS || !store->n_sinks || s->sink == KV_NO_SINK ||
+        !kv_store_quantizes(store, args->layer, side))
+        return;
+    sinks = (const uint16_t *)(uintptr_t)kv_store_sink(store, args->layer, side, s->sink, head);
+    for (uint32_t j = 0; j < KV_SINK_TOKENS; j++)
+        for (uint32_t c = 0; c < n; c++)
+            out[(size_t)j * n + c] =
+                from_bf16(side == KV_SIDE_K ? sinks[c * KV_SINK_TOKENS + j] : sinks[j * n + c]);
 }
 
 static void attend_row(const AttentionArgs *args, const StepSequence *s, uint32_t r,
-                       uint32_t q_head) {
-    const KvGeometry *g = &args->store->geometry;
-    uint32_t head = q_head / (args->n_heads / g->n_kv_heads);
-    uint32_t position = s->n_past + r;
+                       uint32_t q_head, const Context *context, double *weights) {
+    uint32_t n = args->store->geometry.head_dim, position = s->n_past + r;
     uint32_t oldest = args->window && position >= args->window ? position - args->window + 1 : 0;
-    size_t at = ((size_t)(s->i_token + r) * args->n_heads + q_head) * g->head_dim;
+    size_t at = ((size_t)(s->i_token + r) * args->n_heads + q_head) * n;
     const float *q = (const float *)(uintptr_t)args->q + at;
     float *out = (float *)(uintptr_t)args->out + at;
     double max = -INFINITY, sum = 0;
 
+    for (uint32_t p = oldest; p <= position; p++) {
+        weights[p] = 0;
+        for (uint32_t c = 0; c < n; c++)
+            weights[p] += (double)q[c] * context->k[(size_t)p * n + c] * args->scale;
+        max = fmax(max, weights[p]);
+    }
     for (uint32_t p = oldest; p <= position; p++)
-        max = fmax(max, score(args, s, q, p, head));
-    for (uint32_t p = oldest; p <= position; p++)
-        sum += exp(score(args, s, q, p, head) - max);
-    for (uint32_t c = 0; c < g->head_dim; c++) {
+        sum += weights[p] = exp(weights[p] - max);
+    for (uint32_t c = 0; c < n; c++) {
         double mean = 0;
 
         for (uint32_t p = oldest; p <= position; p++)
-            mean += exp(score(args, s, q, p, head) - max) / sum *
-                    cached(args, s, KV_SIDE_V, p, head, c);
+            mean += weights[p] / sum * context->v[(size_t)p * n + c];
         out[c] = (float)mean;
     }
+    if (kv_store_quantizes(args->store, args->layer, KV_SIDE_V))
+        hadamard_apply(out, n);
+}
+
+static void attend_head(const AttentionArgs *args, const StepSequence *s, uint32_t head) {
+    size_t n = s->n_past + s->n_tokens, head_dim = args->store->geometry.head_dim;
+    uint32_t group = args->n_heads / args->store->geometry.n_kv_heads;
+    Context context = { .k = malloc(n * head_dim * sizeof(float)),
+                        .v = malloc(n * head_dim * sizeof(float)) };
+    double *weights = malloc(n * sizeof(*weights));
+
+    gather_side(args, s, KV_SIDE_K, head, context.k);
+    gather_side(args, s, KV_SIDE_V, head, context.v);
+    gather_sinks(args, s, KV_SIDE_K, head, context.k);
+    gather_sinks(args, s, KV_SIDE_V, head, context.v);
+    for (uint32_t r = 0; r < s->n_tokens; r++)
+        for (uint32_t g = 0; g < group; g++)
+            attend_row(args, s, r, head * group + g, &context, weights);
+    free(weights);
+    free(context.k);
+    free(context.v);
 }
 
 void reference_attention(const AttentionArgs *args) {
     for (uint32_t i = 0; i < args->batch->n_sequences; i++)
-        for (uint32_t r = 0; r < args->batch->sequences[i].n_tokens; r++)
-            for (uint32_t h = 0; h < args->n_heads; h++)
-                attend_row(args, &args->batch->sequences[i], r, h);
+        for (uint32_t h = 0; h < args->store->geometry.n_kv_heads; h++)
+            attend_head(args, &args->batch->sequences[i], h);
 }

@@ -6,6 +6,9 @@
 
 #include "kvcache/kv_layout.h"
 
+#include "kvcache/kv_format.h"
+#include "kvcache/rounding.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -22,60 +25,96 @@ static bool add_aligned(size_t *offset, size_t size) {
     return true;
 }
 
-static size_t bf16_block_bytes(const KvGeometry *geometry) {
-    return (size_t)geometry->head_dim * KV_PAGE_TOKENS * BF16_BYTES;
+static size_t bf16_bytes(const KvGeometry *geometry, size_t n_tokens) {
+    return geometry->head_dim * n_tokens * BF16_BYTES;
 }
 
-static int place_region(KvRegion *region, const KvGeometry *geometry, uint32_t n_pages,
+static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSide side,
                         size_t *offset) {
+    const KvGeometry *geometry = &store->geometry;
+    KvRegion *region = &store->regions[layer][side];
     size_t size;
 
-    *region = (KvRegion){ .format = KV_FORMAT_BF16, .block_bytes = bf16_block_bytes(geometry) };
+    region->format = plan ? plan->formats[layer][side] : KV_FORMAT_BF16;
+    region->block_bytes =
+        region->format == KV_FORMAT_BF16
+            ? bf16_bytes(geometry, KV_PAGE_TOKENS)
+            : kv_block_layout(region->format, side, geometry->head_dim).size_bytes;
     region->offset = *offset;
     if (__builtin_mul_overflow(region->block_bytes, geometry->n_kv_heads, &region->page_bytes) ||
-        __builtin_mul_overflow(region->page_bytes, n_pages, &size) || !add_aligned(offset, size))
+        __builtin_mul_overflow(region->page_bytes, store->n_pages, &size) ||
+        !add_aligned(offset, size))
         return -EOVERFLOW;
     return 0;
 }
 
-static int place_tails(KvStore *store, size_t *offset) {
-    const KvGeometry *geometry = &store->geometry;
+/* `n` slots of one part for every (layer, side, head). */
+static int place_slots(const KvGeometry *geometry, size_t part_bytes, size_t n, size_t *offset) {
     size_t size;
 
-    store->tail_block_bytes = bf16_block_bytes(geometry);
-    store->tails_offset = *offset;
-    if (__builtin_mul_overflow(store->tail_block_bytes, geometry->n_kv_heads, &size) ||
+    if (__builtin_mul_overflow(part_bytes, geometry->n_kv_heads, &size) ||
         __builtin_mul_overflow(size, (size_t)geometry->n_layers * KV_SIDES, &size) ||
-        __builtin_mul_overflow(size, store->n_tails, &size) || !add_aligned(offset, size))
+        __builtin_mul_overflow(size, n, &size) || !add_aligned(offset, size))
         return -EOVERFLOW;
     return 0;
 }
 
-int kv_store_layout(KvStore *store, const KvGeometry *geometry, uint32_t n_pages,
-                    uint32_t n_tails) {
+static int place_all(KvStore *store, const KvPlan *plan) {
+    const KvGeometry *geometry = &store->geometry;
     size_t offset = 0;
     int r;
 
-    if (!geometry->n_layers || geometry->n_layers > KV_LAYERS_MAX || !geometry->n_kv_heads ||
-        !geometry->head_dim || geometry->head_dim % 2 || !n_pages || !n_tails)
-        return -EINVAL;
-
-    memset(store, 0, sizeof(*store));
-    store->geometry = *geometry;
-    store->n_pages = n_pages;
-    store->n_tails = n_tails;
     for (uint32_t layer = 0; layer < geometry->n_layers; layer++) {
-        for (int side = 0; side < KV_SIDES; side++) {
-            r = place_region(&store->regions[layer][side], geometry, n_pages, &offset);
+        for (KvSide side = 0; side < KV_SIDES; side++) {
+            r = place_region(store, plan, layer, side, &offset);
             if (r)
                 return r;
         }
     }
-    r = place_tails(store, &offset);
+    store->tail_block_bytes = bf16_bytes(geometry, KV_PAGE_TOKENS);
+    store->tails_offset = offset;
+    r = place_slots(geometry, store->tail_block_bytes, store->n_tails, &offset);
+    if (r)
+        return r;
+    store->sink_block_bytes = bf16_bytes(geometry, KV_SINK_TOKENS);
+    store->sinks_offset = offset;
+    r = place_slots(geometry, store->sink_block_bytes, store->n_sinks, &offset);
+    if (r)
+        return r;
+    store->roundings_offset = offset;
+    r = place_slots(geometry, store->rounding_bytes, 1, &offset);
     if (r)
         return r;
     store->size_bytes = offset;
     return 0;
+}
+
+static bool plan_quantizes(const KvPlan *plan, uint32_t n_layers) {
+    for (uint32_t layer = 0; plan && layer < n_layers; layer++)
+        for (KvSide side = 0; side < KV_SIDES; side++)
+            if (plan->formats[layer][side] != KV_FORMAT_BF16)
+                return true;
+    return false;
+}
+
+int kv_store_layout(KvStore *store, const KvShape *shape) {
+    const KvGeometry *geometry = &shape->geometry;
+    bool quantizes;
+
+    if (!geometry->n_layers || geometry->n_layers > KV_LAYERS_MAX || !geometry->n_kv_heads ||
+        !geometry->head_dim || geometry->head_dim % 2 || !shape->n_pages || !shape->n_tails)
+        return -EINVAL;
+    quantizes = plan_quantizes(shape->plan, geometry->n_layers);
+    if (quantizes && (geometry->head_dim % 8 || geometry->head_dim > KV_HEAD_DIM_MAX))
+        return -EINVAL;
+
+    memset(store, 0, sizeof(*store));
+    store->geometry = *geometry;
+    store->n_pages = shape->n_pages;
+    store->n_tails = shape->n_tails;
+    store->n_sinks = quantizes ? shape->n_sinks : 0;
+    store->rounding_bytes = quantizes ? rounding_bytes(geometry->head_dim) : 0;
+    return place_all(store, shape->plan);
 }
 
 size_t kv_store_page_bytes(const KvStore *store) {
@@ -90,4 +129,20 @@ size_t kv_store_page_bytes(const KvStore *store) {
 size_t kv_store_tail_bytes(const KvStore *store) {
     return store->tail_block_bytes * store->geometry.n_kv_heads * KV_SIDES *
            store->geometry.n_layers;
+}
+
+size_t kv_store_sink_bytes(const KvStore *store) {
+    return store->sink_block_bytes * store->geometry.n_kv_heads * KV_SIDES *
+           store->geometry.n_layers;
+}
+
+size_t kv_store_roundings_bytes(const KvStore *store) {
+    return store->rounding_bytes * store->geometry.n_kv_heads * KV_SIDES * store->geometry.n_layers;
+}
+
+double kv_store_bits(const KvStore *store) {
+    const KvGeometry *g = &store->geometry;
+
+    return 8.0 * (double)kv_store_page_bytes(store) /
+           ((double)g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim * KV_PAGE_TOKENS);
 }

@@ -8,23 +8,33 @@
  * is the not yet full last page of a sequence, always bf16, in the slot of its sequence. Backends
  * read and write both through the accessors below and through nothing else.
  *
- *   store memory = regions, one per (layer, side), then tails
+ *   store memory = regions, one per (layer, side), then tails, sinks, roundings
  *   region(layer, side) = [n_pages][n_kv_heads] blocks of block_bytes
  *   tails               = [n_tails][n_layers][2 sides][n_kv_heads] bf16 blocks
+ *   sinks               = [n_sinks][n_layers][2 sides][n_kv_heads] of 4 exact tokens, bf16
+ *   roundings           = [n_layers][2 sides][n_kv_heads] of kvcache/rounding.h, where a format
+ *                         quantizes
  *
- * A block holds one KV head of one page. In bf16:
+ * A *sink slot* keeps the first 4 tokens of a sequence exact when its first page is quantized:
+ * attention leans on them far more than on any others. It belongs to that page.
+ *
+ * A block holds one KV head of one page. Quantized blocks: kvcache/kv_format.h. In bf16:
  *   K  [head_dim][64 tokens]   channel-major: a scale per channel folds into the query once, and
  *                              scores of 64 tokens are lanes of a vector, without reductions
  *   V  [64 tokens][head_dim]   token-major: a scale per token folds into the softmax weight, and
  *                              the output's channels are the lanes
+ * and sinks alike, with 4 tokens for 64.
  */
 
 #include "util/dev_addr.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define KV_PAGE_TOKENS 64
+#define KV_SINK_TOKENS 4
+#define KV_NO_SINK UINT32_MAX
 #define KV_BLOCK_ALIGN_BYTES 64
 #define KV_LAYERS_MAX 512
 
@@ -47,6 +57,12 @@ typedef struct KvGeometry {
     uint32_t head_dim; /* channels, a multiple of 2 */
 } KvGeometry;
 
+/* One format per (layer, side). What is quantized is also rotated by the Hadamard transform
+ * (kvcache/rounding.h), in the tail already; bf16 is not. */
+typedef struct KvPlan {
+    KvFormat formats[KV_LAYERS_MAX][KV_SIDES]; /* [n_layers] used */
+} KvPlan;
+
 typedef struct KvRegion {
     KvFormat format;
     size_t block_bytes; /* one KV head of one page */
@@ -59,20 +75,36 @@ typedef struct KvStore {
     KvGeometry geometry;
     uint32_t n_pages;
     uint32_t n_tails;                          /* sequences that can hold a tail at once */
+    uint32_t n_sinks;                          /* 0: no sinks, first pages are as others */
     KvRegion regions[KV_LAYERS_MAX][KV_SIDES]; /* [n_layers] used */
     size_t tail_block_bytes;                   /* head_dim * 64 * 2 */
     size_t tails_offset;
+    size_t sink_block_bytes; /* head_dim * 4 * 2 */
+    size_t sinks_offset;
+    size_t rounding_bytes; /* of one; 0: nothing is quantized */
+    size_t roundings_offset;
     size_t size_bytes; /* of the whole store */
     DevAddr base;      /* set by whoever allocated size_bytes; KV_BLOCK_ALIGN_BYTES aligned */
 } KvStore;
 
-/* Both counts and places: fills everything but `base`. 0, -EINVAL (geometry), -EOVERFLOW. */
-int kv_store_layout(KvStore *store, const KvGeometry *geometry, uint32_t n_pages, uint32_t n_tails);
+typedef struct KvShape {
+    KvGeometry geometry;
+    const KvPlan *plan; /* NULL: bf16 throughout */
+    uint32_t n_pages, n_tails, n_sinks;
+} KvShape;
+
+/* Both counts and places: fills everything but `base`. 0, -EINVAL (geometry; quantization needs
+ * head_dim in multiples of 8), -EOVERFLOW. */
+int kv_store_layout(KvStore *store, const KvShape *shape);
 
 /* Bytes one page takes over all layers and both sides. */
 size_t kv_store_page_bytes(const KvStore *store);
-/* Bytes one tail slot takes. */
+/* Bytes one tail slot takes, one sink slot, and all roundings. */
 size_t kv_store_tail_bytes(const KvStore *store);
+size_t kv_store_sink_bytes(const KvStore *store);
+size_t kv_store_roundings_bytes(const KvStore *store);
+/* Bits per element of a sealed page, metadata included. */
+double kv_store_bits(const KvStore *store);
 
 /* inline helpers */
 
@@ -83,11 +115,31 @@ static inline DevAddr kv_store_block(const KvStore *s, uint32_t layer, KvSide si
     return s->base + r->offset + (size_t)page * r->page_bytes + (size_t)head * r->block_bytes;
 }
 
+static inline bool kv_store_quantizes(const KvStore *s, uint32_t layer, KvSide side) {
+    return s->regions[layer][side].format != KV_FORMAT_BF16;
+}
+
+static inline size_t kv_store_slot_index(const KvStore *s, uint32_t layer, KvSide side,
+                                         uint32_t slot, uint32_t head) {
+    return (((size_t)slot * s->geometry.n_layers + layer) * KV_SIDES + side) *
+               s->geometry.n_kv_heads +
+           head;
+}
+
 static inline DevAddr kv_store_tail(const KvStore *s, uint32_t layer, KvSide side, uint32_t slot,
                                     uint32_t head) {
-    size_t i =
-        (((size_t)slot * s->geometry.n_layers + layer) * KV_SIDES + side) * s->geometry.n_kv_heads +
-        head;
+    return s->base + s->tails_offset +
+           kv_store_slot_index(s, layer, side, slot, head) * s->tail_block_bytes;
+}
 
-    return s->base + s->tails_offset + i * s->tail_block_bytes;
+static inline DevAddr kv_store_sink(const KvStore *s, uint32_t layer, KvSide side, uint32_t slot,
+                                    uint32_t head) {
+    return s->base + s->sinks_offset +
+           kv_store_slot_index(s, layer, side, slot, head) * s->sink_block_bytes;
+}
+
+static inline DevAddr kv_store_rounding(const KvStore *s, uint32_t layer, KvSide side,
+                                        uint32_t head) {
+    return s->base + s->roundings_offset +
+           kv_store_slot_index(s, layer, side, 0, head) * s->rounding_bytes;
 }

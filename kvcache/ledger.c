@@ -16,7 +16,11 @@ static int unit_layout(const LedgerRequest *request, KvStore *store, Reason *why
 
     if (!request->max_num_seqs)
         return reason_set(why, -EINVAL, "max_num_seqs is 0; it must be at least 1");
-    r = kv_store_layout(store, g, 1, request->max_num_seqs);
+    r = kv_store_layout(store, &(KvShape){ .geometry = *g,
+                                           .plan = request->plan,
+                                           .n_pages = 1,
+                                           .n_tails = request->max_num_seqs,
+                                           .n_sinks = request->n_sinks });
     if (r)
         return reason_set(why, r,
                           "no KV cache can be laid out for %" PRIu32 " layers, %" PRIu32
@@ -29,7 +33,8 @@ static int unit_layout(const LedgerRequest *request, KvStore *store, Reason *why
 
 static int too_small(const LedgerRequest *request, const KvStore *unit, Reason *why) {
     uint64_t budget = request->kv_memory_bytes;
-    uint64_t page_bytes = kv_store_page_bytes(unit), tail_bytes = kv_store_tail_bytes(unit);
+    uint64_t tail_bytes = kv_store_tail_bytes(unit);
+    uint64_t page_bytes = unit->size_bytes - unit->n_tails * tail_bytes; /* and all but tails */
     uint64_t n_fit = budget > page_bytes ? (budget - page_bytes) / tail_bytes : 0;
 
     if (!n_fit)
@@ -81,7 +86,11 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
 
     /* Alignment between regions may take what the division gave to the last page. */
     do
-        r = kv_store_layout(&store, &request->geometry, (uint32_t)n_pages, request->max_num_seqs);
+        r = kv_store_layout(&store, &(KvShape){ .geometry = request->geometry,
+                                                .plan = request->plan,
+                                                .n_pages = (uint32_t)n_pages,
+                                                .n_tails = request->max_num_seqs,
+                                                .n_sinks = request->n_sinks });
     while (!r && request->kv_memory_bytes && store.size_bytes > request->kv_memory_bytes &&
            --n_pages);
     if (r)
@@ -93,14 +102,20 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
     *ledger = (Ledger){
         .n_pages = store.n_pages,
         .n_tails = store.n_tails,
+        .n_sinks = store.n_sinks,
         .page_bytes = kv_store_page_bytes(&store),
         .tail_bytes = kv_store_tail_bytes(&store),
+        .sink_bytes = kv_store_sink_bytes(&store),
+        .roundings_bytes = kv_store_roundings_bytes(&store),
+        .bits = kv_store_bits(&store),
         .kv_bytes = store.size_bytes,
         .kv_tokens = (uint64_t)store.n_pages * KV_PAGE_TOKENS,
     };
     ledger->pages_bytes = ledger->page_bytes * ledger->n_pages;
     ledger->tails_bytes = ledger->tail_bytes * ledger->n_tails;
-    ledger->padding_bytes = ledger->kv_bytes - ledger->pages_bytes - ledger->tails_bytes;
+    ledger->sinks_bytes = ledger->sink_bytes * ledger->n_sinks;
+    ledger->padding_bytes = ledger->kv_bytes - ledger->pages_bytes - ledger->tails_bytes -
+                            ledger->sinks_bytes - ledger->roundings_bytes;
     return 0;
 }
 
@@ -127,10 +142,14 @@ void ledger_print(const Ledger *ledger, Buffer *out) {
         print_bytes(out, "workspace", ledger->workspace_bytes, "");
     print_units(out, "KV pages", ledger->pages_bytes, ledger->n_pages, ledger->page_bytes);
     print_units(out, "KV tails", ledger->tails_bytes, ledger->n_tails, ledger->tail_bytes);
+    if (ledger->sinks_bytes)
+        print_units(out, "KV sinks", ledger->sinks_bytes, ledger->n_sinks, ledger->sink_bytes);
+    if (ledger->roundings_bytes)
+        print_bytes(out, "KV rounding", ledger->roundings_bytes, "");
     if (ledger->padding_bytes)
         print_bytes(out, "KV padding", ledger->padding_bytes, "");
     total += ledger->weights_bytes + ledger->workspace_bytes;
     print_bytes(out, "total", total, "");
-    buffer_printf(out, "%-12s %18" PRIu64 "  in pages of %d\n", "KV tokens", ledger->kv_tokens,
-                  KV_PAGE_TOKENS);
+    buffer_printf(out, "%-12s %18" PRIu64 "  in pages of %d, %.3f bits per element\n", "KV tokens",
+                  ledger->kv_tokens, KV_PAGE_TOKENS, ledger->bits);
 }

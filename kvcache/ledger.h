@@ -15,15 +15,20 @@ typedef struct LedgerRequest {
     uint64_t kv_memory_bytes; /* budget for pages and tails; 0: decided by kv_tokens */
     uint64_t kv_tokens;       /* tokens that must fit; used when kv_memory_bytes is 0 */
     uint32_t max_num_seqs;    /* one tail each */
+    uint32_t n_sinks;         /* sink slots, where the plan quantizes */
+    const KvPlan *plan;       /* NULL: bf16 */
 } LedgerRequest;
 
 typedef struct Ledger {
-    uint32_t n_pages, n_tails;
+    uint32_t n_pages, n_tails, n_sinks;
     uint64_t page_bytes, pages_bytes; /* of one page over all layers; of all pages */
     uint64_t tail_bytes, tails_bytes;
-    uint64_t padding_bytes; /* alignment inside the store */
-    uint64_t kv_bytes;      /* the store: pages + tails + padding */
-    uint64_t weights_bytes; /* filled in by whoever loaded them; 0 before */
+    uint64_t sink_bytes, sinks_bytes;
+    uint64_t roundings_bytes; /* what compensated rounding needs to know of the model */
+    uint64_t padding_bytes;   /* alignment inside the store */
+    uint64_t kv_bytes;        /* the store: all of the above */
+    double bits;              /* per element of a sealed page, metadata included */
+    uint64_t weights_bytes;   /* filled in by whoever loaded them; 0 before */
     uint64_t workspace_bytes;
     uint64_t kv_tokens; /* n_pages * 64 */
 } Ledger;

@@ -44,6 +44,8 @@ struct Decoder {
     size_t vectors_bytes, vectors_used;
     size_t weight_bytes;
 
+    DevAddr moments; /* f32 [n_layers, n_kv_heads, head_dim, head_dim], the caller's; or 0 */
+
     DevAddr workspace;
     size_t workspace_bytes;
     /* slices of the workspace; T = max_batched_tokens, R = max_logit_rows */
@@ -367,7 +369,23 @@ static int matmul(Decoder *d, DevAddr in, uint32_t n_tokens, const MatmulPart *p
                                       });
 }
 
-static int project_heads(Decoder *d, const DecoderLayer *layer, uint32_t n_tokens) {
+static int collect_moments(Decoder *d, uint32_t l, const KvStore *store, uint32_t n_tokens) {
+    const ModelConfig *c = d->config;
+    size_t size = (size_t)c->n_kv_heads * c->head_dim * c->head_dim * sizeof(float);
+
+    assert(!kv_store_quantizes(store, l, KV_SIDE_K));
+    return d->ops->moments(d->backend, &(MomentsArgs){
+                                           .out = d->moments + l * size,
+                                           .q = d->q,
+                                           .n_tokens = n_tokens,
+                                           .n_heads = c->n_heads,
+                                           .n_kv_heads = c->n_kv_heads,
+                                           .head_dim = c->head_dim,
+                                       });
+}
+
+static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t n_tokens) {
+    const DecoderLayer *layer = &d->layers[l];
     const ModelConfig *c = d->config;
     const MatmulPart parts[] = {
         { .weight = layer->q, .bias = layer->q_bias, .out = d->q },
@@ -383,19 +401,24 @@ static int project_heads(Decoder *d, const DecoderLayer *layer, uint32_t n_token
         r = norm(d, d->k, d->k, layer->k_norm, n_tokens * c->n_kv_heads, c->head_dim);
     if (r)
         return r;
-    return d->ops->rope(d->backend, &(RopeArgs){
-                                        .q = d->q,
-                                        .k = d->k,
-                                        .v = d->v,
-                                        .k_out = d->k_bf16,
-                                        .v_out = d->v_bf16,
-                                        .table = d->rope_table,
-                                        .n_tokens = n_tokens,
-                                        .n_heads = c->n_heads,
-                                        .n_kv_heads = c->n_kv_heads,
-                                        .head_dim = c->head_dim,
-                                        .n_freqs = c->head_dim / 2,
-                                    });
+    r = d->ops->rope(d->backend, &(RopeArgs){
+                                     .q = d->q,
+                                     .k = d->k,
+                                     .v = d->v,
+                                     .k_out = d->k_bf16,
+                                     .v_out = d->v_bf16,
+                                     .table = d->rope_table,
+                                     .n_tokens = n_tokens,
+                                     .n_heads = c->n_heads,
+                                     .n_kv_heads = c->n_kv_heads,
+                                     .head_dim = c->head_dim,
+                                     .n_freqs = c->head_dim / 2,
+                                     .hadamard_k = kv_store_quantizes(store, l, KV_SIDE_K),
+                                     .hadamard_v = kv_store_quantizes(store, l, KV_SIDE_V),
+                                 });
+    if (!r && d->moments)
+        r = collect_moments(d, l, store, n_tokens);
+    return r;
 }
 
 static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
@@ -430,7 +453,7 @@ static int attention_block(Decoder *d, uint32_t l, const KvStore *store, const S
 
     r = norm(d, d->h, d->x, layer->attention_norm, batch->n_tokens, d->config->dim);
     if (!r)
-        r = project_heads(d, layer, batch->n_tokens);
+        r = project_heads(d, l, store, batch->n_tokens);
     if (!r)
         r = attend(d, l, store, batch);
     if (r)
@@ -465,6 +488,10 @@ static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
         &(MatmulPart){
             .weight = layer->down, .bias = layer->down_bias, .out = d->x, .accumulate = true },
         1);
+}
+
+void decoder_collect_moments(Decoder *d, DevAddr moments) {
+    d->moments = moments;
 }
 
 int decoder_step(Decoder *d, const KvStore *store, const StepBatch *batch, const uint32_t *tokens) {

@@ -14,7 +14,8 @@ static void test_sizes_add_up_to_the_byte(void **state) {
     KvStore s;
 
     (void)state;
-    assert_int_equal(kv_store_layout(&s, &geometry, 10, 4), 0);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = geometry, .n_pages = 10, .n_tails = 4 }), 0);
     assert_int_equal(kv_store_page_bytes(&s), 3 * 2 * 2 * 64 * 64 * 2);
     assert_int_equal(kv_store_tail_bytes(&s), 3 * 2 * 2 * 64 * 64 * 2);
     assert_int_equal(s.size_bytes, 14 * kv_store_page_bytes(&s));
@@ -36,7 +37,9 @@ static void check_extents(const KvGeometry *g, uint32_t n_pages, uint32_t n_tail
     Extent *extents = calloc(n_max, sizeof(*extents));
     KvStore s;
 
-    assert_int_equal(kv_store_layout(&s, g, n_pages, n_tails), 0);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = *g, .n_pages = n_pages, .n_tails = n_tails }),
+        0);
     s.base = 4096;
     for (uint32_t layer = 0; layer < g->n_layers; layer++) {
         for (KvSide side = 0; side < KV_SIDES; side++) {
@@ -81,9 +84,15 @@ static void test_bad_geometry_is_refused(void **state) {
 
     (void)state;
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_int_equal(kv_store_layout(&s, &bad[i], 1, 1), -EINVAL);
-    assert_int_equal(kv_store_layout(&s, &geometry, 0, 1), -EINVAL);
-    assert_int_equal(kv_store_layout(&s, &geometry, 1, 0), -EINVAL);
+        assert_int_equal(
+            kv_store_layout(&s, &(KvShape){ .geometry = bad[i], .n_pages = 1, .n_tails = 1 }),
+            -EINVAL);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = geometry, .n_pages = 0, .n_tails = 1 }),
+        -EINVAL);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = geometry, .n_pages = 1, .n_tails = 0 }),
+        -EINVAL);
 }
 
 static void test_overflow_is_refused(void **state) {
@@ -91,10 +100,16 @@ static void test_overflow_is_refused(void **state) {
     KvStore s;
 
     (void)state;
-    assert_int_equal(kv_store_layout(&s, &huge, 1, 1), -EOVERFLOW);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = huge, .n_pages = 1, .n_tails = 1 }),
+        -EOVERFLOW);
     huge.n_kv_heads = 1;
-    assert_int_equal(kv_store_layout(&s, &huge, UINT32_MAX, 1), -EOVERFLOW);
-    assert_int_equal(kv_store_layout(&s, &huge, 1, UINT32_MAX), -EOVERFLOW);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = huge, .n_pages = UINT32_MAX, .n_tails = 1 }),
+        -EOVERFLOW);
+    assert_int_equal(
+        kv_store_layout(&s, &(KvShape){ .geometry = huge, .n_pages = 1, .n_tails = UINT32_MAX }),
+        -EOVERFLOW);
 }
 
 int main(void) {

@@ -17,7 +17,10 @@ static const KvGeometry geometry = { .n_layers = 30, .n_kv_heads = 3, .head_dim 
 static void check_against_layout(const Ledger *l, const LedgerRequest *request) {
     KvStore s;
 
-    assert_int_equal(kv_store_layout(&s, &request->geometry, l->n_pages, l->n_tails), 0);
+    assert_int_equal(kv_store_layout(&s, &(KvShape){ .geometry = request->geometry,
+                                                     .n_pages = l->n_pages,
+                                                     .n_tails = l->n_tails }),
+                     0);
     assert_int_equal(l->kv_bytes, s.size_bytes);
     assert_int_equal(l->page_bytes, kv_store_page_bytes(&s));
     assert_int_equal(l->tail_bytes, kv_store_tail_bytes(&s));
@@ -26,7 +29,10 @@ static void check_against_layout(const Ledger *l, const LedgerRequest *request) 
     assert_int_equal(l->n_tails, request->max_num_seqs);
     if (request->kv_memory_bytes) {
         assert_true(l->kv_bytes <= request->kv_memory_bytes);
-        assert_int_equal(kv_store_layout(&s, &request->geometry, l->n_pages + 1, l->n_tails), 0);
+        assert_int_equal(kv_store_layout(&s, &(KvShape){ .geometry = request->geometry,
+                                                         .n_pages = l->n_pages + 1,
+                                                         .n_tails = l->n_tails }),
+                         0);
         assert_true(s.size_bytes > request->kv_memory_bytes);
     }
 }
