@@ -3,10 +3,9 @@
  * Sampling without sorting the vocabulary.
  *
  * A greedy row is one vector maximum and a search for it. Other rows work on a copy of the logits,
- * because logprobs are of the raw ones. top_k keeps a heap of k; top_p first drops what is too
- * small to matter, then pops a heap until the mass is reached; without either, the weights are
- * summed where they stand. Sums are in f64, in a fixed order: a row's answer is a function of the
- * row alone.
+ * because logprobs are of the raw ones. top_k keeps a heap of k; top_p finds its cut in a
+ * histogram of mass; without either, the weights are summed where they stand. Sums are in f64, in
+ * a fixed order: a row's answer is a function of the row alone.
  *
  * Scratch belongs to a thread of the team and is left clean (counts all zero) after every row.
  */
@@ -21,6 +20,9 @@
 #include <string.h>
 
 #define LANES 16
+/* Weights, from 0 to 1, by exponent and five bits of mantissa. */
+#define BUCKET_SHIFT 18
+#define BUCKETS ((0x3F800000 >> BUCKET_SHIFT) + 1)
 #define SEEN (UINT32_C(1) << 31) /* in counts: the id is in the prompt or the output */
 
 typedef struct Candidate {
@@ -32,6 +34,7 @@ typedef struct Scratch {
     float *z;              /* [n_vocab] logits after bias and penalties, then weights */
     uint32_t *counts;      /* [n_vocab] SEEN | occurrences in the output; zero between rows */
     Candidate *candidates; /* [n_vocab] */
+    double mass[BUCKETS];
     uint32_t n_vocab;
 } Scratch;
 
@@ -55,7 +58,10 @@ static void scratch_deinit(Scratch *s) {
     free(s->z);
     free(s->counts);
     free(s->candidates);
-    *s = (Scratch){ .z = NULL };
+    s->z = NULL;
+    s->counts = NULL;
+    s->candidates = NULL;
+    s->n_vocab = 0;
 }
 
 CpuSampler *cpu_sampler_free(CpuSampler *sampler) {
@@ -372,29 +378,48 @@ static uint32_t draw_top_k(Scratch *s, uint32_t n_vocab, float max, const Sample
     return draw_sorted(kept, n_kept, sum, u);
 }
 
-/* A token of weight below (1 - top_p) total / n cannot be in the smallest set that reaches top_p:
- * all such tokens together weigh less than what that set leaves out. */
-static uint32_t draw_top_p(Scratch *s, uint32_t n_vocab, const SampleParams *p, double total,
-                           double u) {
-    double least = (1.0 - p->top_p) * total / n_vocab * 0.999, sum = 0;
-    Candidate *heap = s->candidates;
-    uint32_t n = 0, n_kept = 0;
+static uint32_t bucket_of(float weight) {
+    uint32_t bits;
 
+    memcpy(&bits, &weight, sizeof(bits));
+    return bits >> BUCKET_SHIFT;
+}
+
+/* The last in rank of the smallest set whose mass reaches `target`. A histogram of mass by the
+ * leading bits of the weights finds the bucket it lies in; only that bucket is put in order. */
+static Candidate find_cut(Scratch *s, uint32_t n_vocab, double target) {
+    Candidate *heap = s->candidates, cut = { .value = 0, .token = n_vocab };
+    uint32_t bucket = BUCKETS - 1, n = 0;
+    double sum = 0;
+
+    memset(s->mass, 0, sizeof(s->mass));
     for (uint32_t i = 0; i < n_vocab; i++)
-        if (s->z[i] > 0 && s->z[i] >= least)
+        s->mass[bucket_of(s->z[i])] += s->z[i];
+    while (bucket && sum + s->mass[bucket] < target)
+        sum += s->mass[bucket--];
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (s->z[i] > 0 && bucket_of(s->z[i]) == bucket)
             heap[n++] = (Candidate){ .value = s->z[i], .token = i };
     heap_make(heap, n, false);
-    /* What is popped goes behind what is left: the heap ends up in rising rank. */
-    while (n_kept < n && (!n_kept || sum < p->top_p * total)) {
-        Candidate first = heap[0];
-
-        sum += first.value;
-        n_kept++;
-        heap[0] = heap[n - n_kept];
-        heap[n - n_kept] = first;
-        heap_sift(heap, n - n_kept, 0, false);
+    while (n && (sum < target || !cut.value)) {
+        cut = heap[0];
+        sum += cut.value;
+        heap[0] = heap[--n];
+        heap_sift(heap, n, 0, false);
     }
-    return draw_sorted(heap + n - n_kept, n_kept, sum, u);
+    return cut;
+}
+
+static uint32_t draw_top_p(Scratch *s, uint32_t n_vocab, const SampleParams *p, double total,
+                           double u) {
+    Candidate cut = find_cut(s, n_vocab, p->top_p * total);
+
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        bool kept = s->z[i] > cut.value || (s->z[i] == cut.value && i <= cut.token);
+
+        s->z[i] = kept ? s->z[i] : 0;
+    }
+    return draw_all(s->z, n_vocab, row_sum(s->z, n_vocab), u);
 }
 
 static uint32_t lowest_allowed(const SampleRow *row, uint32_t n_vocab) {

@@ -386,6 +386,37 @@ static void test_draws_follow_the_distribution(void **state) {
     }
 }
 
+static void test_draws_from_a_large_vocabulary_stay_in_the_set(void **state) {
+    enum { N = 50000 };
+    double *probabilities = calloc(N, sizeof(*probabilities));
+    float *z = calloc(N, sizeof(*z));
+
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        SampleParams p = SAMPLE_PARAMS_GREEDY;
+        double drawn = 0;
+
+        p.temperature = k == 3 ? 3 : 1;
+        p.top_p = k ? 0.9f : 0.5f;
+        p.top_k = k == 2 ? 700 : 0;
+        random_logits(z, N, 3);
+        reference_distribution(z, N, &(SampleRow){ .params = &p }, probabilities);
+        for (p.seed = 0; p.seed < 300; p.seed++) {
+            double probability = probabilities[sample_token(z, N, &p)];
+
+            assert_true(probability > 0);
+            drawn += log(probability);
+        }
+        /* The mean of log p over draws is minus the entropy, within what chance allows. */
+        for (uint32_t t = 0; t < N; t++)
+            if (probabilities[t] > 0)
+                drawn -= 300 * probabilities[t] * log(probabilities[t]);
+        assert_true(fabs(drawn / 300) < 0.5);
+    }
+    free(z);
+    free(probabilities);
+}
+
 static void test_penalized_draws_follow_the_distribution(void **state) {
     enum { N = 60 };
     static const uint32_t prompt[] = { 1, 2, 3, 3, 9 }, output[] = { 3, 9, 9, 9, 30, 31 };
@@ -572,6 +603,7 @@ int main(void) {
         cmocka_unit_test(test_penalties_follow_the_formula),
         cmocka_unit_test(test_penalties_leave_the_scratch_clean),
         cmocka_unit_test(test_draws_follow_the_distribution),
+        cmocka_unit_test(test_draws_from_a_large_vocabulary_stay_in_the_set),
         cmocka_unit_test(test_penalized_draws_follow_the_distribution),
         cmocka_unit_test(test_ties_at_the_cut_keep_the_lowest_ids),
         cmocka_unit_test(test_draw_is_a_function_of_seed_and_position),
