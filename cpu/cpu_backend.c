@@ -312,6 +312,10 @@ static const KvKernels *kv_kernels_for(CpuIsa isa) {
     }
 }
 
+const VectorKernels *cpu_vector_kernels(void) {
+    return kernels_for(cpu_isa_detect());
+}
+
 static Backend *cpu_free(Backend *backend) {
     if (!backend)
         return NULL;

@@ -32,3 +32,6 @@ bool cpu_isa_available(CpuIsa isa);
 
 /* -ENOTSUP: the forced one is not available here. */
 int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *why);
+
+/* The vector kernels a backend would pick here, for work on host memory. */
+const struct VectorKernels *cpu_vector_kernels(void);

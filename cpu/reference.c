@@ -99,6 +99,25 @@ static void values(float *out, const float *weights, const uint16_t *v, uint32_t
         }
 }
 
+static double log_sum_exp(const float *x, uint32_t n) {
+    double max = -INFINITY, sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        max = fmax(max, x[i]);
+    for (uint32_t i = 0; i < n; i++)
+        sum += exp(x[i] - max);
+    return log(sum) + max;
+}
+
+static double divergence(const float *p, double p_log_sum, const float *q, double q_log_sum,
+                         uint32_t n) {
+    double sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        sum += exp(p[i] - p_log_sum) * ((p[i] - p_log_sum) - (q[i] - q_log_sum));
+    return sum;
+}
+
 const VectorKernels reference_kernels = {
     .rmsnorm = rmsnorm,
     .gated = gated,
@@ -107,6 +126,8 @@ const VectorKernels reference_kernels = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .log_sum_exp = log_sum_exp,
+    .divergence = divergence,
 };
 
 /* attention by the definition */

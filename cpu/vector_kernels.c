@@ -256,6 +256,49 @@ static void values(float *out, const float *weights, const uint16_t *values_, ui
     }
 }
 
+/* Sums over SUM_BLOCK terms are f32, sums of sums are double. */
+#define SUM_BLOCK 1024
+
+static double log_sum_exp(const float *x, uint32_t n) {
+    float max = -INFINITY;
+    double total = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    for (uint32_t first = 0; first < n; first += SUM_BLOCK) {
+        uint32_t end = n - first < SUM_BLOCK ? n : first + SUM_BLOCK, i = first;
+        Vf sum = { 0 };
+
+        for (; i + V_LANES <= end; i += V_LANES)
+            sum += v_exp(v_load(x + i) - max);
+        for (; i < end; i++)
+            total += exp((double)x[i] - max);
+        total += v_sum(sum);
+    }
+    return log(total) + max;
+}
+
+static double divergence(const float *p, double p_log_sum, const float *q, double q_log_sum,
+                         uint32_t n) {
+    const float p_log = (float)p_log_sum, shift = (float)(p_log_sum - q_log_sum);
+    double total = 0;
+
+    for (uint32_t first = 0; first < n; first += SUM_BLOCK) {
+        uint32_t end = n - first < SUM_BLOCK ? n : first + SUM_BLOCK, i = first;
+        Vf sum = { 0 };
+
+        for (; i + V_LANES <= end; i += V_LANES) {
+            Vf a = v_load(p + i);
+
+            sum = v_fma(v_exp(a - p_log), a - v_load(q + i) - shift, sum);
+        }
+        for (; i < end; i++)
+            total += exp((double)p[i] - p_log_sum) * ((double)p[i] - q[i] - shift);
+        total += v_sum(sum);
+    }
+    return total;
+}
+
 const VectorKernels VECTOR_KERNELS = {
     .rmsnorm = rmsnorm,
     .gated = gated,
@@ -264,4 +307,6 @@ const VectorKernels VECTOR_KERNELS = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .log_sum_exp = log_sum_exp,
+    .divergence = divergence,
 };

@@ -38,6 +38,12 @@ typedef struct VectorKernels {
      */
     void (*values)(float *out, const float *weights, const uint16_t *values, uint32_t n_queries,
                    uint32_t head_dim, uint32_t low, uint32_t high);
+
+    /* log sum_i exp(x[i]) */
+    double (*log_sum_exp)(const float *x, uint32_t n);
+    /* Kullback-Leibler divergence of softmax(q) from softmax(p), in nats, given their log sums */
+    double (*divergence)(const float *p, double p_log_sum, const float *q, double q_log_sum,
+                         uint32_t n);
 } VectorKernels;
 
 extern const VectorKernels vector_kernels_baseline; /* 4 lanes: SSE2, NEON, or plain C */

@@ -324,6 +324,31 @@ static void row_kernels_agree_with_the_reference(void **state) {
     }
 }
 
+static void divergence_agrees_with_the_reference(void **state) {
+    Random r = random_start("divergence_agrees_with_the_reference");
+    enum { N = 3001 };
+    static float p[N], q[N];
+
+    (void)state;
+    random_normals(&r, p, N);
+    random_normals(&r, q, N);
+    for (uint32_t i = 0; i < N; i++) {
+        p[i] = 5 * p[i] - 40;
+        q[i] = p[i] + 0.01f * q[i];
+    }
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        const VectorKernels *fast = all_kernels[i];
+        double p_log = reference_kernels.log_sum_exp(p, N);
+        double q_log = reference_kernels.log_sum_exp(q, N);
+        double want = reference_kernels.divergence(p, p_log, q, q_log, N);
+
+        if (!cpu_isa_available(kernels_need[i]))
+            continue;
+        assert_true(fabs(fast->log_sum_exp(p, N) - p_log) < 1e-6);
+        assert_true(want > 1e-6 && fabs(fast->divergence(p, p_log, q, q_log, N) - want) < 3e-6);
+    }
+}
+
 static void rounding_to_bf16_keeps_nan_and_infinity(void **state) {
     const float in[] = { NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f, 1.01171875f, 1e-40f };
     const uint16_t want[] = { 0x7fc0, 0x7f80, 0xff80, 0x7f80, 0x3f80, 0x3f82, 0x0001 };
@@ -345,6 +370,7 @@ int main(void) {
         cmocka_unit_test(attention_agrees_with_the_definition),
         cmocka_unit_test(a_row_is_the_same_to_the_bit_for_every_chunking_and_batch),
         cmocka_unit_test(row_kernels_agree_with_the_reference),
+        cmocka_unit_test(divergence_agrees_with_the_reference),
         cmocka_unit_test(rounding_to_bf16_keeps_nan_and_infinity),
     };
 

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What people write after --kv: a uniform pair, or a plan by layer from a file.
+ *
+ *   bf16          both sides of every layer exact
+ *   k4v2          K at 4 bits, V at 2; each of 16, 8, 6, 4, 3, 2
+ *   plan:FILE     JSON: {"layers": [{"k": 4, "v": 2}, ...]}, one entry a layer
+ */
+
+#include "kvcache/kv_layout.h"
+#include "util/reason.h"
+
+/* -EINVAL with the words in `why`: a bad spec, or a plan that does not fit n_layers. */
+int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why);
