@@ -57,25 +57,41 @@ static void collect_eos(Engine *e) {
         e->eos[e->n_eos++] = eos;
 }
 
+static int make_store(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    const ModelConfig *config = checkpoint_config(o->checkpoint);
+    KvShape shape = { .geometry = decoder_kv_geometry(config),
+                      .n_pages = e->ledger.n_pages,
+                      .n_tails = e->ledger.n_tails };
+    ReserveArgs reserve = { .store = &e->store,
+                            .max_batched_tokens = o->max_batched_tokens,
+                            .n_heads = config->n_heads };
+    size_t scratch_bytes = 0;
+    int r;
+
+    r = kv_store_layout(&e->store, &shape);
+    assert(!r); /* the ledger has done the same */
+    r = o->ops->memory_new(o->backend, &e->store.base, e->store.size_bytes, "the KV cache", why);
+    if (!r)
+        r = o->ops->reserve(o->backend, &reserve, &scratch_bytes, why);
+    e->ledger.workspace_bytes += scratch_bytes;
+    return r;
+}
+
 static int make_cache(Engine *e, Reason *why) {
     const EngineOptions *o = &e->options;
     LedgerRequest request = { .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
                               .kv_memory_bytes = o->kv_memory_bytes,
                               .kv_tokens = o->kv_tokens,
                               .max_num_seqs = o->max_num_seqs };
-    KvShape shape = { .geometry = request.geometry };
     int r;
 
     r = ledger_plan(&e->ledger, &request, why);
     if (r)
         return r;
-    shape.n_pages = e->ledger.n_pages;
-    shape.n_tails = e->ledger.n_tails;
-    r = kv_store_layout(&e->store, &shape);
-    assert(!r); /* the ledger has done the same */
     e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
     e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
-    r = o->ops->memory_new(o->backend, &e->store.base, e->store.size_bytes, "the KV cache", why);
+    r = make_store(e, why);
     if (r)
         return r;
     r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails);
