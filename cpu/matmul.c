@@ -20,9 +20,8 @@
 #include <string.h>
 
 #define CHUNK_TOKENS 192 /* a multiple of every tile */
-#define TOKEN_CUT 24     /* likewise; the least that is worth cutting tokens for */
+#define CUT_TILES 4      /* the least that is worth cutting tokens for */
 #define TASK_BYTES (24u << 10)
-#define UNIT_GROUPS 2               /* rows are cut at multiples of this many groups: a tile */
 #define FIX_ALONE_VALUES (8u << 10) /* fewer activations are not worth waking the team for */
 #define FIX_TASK_VALUES (4u << 10)
 
@@ -39,13 +38,13 @@ struct Matmul {
 typedef struct Chunk {
     const Matmul *matmul;
     const MatmulArgs *args;
+    uint32_t i_token; /* the first */
     uint32_t n_cols;
-    uint32_t i_token, n_tokens;
-    uint32_t n_units;      /* of all parts */
-    uint32_t n_row_tasks;  /* the units are dealt evenly to these */
-    uint32_t n_token_cuts; /* times these */
-    uint32_t tokens_per_cut;
-    uint32_t tokens_per_fix;
+    FixedTiles tiles;
+    uint32_t tiles_per_fix; /* of a task that turns tokens to fixed point */
+    uint32_t n_groups;      /* of all parts' rows */
+    uint32_t n_row_tasks;   /* groups are dealt evenly to these, */
+    uint32_t n_token_cuts;  /* times these, to which tiles are */
 } Chunk;
 
 static const MatmulKernels *kernels_of(CpuIsa isa) {
@@ -87,8 +86,8 @@ int matmul_reserve(Matmul *matmul, uint32_t n_cols, Reason *why) {
     if (n_cols <= matmul->n_cols_max)
         return 0;
     /* Whole runs, so that both arrays are whole cache lines. */
-    size_t n_runs = ((size_t)n_cols - 1) / QUANT_COLS + 1;
-    size_t fixed_bytes = CHUNK_TOKENS * n_runs * QUANT_COLS * sizeof(int16_t);
+    size_t n_runs = ((size_t)n_cols - 1) / RUN_COLS + 1;
+    size_t fixed_bytes = CHUNK_TOKENS * n_runs * RUN_COLS * sizeof(int16_t);
     size_t scales_bytes = CHUNK_TOKENS * n_runs * sizeof(FixedScale);
     void *workspace = aligned_alloc(WEIGHT_ALIGN_BYTES, fixed_bytes + scales_bytes);
     if (!workspace)
@@ -118,68 +117,61 @@ static uint32_t divide_up(uint32_t a, uint32_t b) {
     return a / b + (a % b != 0);
 }
 
-/* Tokens i_task * tokens_per_fix on, to fixed point. */
+static const float *chunk_in(const Chunk *chunk) {
+    return floats_at(chunk->args->in) + (size_t)chunk->i_token * chunk->n_cols;
+}
+
 static void fix_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     (void)i_thread;
     const Chunk *chunk = arg;
-    const Matmul *matmul = chunk->matmul;
-    const float *in = floats_at(chunk->args->in) + (size_t)chunk->i_token * chunk->n_cols;
-    uint32_t end = min_u32((i_task + 1) * chunk->tokens_per_fix, chunk->n_tokens);
-    for (uint32_t i = i_task * chunk->tokens_per_fix; i < end; i++)
-        matmul->kernels->fix(matmul->fixed + (size_t)i * chunk->n_cols,
-                             matmul->scales + (size_t)i * (chunk->n_cols / QUANT_COLS),
-                             in + (size_t)i * chunk->n_cols, chunk->n_cols);
+    uint32_t begin = i_task * chunk->tiles_per_fix;
+    uint32_t end = min_u32(begin + chunk->tiles_per_fix, chunk->tiles.n_tiles);
+    for (uint32_t i = begin; i < end; i++)
+        chunk->matmul->kernels->fix(&chunk->tiles, i, chunk_in(chunk), chunk->n_cols);
 }
 
+/* The chunk's tokens to fixed point. */
 static void chunk_fix(Chunk *chunk) {
-    bool alone = (size_t)chunk->n_tokens * chunk->n_cols < FIX_ALONE_VALUES;
-    chunk->tokens_per_fix = alone ? chunk->n_tokens : max_u32(1, FIX_TASK_VALUES / chunk->n_cols);
-    team_run(chunk->matmul->team, fix_task, chunk,
-             divide_up(chunk->n_tokens, chunk->tokens_per_fix));
+    const FixedTiles *tiles = &chunk->tiles;
+    size_t n_values = (size_t)tiles->n_tokens * chunk->n_cols;
+    size_t n_tasks = n_values < FIX_ALONE_VALUES ? 1 : n_values / FIX_TASK_VALUES;
+    chunk->tiles_per_fix = divide_up(tiles->n_tiles, min_u32((uint32_t)n_tasks, tiles->n_tiles));
+    team_run(chunk->matmul->team, fix_task, chunk, divide_up(tiles->n_tiles, chunk->tiles_per_fix));
 }
 
-static uint32_t part_units(const MatmulPart *part) {
-    return divide_up(part->weight->n_groups, UNIT_GROUPS);
-}
-
-/* Units unit_begin .. unit_end - 1 of one part, for some of the chunk's tokens. */
-static void part_product(const Chunk *chunk, const MatmulPart *part, uint32_t unit_begin,
-                         uint32_t unit_end, uint32_t token_begin, uint32_t token_end) {
-    const Matmul *matmul = chunk->matmul;
-    const Weight *weight = part->weight;
-    ProductArgs args = {
-        .weight = weight,
-        .in = floats_at(chunk->args->in) + (size_t)chunk->i_token * weight->n_cols,
-        .fixed = matmul->fixed,
-        .scales = matmul->scales,
-        .bias = part->bias ? floats_at(part->bias) : NULL,
-        .out = (float *)(uintptr_t)part->out + (size_t)chunk->i_token * weight->n_rows,
-        .accumulate = part->accumulate,
-        .group_begin = unit_begin * UNIT_GROUPS,
-        .group_end = min_u32(unit_end * UNIT_GROUPS, weight->n_groups),
-        .token_begin = token_begin,
-        .token_end = token_end,
-    };
-    matmul->kernels->product[weight->format](&args);
+/* Share i of n, when `total` is dealt evenly: where it begins, and where share i - 1 ended. */
+static uint32_t share_begin(uint32_t total, uint32_t i, uint32_t n) {
+    return (uint32_t)((uint64_t)total * i / n);
 }
 
 static void product_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     (void)i_thread;
     const Chunk *chunk = arg;
+    const Matmul *matmul = chunk->matmul;
     uint32_t i_row_task = i_task / chunk->n_token_cuts, i_cut = i_task % chunk->n_token_cuts;
-    uint32_t begin = (uint32_t)((uint64_t)chunk->n_units * i_row_task / chunk->n_row_tasks);
-    uint32_t end = (uint32_t)((uint64_t)chunk->n_units * (i_row_task + 1) / chunk->n_row_tasks);
-    uint32_t token_begin = i_cut * chunk->tokens_per_cut;
-    uint32_t token_end = min_u32(token_begin + chunk->tokens_per_cut, chunk->n_tokens);
+    uint32_t begin = share_begin(chunk->n_groups, i_row_task, chunk->n_row_tasks);
+    uint32_t end = share_begin(chunk->n_groups, i_row_task + 1, chunk->n_row_tasks);
 
-    uint32_t part_begin = 0;
-    for (uint32_t i = 0; i < chunk->args->n_parts; i++) {
+    uint32_t part_begin = 0, part_end;
+    for (uint32_t i = 0; i < chunk->args->n_parts; i++, part_begin = part_end) {
         const MatmulPart *part = &chunk->args->parts[i];
-        uint32_t part_end = part_begin + part_units(part);
-        if (begin < part_end && end > part_begin)
-            part_product(chunk, part, max_u32(begin, part_begin) - part_begin,
-                         min_u32(end, part_end) - part_begin, token_begin, token_end);
-        part_begin = part_end;
+        const Weight *weight = part->weight;
+        part_end = part_begin + weight->n_groups;
+        if (begin >= part_end || end <= part_begin)
+            continue;
+        ProductArgs args = {
+            .weight = weight,
+            .tiles = &chunk->tiles,
+            .in = chunk_in(chunk),
+            .bias = part->bias ? floats_at(part->bias) : NULL,
+            .out = (float *)(uintptr_t)part->out + (size_t)chunk->i_token * weight->n_rows,
+            .accumulate = part->accumulate,
+            .group_begin = max_u32(begin, part_begin) - part_begin,
+            .group_end = min_u32(end, part_end) - part_begin,
+            .tile_begin = share_begin(chunk->tiles.n_tiles, i_cut, chunk->n_token_cuts),
+            .tile_end = share_begin(chunk->tiles.n_tiles, i_cut + 1, chunk->n_token_cuts),
+        };
+        matmul->kernels->product[weight->format](&args);
     }
 }
 
@@ -188,21 +180,17 @@ static void chunk_cut(Chunk *chunk) {
     uint32_t n_threads = team_threads(chunk->matmul->team);
     size_t weights_bytes = 0;
     for (uint32_t i = 0; i < chunk->args->n_parts; i++) {
-        chunk->n_units += part_units(&chunk->args->parts[i]);
+        chunk->n_groups += chunk->args->parts[i].weight->n_groups;
         weights_bytes += chunk->args->parts[i].weight->data_bytes;
     }
-    size_t tasks_wanted = weights_bytes / TASK_BYTES / n_threads * n_threads;
-    if (tasks_wanted < n_threads)
-        tasks_wanted = n_threads;
-    chunk->n_row_tasks = tasks_wanted < chunk->n_units ? (uint32_t)tasks_wanted : chunk->n_units;
-
+    size_t n_tasks = weights_bytes / TASK_BYTES / n_threads * n_threads;
+    if (n_tasks < n_threads)
+        n_tasks = n_threads;
+    chunk->n_row_tasks = n_tasks < chunk->n_groups ? (uint32_t)n_tasks : chunk->n_groups;
     chunk->n_token_cuts = 1;
     if (chunk->n_row_tasks < 2 * n_threads)
         chunk->n_token_cuts = min_u32(divide_up(2 * n_threads, chunk->n_row_tasks),
-                                      divide_up(chunk->n_tokens, TOKEN_CUT));
-    chunk->tokens_per_cut =
-        divide_up(divide_up(chunk->n_tokens, chunk->n_token_cuts), TOKEN_CUT) * TOKEN_CUT;
-    chunk->n_token_cuts = divide_up(chunk->n_tokens, chunk->tokens_per_cut);
+                                      divide_up(chunk->tiles.n_tiles, CUT_TILES));
 }
 
 int matmul_run(Matmul *matmul, const MatmulArgs *args) {
@@ -219,12 +207,18 @@ int matmul_run(Matmul *matmul, const MatmulArgs *args) {
         return -EINVAL;
 
     for (uint32_t i = 0; i < args->n_tokens; i += CHUNK_TOKENS) {
+        uint32_t n_tokens = min_u32(CHUNK_TOKENS, args->n_tokens - i);
         Chunk chunk = {
             .matmul = matmul,
             .args = args,
-            .n_cols = n_cols,
             .i_token = i,
-            .n_tokens = min_u32(CHUNK_TOKENS, args->n_tokens - i),
+            .n_cols = n_cols,
+            .tiles = {
+                .n_tokens = n_tokens,
+                .n_tiles = divide_up(n_tokens, matmul->kernels->tile_tokens_max),
+                .fixed = matmul->fixed,
+                .scales = matmul->scales,
+            },
         };
         chunk_cut(&chunk);
         if (any_block)

@@ -18,8 +18,6 @@
 
 #include <assert.h>
 
-#define VECTORS_PER_GROUP (GROUP_ROWS / V_LANES)
-
 #if defined(__AVX512F__)
 #define TILE_VECTORS 2
 #define TILE_TOKENS 6
@@ -28,31 +26,40 @@
 #define TILE_TOKENS 3
 #endif
 
-/* One tile's operands. A vector that the last tile lacks repeats another and is not stored. */
+/* One tile's operands; the vectors are those from `lane` on, of one group. */
 typedef struct Tile {
-    const uint8_t *header[TILE_VECTORS]; /* of the group, at the vector's lanes of 16 bits */
-    const uint8_t *quants[TILE_VECTORS]; /* of the group, at the vector's lanes of 32 bits */
-    uint32_t lane[TILE_VECTORS];         /* of the group: the vector's first */
+    const uint8_t *group;
+    uint32_t lane;
     uint32_t n_cols;
-    const float *in;
-    const int16_t *fixed;
-    const FixedScale *scales;
+    const float *in;          /* [tokens, n_cols] */
+    const int16_t *fixed;     /* [n_cols / 32][tokens][32] */
+    const FixedScale *scales; /* [n_cols / 32][tokens] */
 } Tile;
 
 typedef Vf TileSums[TILE_TOKENS][TILE_VECTORS];
 
-/* The stored q of pair p of a run of 32 columns, both columns as signed 16-bit numbers. */
+/* A few hundred nanoseconds ahead of use. The processor's own prefetcher stops at the ends of pages
+ * and of tasks; this is worth a fifth of the speed of decoding. */
+#define PREFETCH_BYTES 4096
+
+V_INLINE void prefetch(const uint8_t *now, size_t size_bytes) {
+#pragma GCC unroll 32
+    for (size_t i = 0; i < size_bytes; i += 64)
+        __builtin_prefetch(now + PREFETCH_BYTES + i);
+}
+
+/* The stored q of pair p of a run, both columns as signed 16-bit numbers. */
 V_INLINE Vi quant_pair(WeightFormat format, const uint8_t *run, uint32_t p) {
-    uint32_t per_vector = 16 / format_low_bits(format), shift = p % per_vector;
-    Vi low = vi_load(run + p / per_vector * PLANE_VECTOR_BYTES);
+    uint32_t per_slice = 16 / format_low_bits(format), shift = p % per_slice;
+    Vi low = vi_load(run + p / per_slice * SLICE_BYTES);
     if (format == WEIGHT_Q8_0)
         return shift == 0 ? (Vi)((Vs)low << 8 >> 8) : (Vi)((Vs)low >> 8);
 
     low = shift == 3 ? (Vi)((Vus)low >> 12) : (Vi)((Vus)low >> (4 * shift)) & vi_set1(0x000f000f);
     uint32_t high_bits = format_high_bits(format);
     if (high_bits) {
-        uint32_t high_per_vector = 16 / high_bits, high_shift = high_bits * (p % high_per_vector);
-        Vi high = vi_load(run + plane_bytes(4) + p / high_per_vector * PLANE_VECTOR_BYTES);
+        uint32_t high_per_slice = 16 / high_bits, high_shift = high_bits * (p % high_per_slice);
+        Vi high = vi_load(run + plane_bytes(4) + p / high_per_slice * SLICE_BYTES);
         high = high_shift < 4 ? (Vi)((Vus)high << (4 - high_shift))
                               : (Vi)((Vus)high >> (high_shift - 4));
         low = vi_merge(low, high, vi_set1(high_bits == 1 ? 0x00100010 : 0x00300030));
@@ -61,31 +68,28 @@ V_INLINE Vi quant_pair(WeightFormat format, const uint8_t *run, uint32_t p) {
     return zero ? (Vi)((Vs)low - (Vs)vi_set1(zero * 0x10001)) : low;
 }
 
-V_INLINE Vf tile_scale(WeightFormat format, const Tile *tile, uint32_t v, uint32_t i_quant,
-                       uint32_t i_half) {
-    const uint8_t *block = header_block(format, tile->header[v], i_quant);
-    Vf d = v_load_f16(block + tile->lane[v] * 2);
+/* Of the V_LANES rows from `lane` on; i_part counts the scales of a k format's block. */
+V_INLINE Vf block_scale(WeightFormat format, const uint8_t *block, uint32_t i_part, uint32_t lane) {
+    Vf d = v_load_f16(block + 2 * lane);
     if (!format_is_k(format))
         return d;
-    const uint8_t *scales = block_scales(format, block, i_quant, i_half) + tile->lane[v];
-    return d * (format == WEIGHT_Q6_K ? v_load_s8(scales) : v_load_u8(scales));
+    const uint8_t *part = block + header_part(format, i_part) + lane;
+    return d * (format == WEIGHT_Q6_K ? v_load_s8(part) : v_load_u8(part));
 }
 
-V_INLINE Vf tile_min(WeightFormat format, const Tile *tile, uint32_t v, uint32_t i_quant) {
-    const uint8_t *block = header_block(format, tile->header[v], i_quant);
-    Vf min = v_load_f16(block + 32 + tile->lane[v] * 2);
+V_INLINE Vf block_min(WeightFormat format, const uint8_t *block, uint32_t i_part, uint32_t lane) {
+    Vf min = v_load_f16(block + HEADER_MIN + 2 * lane);
     if (!format_is_k(format))
         return min;
-    const uint8_t *mins = block_scales(format, block, i_quant, 0) + GROUP_ROWS + tile->lane[v];
-    return -(min * v_load_u8(mins));
+    return -(min * v_load_u8(block + header_part(format, i_part) + GROUP_ROWS + lane));
 }
 
-/* Columns that share a scale: pairs pair_begin .. + n_pairs of run i_quant. */
-V_INLINE void tile_add_run(WeightFormat format, uint32_t n_tokens, const Tile *tile, TileSums sums,
-                           uint32_t i_quant, uint32_t i_half) {
+/* What the columns of one scale add: part i_part of run i_run of a block. x: the tokens' run. */
+V_INLINE void tile_add_part(WeightFormat format, uint32_t n_tokens, const uint8_t *block,
+                            uint32_t lane, uint32_t i_run, uint32_t i_part, const int16_t *x,
+                            const FixedScale *x_scales, TileSums sums) {
     const uint32_t n_pairs = format_scale_cols(format) / 2;
-    const uint32_t n_runs = tile->n_cols / QUANT_COLS;
-    const int16_t *fixed = tile->fixed + (size_t)i_quant * QUANT_COLS;
+    const uint8_t *run = block + format_header_bytes(format) + i_run * format_run_bytes(format);
     Vi dots[TILE_TOKENS][TILE_VECTORS];
 #pragma GCC unroll 8
     for (uint32_t t = 0; t < n_tokens; t++)
@@ -95,40 +99,53 @@ V_INLINE void tile_add_run(WeightFormat format, uint32_t n_tokens, const Tile *t
 
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < n_pairs; i++) {
-        uint32_t p = i_half * n_pairs + i;
+        uint32_t p = i_part * n_pairs + i;
         Vi q[TILE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            q[v] = quant_pair(format, tile->quants[v] + i_quant * format_quant_bytes(format), p);
+            q[v] = quant_pair(format, run + 4 * (lane + v * V_LANES), p);
 #pragma GCC unroll 8
         for (uint32_t t = 0; t < n_tokens; t++) {
-            Vi x = vi_set1_pair(fixed + (size_t)t * tile->n_cols + 2 * p);
+            Vi pair = vi_set1_pair(x + t * RUN_COLS + 2 * p);
 #pragma GCC unroll 8
             for (uint32_t v = 0; v < TILE_VECTORS; v++)
-                dots[t][v] = vi_dot_pairs(dots[t][v], q[v], x);
+                dots[t][v] = vi_dot_pairs(dots[t][v], q[v], pair);
         }
     }
 
+    uint32_t i_scale = i_run * (RUN_COLS / format_scale_cols(format)) + i_part;
 #pragma GCC unroll 8
     for (uint32_t v = 0; v < TILE_VECTORS; v++) {
-        Vf scale = tile_scale(format, tile, v, i_quant, i_half);
-        Vf min = format_has_min(format) ? tile_min(format, tile, v, i_quant) : (Vf){ 0 };
+        Vf scale = block_scale(format, block, i_scale, lane + v * V_LANES);
+        Vf min = format_has_min(format) ? block_min(format, block, i_scale, lane + v * V_LANES)
+                                        : (Vf){ 0 };
 #pragma GCC unroll 8
         for (uint32_t t = 0; t < n_tokens; t++) {
-            const FixedScale *x = &tile->scales[(size_t)t * n_runs + i_quant];
-            sums[t][v] = v_fma(scale * x->scale, v_from_i32(dots[t][v]), sums[t][v]);
+            sums[t][v] = v_fma(scale * x_scales[t].scale, v_from_i32(dots[t][v]), sums[t][v]);
             if (format_has_min(format))
-                sums[t][v] = v_fma(min, v_set1(x->sum), sums[t][v]);
+                sums[t][v] = v_fma(min, v_set1(x_scales[t].sum), sums[t][v]);
         }
     }
 }
 
 V_INLINE void tile_sum_blocks(WeightFormat format, uint32_t n_tokens, const Tile *tile,
                               TileSums sums) {
-    for (uint32_t i = 0; i < tile->n_cols / QUANT_COLS; i++) {
-        tile_add_run(format, n_tokens, tile, sums, i, 0);
-        if (format_scale_cols(format) < QUANT_COLS)
-            tile_add_run(format, n_tokens, tile, sums, i, 1);
+    const uint32_t block_runs = format_block_runs(format);
+    const uint8_t *block = tile->group;
+    const int16_t *x = tile->fixed;
+    const FixedScale *x_scales = tile->scales;
+    for (uint32_t n = tile->n_cols / (block_runs * RUN_COLS); n > 0; n--) {
+#pragma GCC unroll 1
+        for (uint32_t i = 0; i < block_runs; i++) {
+            prefetch(block + format_header_bytes(format) + i * format_run_bytes(format),
+                     format_run_bytes(format) + format_header_bytes(format) / block_runs);
+            tile_add_part(format, n_tokens, block, tile->lane, i, 0, x, x_scales, sums);
+            if (format_scale_cols(format) < RUN_COLS)
+                tile_add_part(format, n_tokens, block, tile->lane, i, 1, x, x_scales, sums);
+            x += n_tokens * RUN_COLS;
+            x_scales += n_tokens;
+        }
+        block += format_block_bytes(format);
     }
 }
 
@@ -142,12 +159,14 @@ V_INLINE Vf load_plain(WeightFormat format, const uint8_t *p) {
 V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile *tile,
                              TileSums sums) {
     const uint32_t value_bytes = format == WEIGHT_F32 ? 4 : 2;
+    const uint8_t *weights = tile->group + tile->lane * value_bytes;
 #pragma GCC unroll 2
     for (uint32_t i = 0; i < tile->n_cols; i++) {
+        prefetch(weights, GROUP_ROWS * value_bytes);
         Vf w[TILE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            w[v] = load_plain(format, tile->quants[v] + (size_t)i * GROUP_ROWS * value_bytes);
+            w[v] = load_plain(format, weights + v * V_LANES * value_bytes);
 #pragma GCC unroll 8
         for (uint32_t t = 0; t < n_tokens; t++) {
             Vf x = v_set1(tile->in[(size_t)t * tile->n_cols + i]);
@@ -155,6 +174,7 @@ V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile 
             for (uint32_t v = 0; v < TILE_VECTORS; v++)
                 sums[t][v] = v_fma(w[v], x, sums[t][v]);
         }
+        weights += GROUP_ROWS * value_bytes;
     }
 }
 
@@ -175,13 +195,19 @@ V_INLINE void sums_store(const ProductArgs *args, Vf sums, uint32_t token, uint3
     }
 }
 
-/* Vectors first .. first + TILE_VECTORS - 1 of the weight, tokens token .. + n_tokens - 1. */
-V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs *args, Tile *tile,
-                       uint32_t vector, uint32_t vector_end, uint32_t token) {
-    tile->in = args->in + (size_t)token * tile->n_cols;
-    tile->fixed = args->fixed + (size_t)token * tile->n_cols;
-    tile->scales = args->scales + (size_t)token * (tile->n_cols / QUANT_COLS);
-
+/* Rows from `row` on, a tile's width, times the n_tokens tokens from `token` on. */
+V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs *args,
+                       uint32_t row, uint32_t token) {
+    const Weight *weight = args->weight;
+    const FixedTiles *tiles = args->tiles;
+    Tile tile = {
+        .group = weight->data + row / GROUP_ROWS * weight->group_bytes,
+        .lane = row % GROUP_ROWS,
+        .n_cols = weight->n_cols,
+        .in = args->in + (size_t)token * weight->n_cols,
+        .fixed = tiles->fixed + (size_t)token * weight->n_cols,
+        .scales = tiles->scales + (size_t)token * (weight->n_cols / RUN_COLS),
+    };
     TileSums sums;
 #pragma GCC unroll 8
     for (uint32_t t = 0; t < n_tokens; t++)
@@ -189,48 +215,40 @@ V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
             sums[t][v] = (Vf){ 0 };
     if (format_is_block(format))
-        tile_sum_blocks(format, n_tokens, tile, sums);
+        tile_sum_blocks(format, n_tokens, &tile, sums);
     else
-        tile_sum_plain(format, n_tokens, tile, sums);
+        tile_sum_plain(format, n_tokens, &tile, sums);
 #pragma GCC unroll 8
     for (uint32_t t = 0; t < n_tokens; t++)
 #pragma GCC unroll 8
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            if (vector + v < vector_end && (vector + v) * V_LANES < args->weight->n_rows)
-                sums_store(args, sums[t][v], token + t, (vector + v) * V_LANES);
+            if (row + v * V_LANES < weight->n_rows)
+                sums_store(args, sums[t][v], token + t, row + v * V_LANES);
 }
 
+#define TILE_CASE(_n)                           \
+    case _n:                                    \
+        tile_run(format, _n, args, row, token); \
+        break
+
+/* Rows outside, tokens inside: a tile's weights come from memory once and stay close. */
 V_INLINE void product(WeightFormat format, const ProductArgs *args) {
-    const Weight *weight = args->weight;
-    uint32_t vector_end = args->group_end * VECTORS_PER_GROUP;
-    uint32_t lane_bytes = format == WEIGHT_F16 || format == WEIGHT_BF16 ? 2 : 4;
-    for (uint32_t vector = args->group_begin * VECTORS_PER_GROUP; vector < vector_end;
-         vector += TILE_VECTORS) {
-        Tile tile = { .n_cols = weight->n_cols };
-        for (uint32_t v = 0; v < TILE_VECTORS; v++) {
-            uint32_t at = vector + v < vector_end ? vector + v : vector;
-            const uint8_t *group = weight->data + at / VECTORS_PER_GROUP * weight->group_bytes;
-            tile.lane[v] = at % VECTORS_PER_GROUP * V_LANES;
-            tile.header[v] = group;
-            tile.quants[v] = group + weight->header_bytes + tile.lane[v] * lane_bytes;
-        }
-        for (uint32_t token = args->token_begin; token < args->token_end;) {
-            uint32_t left = args->token_end - token;
-            if (TILE_TOKENS >= 6 && left >= 6) {
-                tile_run(format, 6, args, &tile, vector, vector_end, token);
-                token += 6;
-            } else if (TILE_TOKENS >= 4 && left >= 4) {
-                tile_run(format, 4, args, &tile, vector, vector_end, token);
-                token += 4;
-            } else if (TILE_TOKENS == 3 && left >= 3) {
-                tile_run(format, 3, args, &tile, vector, vector_end, token);
-                token += 3;
-            } else if (left >= 2) {
-                tile_run(format, 2, args, &tile, vector, vector_end, token);
-                token += 2;
-            } else {
-                tile_run(format, 1, args, &tile, vector, vector_end, token);
-                token += 1;
+    uint32_t row_end = args->group_end * GROUP_ROWS;
+    for (uint32_t row = args->group_begin * GROUP_ROWS; row < row_end;
+         row += TILE_VECTORS * V_LANES) {
+        for (uint32_t i = args->tile_begin; i < args->tile_end; i++) {
+            uint32_t token = tile_token(args->tiles, i);
+            switch (tile_token(args->tiles, i + 1) - token) {
+                TILE_CASE(1);
+                TILE_CASE(2);
+                TILE_CASE(3);
+#if TILE_TOKENS > 3
+                TILE_CASE(4);
+                TILE_CASE(5);
+                TILE_CASE(6);
+#endif
+            default:
+                assert(false);
             }
         }
     }
@@ -255,9 +273,9 @@ PRODUCT_DEFINE(q6_k, WEIGHT_Q6_K)
 
 #define FIX_AMAX_MIN 0x1p-100f /* below, a scale or its reciprocal would leave f32's range */
 
-static void fix_block(int16_t *fixed, FixedScale *scale, const float *in) {
+static void fix_run(int16_t *fixed, FixedScale *scale, const float *in) {
     Vi max_bits = { 0 }, sum = { 0 };
-    for (uint32_t i = 0; i < QUANT_COLS; i += V_LANES) {
+    for (uint32_t i = 0; i < RUN_COLS; i += V_LANES) {
         Vi bits = (Vi)v_load(in + i) & 0x7fffffff;
         max_bits = (Vi)v_select(bits > max_bits, (Vf)bits, (Vf)max_bits);
     }
@@ -268,12 +286,12 @@ static void fix_block(int16_t *fixed, FixedScale *scale, const float *in) {
     /* As integers, NaN and infinities are the largest. */
     if (amax_bits >= 0x7f800000 || amax < FIX_AMAX_MIN) {
         float x = amax < FIX_AMAX_MIN ? 0 : __builtin_nanf("");
-        memset(fixed, 0, QUANT_COLS * sizeof(*fixed));
+        memset(fixed, 0, RUN_COLS * sizeof(*fixed));
         *scale = (FixedScale){ .scale = x, .sum = x };
         return;
     }
     float inverse = 32767 / amax;
-    for (uint32_t i = 0; i < QUANT_COLS; i += V_LANES) {
+    for (uint32_t i = 0; i < RUN_COLS; i += V_LANES) {
         Vi q = v_to_i32(v_load(in + i) * inverse);
         Vsh narrow = __builtin_convertvector(q, Vsh);
         memcpy(fixed + i, &narrow, sizeof(narrow));
@@ -283,12 +301,20 @@ static void fix_block(int16_t *fixed, FixedScale *scale, const float *in) {
     scale->sum = scale->scale * (float)vi_sum_lanes(sum);
 }
 
-static void fix(int16_t *fixed, FixedScale *scales, const float *in, uint32_t n_cols) {
-    for (uint32_t i = 0; i < n_cols / QUANT_COLS; i++)
-        fix_block(fixed + (size_t)i * QUANT_COLS, &scales[i], in + (size_t)i * QUANT_COLS);
+static void fix(const FixedTiles *tiles, uint32_t i_tile, const float *in, uint32_t n_cols) {
+    uint32_t token = tile_token(tiles, i_tile);
+    uint32_t n_tokens = tile_token(tiles, i_tile + 1) - token, n_runs = n_cols / RUN_COLS;
+    int16_t *fixed = tiles->fixed + (size_t)token * n_cols;
+    FixedScale *scales = tiles->scales + (size_t)token * n_runs;
+    in += (size_t)token * n_cols;
+    for (uint32_t i = 0; i < n_runs; i++)
+        for (uint32_t t = 0; t < n_tokens; t++)
+            fix_run(fixed + ((size_t)i * n_tokens + t) * RUN_COLS, &scales[i * n_tokens + t],
+                    in + (size_t)t * n_cols + (size_t)i * RUN_COLS);
 }
 
 const MatmulKernels MATMUL_KERNELS = {
+    .tile_tokens_max = TILE_TOKENS,
     .fix = fix,
     .product = {
         [WEIGHT_F32] = product_f32,

@@ -15,22 +15,38 @@ typedef struct FixedScale {
     float sum; /* scale * (sum of q): what a weight's min is multiplied by */
 } FixedScale;
 
-/* A range of rows times a range of tokens. Block formats read fixed and scales, others read in. */
+/*
+ * Tokens in fixed point, arranged for the tiles that will read them: n_tokens are dealt evenly to
+ * n_tiles; the tile that begins at token t lies at index t * n_cols of `fixed` and is
+ * [n_cols / 32][tokens of the tile][32], and at index t * n_cols / 32 of `scales`, likewise.
+ */
+typedef struct FixedTiles {
+    uint32_t n_tokens, n_tiles;
+    int16_t *fixed;
+    FixedScale *scales;
+} FixedTiles;
+
+/* The first token of a tile; of tile n_tiles, n_tokens. */
+static inline uint32_t tile_token(const FixedTiles *tiles, uint32_t i_tile) {
+    return (uint32_t)((uint64_t)tiles->n_tokens * i_tile / tiles->n_tiles);
+}
+
+/* A range of rows times a range of token tiles. Block formats read `tiles`, others `in`. */
 typedef struct ProductArgs {
     const Weight *weight;
-    const float *in;          /* [.., n_cols] */
-    const int16_t *fixed;     /* [.., n_cols] */
-    const FixedScale *scales; /* [.., n_cols / 32] */
-    const float *bias;        /* [n_rows] or NULL */
-    float *out;               /* [.., n_rows] */
+    const FixedTiles *tiles;
+    const float *in;   /* [n_tokens, n_cols] */
+    const float *bias; /* [n_rows] or NULL */
+    float *out;        /* [n_tokens, n_rows] */
     bool accumulate;
-    uint32_t group_begin, group_end; /* of 16 rows */
-    uint32_t token_begin, token_end; /* rows of in, fixed, scales, out */
+    uint32_t group_begin, group_end; /* of rows */
+    uint32_t tile_begin, tile_end;
 } ProductArgs;
 
 typedef struct MatmulKernels {
-    /* One row of n_cols (a multiple of 32) activations to fixed point. */
-    void (*fix)(int16_t *fixed, FixedScale *scales, const float *in, uint32_t n_cols);
+    uint32_t tile_tokens_max;
+    /* Fills tile i_tile from in [n_tokens, n_cols], n_cols a multiple of 32. */
+    void (*fix)(const FixedTiles *tiles, uint32_t i_tile, const float *in, uint32_t n_cols);
     void (*product[WEIGHT_FORMATS])(const ProductArgs *args);
 } MatmulKernels;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Packs a matrix into groups of 16 rows (cpu/weight_layout.h) and reads single rows back.
+ * Packs a matrix into groups of 32 rows (cpu/weight_layout.h) and reads single rows back.
  *
  * Every block format passes through BlockValues, a block spelled out: one reader a format, one
  * writer for all. Rows may come in another order than they are stored (row_order).
@@ -17,11 +17,11 @@
 #include <string.h>
 
 #define BLOCK_VALUES_MAX 256
-#define GROUPS_PER_TASK 16
+#define GROUPS_PER_TASK 8
 
 typedef struct BlockValues {
     uint16_t d, min;                  /* f16: d and m, or d and dmin */
-    uint8_t scales[16], mins[8];      /* of a k format's parts; q6_k's scales are signed */
+    uint8_t scales[16], mins[16];     /* of a k format's parts; q6_k's scales are signed */
     uint8_t quants[BLOCK_VALUES_MAX]; /* q as stored */
 } BlockValues;
 
@@ -122,13 +122,13 @@ static void block_read(WeightFormat format, BlockValues *b, const uint8_t *src) 
     }
 }
 
-/* The field of (lane, column of 32) in a plane: a 16-bit word and the shift within it. */
+/* The field of (lane, column) in a plane: a 16-bit word and the shift within it. */
 static uint16_t *plane_word(uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column,
                             uint32_t *shiftp) {
-    uint32_t pair = column / 2, pairs_per_vector = 16 / bits;
-    uint8_t *vector = plane + pair / pairs_per_vector * PLANE_VECTOR_BYTES;
-    *shiftp = pair % pairs_per_vector * bits;
-    return (uint16_t *)(void *)vector + lane * 2 + column % 2;
+    uint32_t pair = column / 2, pairs_per_slice = 16 / bits;
+    uint8_t *slice = plane + pair / pairs_per_slice * SLICE_BYTES;
+    *shiftp = pair % pairs_per_slice * bits;
+    return (uint16_t *)(void *)slice + lane * 2 + column % 2;
 }
 
 static void plane_put(uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column, uint8_t q) {
@@ -143,38 +143,38 @@ static uint32_t plane_get(const uint8_t *plane, uint32_t bits, uint32_t lane, ui
     return *word >> shift & ((1u << bits) - 1);
 }
 
-static void quant_put(WeightFormat format, uint8_t *quants, uint32_t lane, uint32_t column,
+/* column: of the block. */
+static void quant_put(WeightFormat format, uint8_t *block, uint32_t lane, uint32_t column,
                       uint8_t q) {
     uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
-    uint8_t *run = quants + column / QUANT_COLS * format_quant_bytes(format);
-    plane_put(run, low_bits, lane, column % QUANT_COLS, q);
+    uint8_t *run =
+        block + format_header_bytes(format) + column / RUN_COLS * format_run_bytes(format);
+    plane_put(run, low_bits, lane, column % RUN_COLS, q);
     if (high_bits)
-        plane_put(run + plane_bytes(low_bits), high_bits, lane, column % QUANT_COLS, q >> low_bits);
+        plane_put(run + plane_bytes(low_bits), high_bits, lane, column % RUN_COLS, q >> low_bits);
 }
 
-static int32_t quant_get(WeightFormat format, const uint8_t *quants, uint32_t lane,
+static int32_t quant_get(WeightFormat format, const uint8_t *block, uint32_t lane,
                          uint32_t column) {
     uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
-    const uint8_t *run = quants + column / QUANT_COLS * format_quant_bytes(format);
-    uint32_t q = plane_get(run, low_bits, lane, column % QUANT_COLS);
+    const uint8_t *run =
+        block + format_header_bytes(format) + column / RUN_COLS * format_run_bytes(format);
+    uint32_t q = plane_get(run, low_bits, lane, column % RUN_COLS);
     if (high_bits)
-        q |= plane_get(run + plane_bytes(low_bits), high_bits, lane, column % QUANT_COLS)
-             << low_bits;
+        q |= plane_get(run + plane_bytes(low_bits), high_bits, lane, column % RUN_COLS) << low_bits;
     return format == WEIGHT_Q8_0 ? (int8_t)q : (int32_t)q - format_zero(format);
 }
 
-static void header_put(WeightFormat format, uint8_t *header, uint32_t lane, const BlockValues *b) {
-    memcpy(header + lane * 2, &b->d, 2);
+static void header_put(WeightFormat format, uint8_t *block, uint32_t lane, const BlockValues *b) {
+    memcpy(block + lane * 2, &b->d, 2);
     if (format_has_min(format))
-        memcpy(header + 32 + lane * 2, &b->min, 2);
-    if (format == WEIGHT_Q6_K) {
-        for (uint32_t i = 0; i < 16; i++)
-            header[32 + i * GROUP_ROWS + lane] = b->scales[i];
-    } else if (format_is_k(format)) {
-        for (uint32_t i = 0; i < 8; i++) {
-            header[64 + 2 * i * GROUP_ROWS + lane] = b->scales[i];
-            header[64 + (2 * i + 1) * GROUP_ROWS + lane] = b->mins[i];
-        }
+        memcpy(block + HEADER_MIN + lane * 2, &b->min, 2);
+    if (!format_is_k(format))
+        return;
+    for (uint32_t i = 0; i < 256 / format_scale_cols(format); i++) {
+        block[header_part(format, i) + lane] = b->scales[i];
+        if (format_has_min(format))
+            block[header_part(format, i) + GROUP_ROWS + lane] = b->mins[i];
     }
 }
 
@@ -182,13 +182,13 @@ static void pack_block_row(const Weight *weight, uint8_t *group, uint32_t lane,
                            const uint8_t *row) {
     WeightFormat format = weight->format;
     const WeightFormatInfo *info = &weight_formats[format];
-    BlockValues block = { 0 };
+    BlockValues values = { 0 };
     for (uint32_t i = 0; i < weight->n_cols / info->block_values; i++) {
-        block_read(format, &block, row + (size_t)i * info->block_bytes);
-        header_put(format, group + i * format_header_bytes(format), lane, &block);
+        uint8_t *block = group + i * format_block_bytes(format);
+        block_read(format, &values, row + (size_t)i * info->block_bytes);
+        header_put(format, block, lane, &values);
         for (uint32_t j = 0; j < info->block_values; j++)
-            quant_put(format, group + weight->header_bytes, lane, i * info->block_values + j,
-                      block.quants[j]);
+            quant_put(format, block, lane, j, values.quants[j]);
     }
 }
 
@@ -253,12 +253,8 @@ static void weight_measure(Weight *weight) {
         weight->group_bytes = (size_t)weight->n_cols * info->block_bytes * GROUP_ROWS;
         return;
     }
-    size_t n_blocks = weight->n_cols / info->block_values;
-    weight->header_bytes = n_blocks * format_header_bytes(weight->format);
-    weight->header_bytes +=
-        (WEIGHT_ALIGN_BYTES - weight->header_bytes % WEIGHT_ALIGN_BYTES) % WEIGHT_ALIGN_BYTES;
-    weight->group_bytes = weight->header_bytes +
-                          (size_t)weight->n_cols / QUANT_COLS * format_quant_bytes(weight->format);
+    weight->group_bytes =
+        (size_t)weight->n_cols / info->block_values * format_block_bytes(weight->format);
 }
 
 int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *why) {
@@ -311,30 +307,26 @@ size_t weight_bytes(const Weight *weight) {
     return weight->data_bytes + sizeof(*weight);
 }
 
-/* Scale and min of (lane, column), from a group's header. */
-static float header_scale(WeightFormat format, const uint8_t *header, uint32_t lane,
-                          uint32_t column, float *minp) {
-    uint32_t i_quant = column / QUANT_COLS, i_half = column % QUANT_COLS / 16;
-    const uint8_t *block = header_block(format, header, i_quant);
+/* Scale and min of (lane, column), from a block's header. */
+static float header_scale(WeightFormat format, const uint8_t *block, uint32_t lane, uint32_t column,
+                          float *minp) {
     float d = f16_to_f32(block + lane * 2);
-    *minp = format_has_min(format) ? f16_to_f32(block + 32 + lane * 2) : 0;
+    *minp = format_has_min(format) ? f16_to_f32(block + HEADER_MIN + lane * 2) : 0;
     if (!format_is_k(format))
         return d;
-    const uint8_t *scales = block_scales(format, block, i_quant, i_half);
+    const uint8_t *part = block + header_part(format, column / format_scale_cols(format)) + lane;
     if (format == WEIGHT_Q6_K)
-        return d * (float)(int8_t)scales[lane];
-    *minp = -(*minp * (float)scales[GROUP_ROWS + lane]);
-    return d * (float)scales[lane];
+        return d * (float)(int8_t)*part;
+    *minp = -(*minp * (float)part[GROUP_ROWS]);
+    return d * (float)*part;
 }
 
-static void block_row_to_f32(const Weight *weight, const uint8_t *group, uint32_t lane,
-                             float *dst) {
-    WeightFormat format = weight->format;
+static void block_to_f32(WeightFormat format, const uint8_t *block, uint32_t lane, float *dst) {
     uint32_t scale_cols = format_scale_cols(format);
-    for (uint32_t i = 0; i < weight->n_cols; i += scale_cols) {
-        float min, scale = header_scale(format, group, lane, i, &min);
+    for (uint32_t i = 0; i < weight_formats[format].block_values; i += scale_cols) {
+        float min, scale = header_scale(format, block, lane, i, &min);
         for (uint32_t j = i; j < i + scale_cols; j++) {
-            float product = scale * (float)quant_get(format, group + weight->header_bytes, lane, j);
+            float product = scale * (float)quant_get(format, block, lane, j);
             dst[j] = format_has_min(format) ? product + min : product;
         }
     }
@@ -344,8 +336,12 @@ void weight_row_to_f32(const Weight *weight, uint32_t row, float *dst) {
     assert(row < weight->n_rows);
     const uint8_t *group = weight->data + row / GROUP_ROWS * weight->group_bytes;
     uint32_t lane = row % GROUP_ROWS;
+    uint32_t block_values = weight_formats[weight->format].block_values;
     if (format_is_block(weight->format)) {
-        block_row_to_f32(weight, group, lane, dst);
+        for (uint32_t i = 0; i < weight->n_cols; i += block_values)
+            block_to_f32(weight->format,
+                         group + i / block_values * format_block_bytes(weight->format), lane,
+                         dst + i);
         return;
     }
     size_t value_bytes = weight_formats[weight->format].block_bytes;

@@ -4,39 +4,39 @@
 /*
  * How a Weight lies in memory; shared by the packer (weight.c) and the kernels, private to cpu/.
  *
- * 16 rows make a group: they are the lanes of the kernels' vectors, so a sum over columns never
+ * 32 rows make a group: they are the lanes of the kernels' vectors, so a sum over columns never
  * crosses lanes. Rows that a last group lacks are zeros.
  *
- * f32, f16, bf16: a group is [n_cols][16 rows].
+ * f32, f16, bf16: a group is [n_cols][32 rows].
  *
- * Block formats: a group is its header, rounded up to a cache line, then [n_cols / 32] quants.
- * Header, one entry a block:
- *     q8_0, q4_0, q5_0   f16 scale[16]
- *     q4_1, q5_1         f16 scale[16], f16 min[16]
- *     q4_k, q5_k         f16 d[16], f16 dmin[16], 8 x { u8 scale[16], u8 min[16] }
- *     q6_k               f16 d[16], 16 x { s8 scale[16] }
+ * Block formats: a group is its blocks, in order; a block is a header and 1 (or 8, in the k
+ * formats) runs of 32 columns. Everything is whole cache lines, and a product reads it linearly.
+ * Header:
+ *     q8_0, q4_0, q5_0   f16 scale[32]
+ *     q4_1, q5_1         f16 scale[32], f16 min[32]
+ *     q4_k, q5_k         f16 d[32], f16 dmin[32], 8 x { u8 scale[32], u8 min[32] }
+ *     q6_k               f16 d[32], 16 x { s8 scale[32] }
  * A value is scale * q (+ min), with scale = d * scale and min = -dmin * min in the k formats.
  *
- * Quants of 32 columns: the bits of q are cut into planes, of 4 (q4), 4 + 1 (q5), 4 + 2 (q6) or 8
- * (q8) bits. A plane of `bits` is 32 / (16 / bits) / 2 vectors of 16 rows x 2 columns x 16 bits;
- * the values of columns 2 p and 2 p + 1 (a pair) are the field p % (16 / bits), counted from the
- * low end, of the low and the high 16 bits. One shift and one mask thus give, for 16 rows, a pair
- * of columns as 16-bit numbers: the operand of the processor's 16-bit dot product.
+ * A run: the bits of q are cut into planes, of 4 (q4), 4 + 1 (q5), 4 + 2 (q6) or 8 (q8) bits. A
+ * plane of `bits` is `bits` slices of 32 rows x 2 x 16 bits. The values of columns 2 p and 2 p + 1
+ * (a pair) are in slice p / (16 / bits): field p % (16 / bits), counted from the low end, of the
+ * low and the high 16 bits. One shift and one mask thus give, for all rows, a pair of columns as
+ * 16-bit numbers: the operand of the processor's 16-bit dot product.
  * q is stored unsigned, with q4_0, q5_0 and q6_k's zero at 8, 16 and 32; q8_0's is signed.
  */
 
 #include "backend/ops.h"
 
-#define GROUP_ROWS 16
-#define QUANT_COLS 32 /* columns of a scale of the activations, and of a run of quants */
-#define PLANE_VECTOR_BYTES (GROUP_ROWS * 4)
+#define GROUP_ROWS 32
+#define RUN_COLS 32 /* of weights, and of activations that share a scale */
+#define SLICE_BYTES (GROUP_ROWS * 4)
 #define WEIGHT_ALIGN_BYTES 64
 
 struct Weight {
     WeightFormat format;
     uint32_t n_rows, n_cols;
     uint32_t n_groups;
-    size_t header_bytes; /* of a group: where its quants begin */
     size_t group_bytes;
     size_t data_bytes;
     uint8_t *data; /* [n_groups][group_bytes], owned */
@@ -97,38 +97,36 @@ LAYOUT_INLINE uint32_t format_scale_cols(WeightFormat format) {
 }
 
 LAYOUT_INLINE size_t plane_bytes(uint32_t bits) {
-    return (size_t)GROUP_ROWS * QUANT_COLS * bits / 8;
+    return bits * SLICE_BYTES;
 }
 
-/* Of 32 columns of a group. */
-LAYOUT_INLINE size_t format_quant_bytes(WeightFormat format) {
+LAYOUT_INLINE size_t format_run_bytes(WeightFormat format) {
     return plane_bytes(format_low_bits(format)) + plane_bytes(format_high_bits(format));
 }
 
-/* Of one block of a group. */
+LAYOUT_INLINE uint32_t format_block_runs(WeightFormat format) {
+    return format_is_k(format) ? 8 : 1;
+}
+
 LAYOUT_INLINE size_t format_header_bytes(WeightFormat format) {
     switch (format) {
     case WEIGHT_Q4_K:
     case WEIGHT_Q5_K:
-        return 2 * 32 + 8 * 32;
+        return (2 + 2 + 8 * 2) * GROUP_ROWS;
     case WEIGHT_Q6_K:
-        return 32 + 16 * 16;
+        return (2 + 16) * GROUP_ROWS;
     default:
-        return format_has_min(format) ? 64 : 32;
+        return (format_has_min(format) ? 4 : 2) * GROUP_ROWS;
     }
 }
 
-/* Where a scale lies: column block i_quant of 32, and its half for q6_k. `header` is a group's. */
-LAYOUT_INLINE const uint8_t *header_block(WeightFormat format, const uint8_t *header,
-                                          uint32_t i_quant) {
-    uint32_t quants_per_block = format_is_k(format) ? 8 : 1;
-    return header + i_quant / quants_per_block * format_header_bytes(format);
+LAYOUT_INLINE size_t format_block_bytes(WeightFormat format) {
+    return format_header_bytes(format) + format_block_runs(format) * format_run_bytes(format);
 }
 
-/* The byte scales of a k format's block: [GROUP_ROWS] each. */
-LAYOUT_INLINE const uint8_t *block_scales(WeightFormat format, const uint8_t *block,
-                                          uint32_t i_quant, uint32_t i_half) {
-    if (format == WEIGHT_Q6_K)
-        return block + 32 + (i_quant % 8 * 2 + i_half) * GROUP_ROWS;
-    return block + 64 + i_quant % 8 * 2 * GROUP_ROWS;
+/* Into a block: the f16 mins; the byte scales of part i (of 8, or 16 in q6_k), then their mins. */
+#define HEADER_MIN (2 * GROUP_ROWS)
+
+LAYOUT_INLINE size_t header_part(WeightFormat format, uint32_t i) {
+    return format == WEIGHT_Q6_K ? (2 + i) * GROUP_ROWS : (4 + 2 * i) * GROUP_ROWS;
 }
