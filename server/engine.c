@@ -9,6 +9,8 @@
 
 #include "server/engine_state.h"
 
+#include "model/kv_cache.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -69,9 +71,7 @@ static int make_store(Engine *e, Reason *why) {
     size_t scratch_bytes = 0;
     int r;
 
-    r = kv_store_layout(&e->store, &shape);
-    assert(!r); /* the ledger has done the same */
-    r = o->ops->memory_new(o->backend, &e->store.base, e->store.size_bytes, "the KV cache", why);
+    r = kv_cache_open(&e->store, o->ops, o->backend, &shape, NULL, why);
     if (!r)
         r = o->ops->reserve(o->backend, &reserve, &scratch_bytes, why);
     e->ledger.workspace_bytes += scratch_bytes;
@@ -166,8 +166,7 @@ Engine *engine_free(Engine *e) {
     free(e->view_running);
     free(e->running);
     page_pool_deinit(&e->pool);
-    if (e->store.base)
-        e->options.ops->memory_free(e->options.backend, e->store.base);
+    kv_cache_close(&e->store, e->options.ops, e->options.backend);
     decoder_free(e->decoder);
     if (e->has_inbox)
         mailbox_deinit(&e->inbox);

@@ -103,7 +103,7 @@ typedef struct EngineOptions {
     uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
     uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs */
     uint32_t max_model_len;       /* 0: the model's */
-    uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
+    uint32_t max_num_seqs;        /* lowered to max_batched_tokens: each may have a row in a step */
     uint32_t max_batched_tokens;
     Mailbox *events; /* where events go; borrowed */
 } EngineOptions;
