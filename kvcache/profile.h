@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What was measured of one model, once: second moments that pages are rounded against
+ * (kvcache/rounding.h), and norms of the weights that made keys and values. A plain struct and the
+ * file it is kept in. Measuring is model/'s.
+ *
+ * The file, little-endian:
+ *
+ *   magic "KVASPROF"        8 bytes
+ *   version                 u32, PROFILE_VERSION
+ *   head size               u32, bytes of the head
+ *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, text, k_norms,
+ *                           v_norms
+ *   zeros                   up to a multiple of 64 bytes
+ *   body                    f32: q_moments, then v_moments
+ *   checksum                16 bytes: XXH3-128 of everything before it, low half first
+ *
+ * A file is taken whole or refused: damaged, of another version, of another model.
+ */
+
+#include "kvcache/kv_layout.h"
+#include "util/cleanup.h"
+#include "util/hash.h"
+#include "util/reason.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROFILE_VERSION 1
+#define PROFILE_TEXT_NAME_BYTES 128
+
+typedef struct Profile {
+    KvGeometry geometry;
+    char identity[HASH128_HEX_BYTES];        /* of the model: model/identity.h */
+    uint64_t n_tokens;                       /* of text it was measured on */
+    char text_name[PROFILE_TEXT_NAME_BYTES]; /* which text; UTF-8 */
+
+    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned */
+    float *q_moments; /* mean of q q^T over tokens and the query heads of the KV head; q after
+                         rotary embedding, before any Hadamard transform */
+    float *v_moments; /* sum of W_O,h^T W_O,h over those heads; W_O,h [dim][head_dim] is what the
+                         output projection makes of head h */
+
+    double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* [n_layers] used: Frobenius norms of
+                                                              W_K and W_V */
+} Profile;
+
+/* All zeros. -EINVAL (geometry: head_dim at most KV_HEAD_DIM_MAX), -ENOMEM. */
+int profile_new(Profile **outp, const KvGeometry *geometry);
+Profile *profile_free(Profile *profile);
+CLEANUP_DEFINE(Profile, profile_free);
+
+/* Floats in q_moments, and in v_moments. */
+size_t profile_moments_count(const Profile *profile);
+
+/* Replaces `path` in one go: whoever reads it sees the old file or the new one, also after a crash.
+ * Its directory is created if only that is missing. -EINVAL: the profile itself holds what no file
+ * may (not finite); -errno of the file system. */
+int profile_save(const Profile *profile, const char *path, Reason *why);
+
+/* `identity` and `geometry` are those of the model at hand; both NULL: any model's profile is
+ * taken. -EINVAL with what was found, what was expected and what to do; -ENOMEM; -errno where the
+ * file cannot be read. */
+int profile_load(Profile **outp, const char *path, const char *identity, const KvGeometry *geometry,
+                 Reason *why);
+
+/* Of all it holds but text_name. Pages rounded against profiles of equal hash are rounded alike. */
+Hash128 profile_hash(const Profile *profile);
