@@ -58,10 +58,11 @@ typedef struct GgufArray {
 typedef struct GgufTensor {
     const char *name;             /* NUL-terminated */
     uint32_t type;                /* ggml's number */
-    const char *type_name;        /* "q4_1"; "type 77" where ggml's own list ends */
+    const char *type_name;        /* "q4_1"; "unknown" where ggml's list ends */
     WeightFormat format;          /* WEIGHT_FORMATS: a type this program cannot read */
     uint32_t n_dims;              /* 1 .. 4 */
     uint64_t dims[GGUF_DIMS_MAX]; /* fastest first: [columns, rows, ..]; 1 beyond n_dims */
+    uint64_t offset_bytes;        /* of its data, in the file */
     const uint8_t *data;          /* aligned as the file says; NULL if the format is unknown */
     size_t size_bytes;            /* 0 if the format is unknown */
 } GgufTensor;

@@ -126,7 +126,7 @@ int json_get_i64(const json_t *object, const char *key, int64_t min, int64_t max
 
 int json_get_u32(const json_t *object, const char *key, uint32_t min, uint32_t max, uint32_t *out,
                  Reason *why) {
-    int64_t value;
+    int64_t value = 0;
     int r;
 
     r = json_get_i64(object, key, min, max, &value, why);
@@ -148,7 +148,7 @@ int json_get_double(const json_t *object, const char *key, double *out, Reason *
 }
 
 int json_get_float(const json_t *object, const char *key, float *out, Reason *why) {
-    double value;
+    double value = 0;
     int r;
 
     r = json_get_double(object, key, &value, why);
