@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The configuration of one run: plain data, made from the one option table (config/options.h).
+ * Precedence: flag, environment, file, default. Only server/ reads it; other layers get their own
+ * plain structs.
+ *
+ * To add an option: a field here, a row in config/options.c. Flags, --help, file, environment,
+ * `kvasird config` and their tests follow from the row.
+ */
+
+#include "config/options.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+#include "util/reason.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Texts given by several flags of one name, in their order. */
+typedef struct ConfigTexts {
+    char **items; /* [n] */
+    uint32_t n;
+} ConfigTexts;
+
+typedef enum ConfigOriginKind {
+    CONFIG_FROM_DEFAULT,
+    CONFIG_FROM_FILE,
+    CONFIG_FROM_ENVIRONMENT,
+    CONFIG_FROM_FLAG,
+} ConfigOriginKind;
+
+typedef struct ConfigOrigin {
+    ConfigOriginKind kind;
+    uint32_t line; /* in the file, from 1 */
+} ConfigOrigin;
+
+/* Where to read from. All borrowed for as long as the Config lives. */
+typedef struct ConfigInput {
+    unsigned command;  /* COMMAND_X: decides which options exist */
+    int argc;          /* what follows the command's name */
+    char *const *argv; /* [argc] */
+    char *const *environ;
+} ConfigInput;
+
+/* Texts are owned, and NULL where the row says what no value means. Fields follow the table. */
+typedef struct Config {
+    ConfigInput input;
+    ConfigOrigin *origins; /* [n_options], owned */
+
+    /* model */
+    char *model;
+    char *served_model_name;
+    char *chat_template;
+    uint32_t max_model_len;
+    uint64_t chat_template_timeout_ms;
+    uint64_t chat_template_output_bytes_max;
+
+    /* memory */
+    uint64_t kv_memory_bytes;
+    uint64_t kv_tokens;
+
+    /* batching */
+    uint32_t max_num_seqs;
+    uint32_t max_batched_tokens;
+    uint32_t n_threads;
+
+    /* http */
+    char *host;
+    uint32_t port;
+    uint32_t max_connections;
+    uint64_t max_header_bytes;
+    uint64_t max_body_bytes;
+    uint64_t header_timeout_ms;
+    uint64_t request_timeout_ms;
+    uint64_t idle_timeout_ms;
+    uint64_t write_timeout_ms;
+    uint64_t stream_buffer_bytes_max;
+    uint64_t drain_timeout_ms;
+    uint32_t max_choices;
+    uint32_t max_prompts;
+
+    /* process */
+    LogLevel log_level;
+    char *state_dir;
+    char *config;
+
+    /* one command */
+    char *input_path;
+    char *output_path;
+    char *json_path;
+    bool json;
+    bool special;
+    bool ignore_eos;
+    uint32_t chunk;
+    uint32_t max_tokens;
+} Config;
+
+#define CONFIG_NULL \
+    { .origins = NULL }
+
+void config_deinit(Config *config);
+CLEANUP_DEINIT_DEFINE(Config, config_deinit);
+
+/* Reads everything. 0; CONFIG_E_HELP if a flag asks for help; -EINVAL, -ENOMEM or a file's -errno
+ * with the words in `why`. `config` is CONFIG_NULL. */
+enum {
+    _CONFIG_E_SUCCESS,
+    CONFIG_E_HELP,
+};
+int config_load(Config *config, const ConfigInput *input, Reason *why);
+
+/* Reads everything again for a running process. `fresh` (CONFIG_NULL) becomes `running` with the
+ * new values of the reloadable options; `n_left` counts the others that differ, which wait for a
+ * restart, each also a warning in the log. On an error `fresh` stays empty and nothing is to be
+ * changed. */
+int config_reload(Config *fresh, const Config *running, uint32_t *n_left, Reason *why);
+
+/* "flag --port", "environment KVASIR_PORT", "kvasird.json:7", "default"; returns `text`. */
+const char *config_origin_text(const Config *config, const Option *option, char *text, size_t size);

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The table, and finding rows in it. Order within a topic is the order of --help. Defaults are
+ * text, read by the same parser as a flag; a test reads each of them.
+ */
+#include "config/options.h"
+
+#include "config/config.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#define KIB ((uint64_t)1 << 10)
+#define MIB ((uint64_t)1 << 20)
+#define GIB ((uint64_t)1 << 30)
+#define TIB ((uint64_t)1 << 40)
+#define SECOND UINT64_C(1000)
+#define HOUR (3600 * SECOND)
+
+/* Commands that load weights; commands that run without a server. */
+#define RUNS_MODEL (COMMAND_SERVE | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH)
+#define READS_TOKENIZER (COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CHAT_TEMPLATE)
+#define IS_SERVER (COMMAND_SERVE | COMMAND_CONFIG)
+
+/* A row's type and field in one word each; the wrong C type for the field does not compile. */
+#define FIELD(_type, _c_type, _field)                                                            \
+    .type = (_type),                                                                             \
+    .offset =                                                                                    \
+        offsetof(Config, _field) +                                                               \
+        0 * sizeof(                                                                              \
+                char[__builtin_types_compatible_p(__typeof__(((Config *)NULL)->_field), _c_type) \
+                         ? 1                                                                     \
+                         : -1])
+#define TEXT(_field) FIELD(OPTION_TEXT, char *, _field)
+#define PATH(_field) FIELD(OPTION_PATH, char *, _field)
+#define BOOL(_field) FIELD(OPTION_BOOL, bool, _field)
+#define U32(_field) FIELD(OPTION_U32, uint32_t, _field)
+#define U64(_field) FIELD(OPTION_U64, uint64_t, _field)
+#define BYTES(_field) FIELD(OPTION_BYTES, uint64_t, _field)
+#define DURATION(_field) FIELD(OPTION_DURATION, uint64_t, _field)
+#define CHOICE(_c_type, _field) FIELD(OPTION_CHOICE, _c_type, _field)
+
+static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
+
+const Option options[] = {
+    /* model */
+    { .name = "model",
+      PATH(model),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER | RUNS_MODEL | READS_TOKENIZER,
+      .required = RUNS_MODEL | READS_TOKENIZER,
+      .unset = "must be given",
+      .help = "A .gguf file, or a directory in Hugging Face layout (config.json, tokenizer.json, "
+              "*.safetensors)" },
+    { .name = "served_model_name",
+      TEXT(served_model_name),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .metavar = "NAME",
+      .unset = "the last part of the model's path",
+      .help = "What clients call the model, in requests, answers and metrics" },
+    { .name = "max_model_len",
+      U32(max_model_len),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .metavar = "TOKENS",
+      .min = 1,
+      .max = 1u << 30,
+      .fallback = "0",
+      .unset = "what the model was made for",
+      .help = "The most tokens, prompt and answer together, that one request may have" },
+    { .name = "chat_template",
+      PATH(chat_template),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER | COMMAND_CHAT_TEMPLATE,
+      .unset = "the model's own",
+      .help = "A Jinja file to use instead of the model's chat template" },
+    { .name = "chat_template_timeout",
+      DURATION(chat_template_timeout_ms),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER | COMMAND_CHAT_TEMPLATE,
+      .min = 10,
+      .max = 60 * SECOND,
+      .fallback = "2s",
+      .help = "The longest that a template may take over one request" },
+    { .name = "chat_template_output",
+      BYTES(chat_template_output_bytes_max),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER | COMMAND_CHAT_TEMPLATE,
+      .min = KIB,
+      .max = GIB,
+      .fallback = "16MiB",
+      .help = "The most text that a template may make" },
+
+    /* memory */
+    { .name = "kv_memory",
+      BYTES(kv_memory_bytes),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER,
+      .min = MIB,
+      .max = 64 * TIB,
+      .fallback = "0",
+      .unset = "enough for kv_tokens",
+      .help = "Memory for the keys and values of all requests, with their metadata; taken at "
+              "start, and never more" },
+    { .name = "kv_tokens",
+      U64(kv_tokens),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER,
+      .metavar = "TOKENS",
+      .min = 64,
+      .max = UINT64_C(1) << 40,
+      .fallback = "0",
+      .unset = "max_model_len times max_num_seqs",
+      .help = "Tokens that the cache must hold; read where kv_memory is not given" },
+
+    /* batching */
+    { .name = "max_num_seqs",
+      U32(max_num_seqs),
+      .topic = TOPIC_BATCHING,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 65536,
+      .fallback = "64",
+      .help = "Sequences that run at once; more of them wait, first come first served" },
+    { .name = "max_batched_tokens",
+      U32(max_batched_tokens),
+      .topic = TOPIC_BATCHING,
+      .commands = IS_SERVER,
+      .metavar = "TOKENS",
+      .min = 1,
+      .max = 1u << 20,
+      .fallback = "512",
+      .help = "Tokens of one step: one for each running sequence, the rest for prompts. More is "
+              "faster for prompts and slower between two tokens of an answer" },
+    { .name = "threads",
+      U32(n_threads),
+      .topic = TOPIC_BATCHING,
+      .commands = IS_SERVER | RUNS_MODEL,
+      .metavar = "N",
+      .min = 1,
+      .max = 1024,
+      .fallback = "0",
+      .unset = "one for each core it may use",
+      .help = "Threads that compute" },
+
+    /* http */
+    { .name = "host",
+      TEXT(host),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .metavar = "ADDRESS",
+      .fallback = "127.0.0.1",
+      .help = "Address to listen on; 0.0.0.0 or :: for every interface" },
+    { .name = "port",
+      U32(port),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 1,
+      .max = 65535,
+      .fallback = "8000",
+      .unset = "any free one",
+      .help = "Port to listen on" },
+    { .name = "max_connections",
+      U32(max_connections),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 1u << 20,
+      .fallback = "4096",
+      .help = "Connections at once; those beyond are answered 503 and closed" },
+    { .name = "max_header_bytes",
+      BYTES(max_header_bytes),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = KIB,
+      .max = 16 * MIB,
+      .fallback = "64KiB",
+      .help = "The most that a request's line and headers may take; beyond is a 431" },
+    { .name = "max_body_bytes",
+      BYTES(max_body_bytes),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = KIB,
+      .max = 4 * GIB,
+      .fallback = "32MiB",
+      .help = "The largest body of a request; beyond is a 413" },
+    { .name = "header_timeout",
+      DURATION(header_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = HOUR,
+      .fallback = "10s",
+      .help = "From a request's first byte to the end of its headers; then a 408" },
+    { .name = "request_timeout",
+      DURATION(request_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = 24 * HOUR,
+      .fallback = "1m",
+      .help = "From a request's first byte to the end of its body; then a 408" },
+    { .name = "idle_timeout",
+      DURATION(idle_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = 24 * HOUR,
+      .fallback = "75s",
+      .help = "How long a connection may stay open between requests" },
+    { .name = "write_timeout",
+      DURATION(write_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = 24 * HOUR,
+      .fallback = "30s",
+      .help = "How long a client may take no byte of an answer that waits for it; then its "
+              "request is cancelled" },
+    { .name = "stream_buffer_bytes",
+      BYTES(stream_buffer_bytes_max),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 4 * KIB,
+      .max = GIB,
+      .fallback = "1MiB",
+      .help = "How much of a stream may wait for a slow reader; beyond, its request is "
+              "cancelled" },
+    { .name = "drain_timeout",
+      DURATION(drain_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = 24 * HOUR,
+      .fallback = "30s",
+      .help = "On SIGTERM: how long requests in flight may take to finish before they are "
+              "cancelled" },
+    { .name = "max_choices",
+      U32(max_choices),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 1024,
+      .fallback = "16",
+      .help = "The largest `n` of a request" },
+    { .name = "max_prompts",
+      U32(max_prompts),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 65536,
+      .fallback = "256",
+      .help = "Prompts that one completion request may bring" },
+
+    /* process */
+    { .name = "log_level",
+      CHOICE(LogLevel, log_level),
+      .topic = TOPIC_PROCESS,
+      .commands = COMMAND_ALL,
+      .names = log_level_names,
+      .fallback = "info",
+      .reloadable = true,
+      .help = "How much to write to standard error" },
+    { .name = "state_dir",
+      PATH(state_dir),
+      .topic = TOPIC_PROCESS,
+      .commands = IS_SERVER,
+      .unset = "$STATE_DIRECTORY, else kvasir in $XDG_STATE_HOME or ~/.local/state",
+      .help = "Where the daemon keeps what it has measured of a model" },
+    { .name = "config",
+      PATH(config),
+      .topic = TOPIC_PROCESS,
+      .commands = COMMAND_ALL,
+      .unset = "no file",
+      .help = "A JSON file of options, with // and # comments; see config/kvasird.example.json" },
+
+    /* one command */
+    { .name = "special",
+      BOOL(special),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_TOKENIZE,
+      .fallback = "true",
+      .help = "Add the special tokens that the model puts around a text" },
+    { .name = "input",
+      PATH(input_path),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_LOGITS | COMMAND_GENERATE,
+      .required = COMMAND_LOGITS | COMMAND_GENERATE,
+      .unset = "must be given",
+      .help = "A JSON file, {\"input_ids\": [[...], ...]}: token ids, one array a prompt" },
+    { .name = "output",
+      PATH(output_path),
+      .topic = TOPIC_COMMAND,
+      .letter = 'o',
+      .commands = COMMAND_LOGITS,
+      .required = COMMAND_LOGITS,
+      .unset = "must be given",
+      .help = "A safetensors file to write: logits.N, f32 [tokens, vocabulary], for each prompt" },
+    { .name = "chunk",
+      U32(chunk),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_LOGITS | COMMAND_GENERATE,
+      .metavar = "TOKENS",
+      .min = 1,
+      .max = 1u << 20,
+      .fallback = "0",
+      .unset = "all at once",
+      .help = "Feed so many tokens of a prompt a step" },
+    { .name = "max_tokens",
+      U32(max_tokens),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_GENERATE,
+      .metavar = "N",
+      .min = 1,
+      .max = 1u << 30,
+      .fallback = "128",
+      .help = "Tokens to generate for each prompt" },
+    { .name = "ignore_eos",
+      BOOL(ignore_eos),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_GENERATE,
+      .fallback = "false",
+      .help = "Go on past the model's end-of-sequence token" },
+    { .name = "json",
+      PATH(json_path),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_BENCH,
+      .unset = "none",
+      .help = "Write the figures to this file, too, as JSON" },
+    { .name = "json",
+      BOOL(json),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_CONFIG,
+      .fallback = "false",
+      .help = "Print JSON" },
+};
+const uint32_t n_options = sizeof(options) / sizeof(*options);
+
+static char plain_char(char c) {
+    return c == '-' ? '_' : c;
+}
+
+static bool name_equal(const char *name, const char *text, size_t n) {
+    if (strlen(name) != n)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (name[i] != plain_char(text[i]))
+            return false;
+    return true;
+}
+
+const Option *option_find(const char *name, size_t n, unsigned commands) {
+    for (uint32_t i = 0; i < n_options; i++)
+        if ((options[i].commands & commands) && name_equal(options[i].name, name, n))
+            return &options[i];
+    return NULL;
+}
+
+/* Levenshtein distance, two rows of the matrix at a time; n < OPTION_NAME_BYTES_MAX. */
+static size_t edit_distance(const char *a, const char *b, size_t n) {
+    size_t row[OPTION_NAME_BYTES_MAX];
+
+    for (size_t j = 0; j <= n; j++)
+        row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+
+        row[0] = i + 1;
+        for (size_t j = 0; j < n; j++) {
+            size_t changed = diagonal + (a[i] != plain_char((char)tolower((unsigned char)b[j])));
+            size_t shifted = 1 + (row[j] < row[j + 1] ? row[j] : row[j + 1]);
+
+            diagonal = row[j + 1];
+            row[j + 1] = changed < shifted ? changed : shifted;
+        }
+    }
+    return row[n];
+}
+
+const char *option_nearest(const char *name, size_t n, unsigned commands) {
+    const char *nearest = NULL;
+    size_t best = n / 3 + 1; /* a third of its letters wrong is no typing error any more */
+
+    if (n >= OPTION_NAME_BYTES_MAX)
+        return NULL;
+    for (uint32_t i = 0; i < n_options; i++) {
+        size_t distance;
+
+        if (!(options[i].commands & commands))
+            continue;
+        distance = edit_distance(options[i].name, name, n);
+        if (distance <= best && (!nearest || distance < best)) {
+            nearest = options[i].name;
+            best = distance;
+        }
+    }
+    return nearest;
+}
+
+const char *option_flag(const Option *option, char *text) {
+    char *p;
+
+    snprintf(text, OPTION_NAME_BYTES_MAX, "--%s", option->name);
+    for (p = text; *p; p++)
+        if (*p == '_')
+            *p = '-';
+    return text;
+}
+
+const char *option_variable(const Option *option, char *text) {
+    char *p;
+
+    snprintf(text, OPTION_NAME_BYTES_MAX, "KVASIR_%s", option->name);
+    for (p = text; *p; p++)
+        *p = (char)toupper((unsigned char)*p);
+    return text;
+}

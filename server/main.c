@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The command line: finds the subcommand, reads its configuration, runs it. Exit status: 0 done, 1
+ * the command failed, 2 it was not understood.
+ */
+#include "config/config.h"
+#include "config/help.h"
+#include "server/commands.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+extern char **environ;
+
+#define EXIT_USAGE 2
+
+typedef struct Command {
+    const char *name;
+    unsigned bit; /* its options in the table */
+    int (*run)(const Config *config);
+    const char *summary;
+    const char *description; /* sentences below the usage line; NULL: the summary says all */
+} Command;
+
+static const Command commands[] = {
+    { "config", COMMAND_CONFIG, cmd_config, "print every option's value and where it came from",
+      "Takes all options of serve, reads file and environment as serve would, and prints what "
+      "that comes to." },
+};
+#define N_COMMANDS (sizeof(commands) / sizeof(*commands))
+
+static const char precedence_text[] =
+    "Each option of serve is also a key of the config file (kv_memory for --kv-memory) and an "
+    "environment variable (KVASIR_KV_MEMORY). A flag wins over the environment, that over the "
+    "file, that over the default. `kvasird config` shows the outcome.";
+
+static void print_commands(FILE *file) {
+    uint32_t width = help_width(file);
+
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        fprintf(file, "  %-15s", commands[i].name);
+        help_fill(file, commands[i].summary, 17, 18, width);
+    }
+}
+
+static void print_help(void) {
+    printf("kvasird " KVASIR_VERSION ": an LLM inference server\n\n"
+           "Usage: kvasird COMMAND [options]\n"
+           "       kvasird help COMMAND\n"
+           "       kvasird --version\n\nCommands:\n");
+    print_commands(stdout);
+    putchar('\n');
+    help_fill(stdout, precedence_text, 0, 0, help_width(stdout));
+}
+
+static void print_command_help(const Command *command) {
+    const char *text = command->description ? command->description : command->summary;
+
+    printf("Usage: kvasird %s [options]\n\n", command->name);
+    help_fill(stdout, text, 0, 0, help_width(stdout));
+    help_options(stdout, command->bit);
+}
+
+static const Command *command_find(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static int fail_unknown_command(const char *name) {
+    fprintf(stderr, "kvasird: \"%.64s\" is no command; there are:\n", name);
+    print_commands(stderr);
+    return EXIT_USAGE;
+}
+
+static int help(int argc, char **argv) {
+    const Command *command;
+
+    if (argc < 1) {
+        print_help();
+        return 0;
+    }
+    command = command_find(argv[0]);
+    if (!command)
+        return fail_unknown_command(argv[0]);
+    print_command_help(command);
+    return 0;
+}
+
+static int run(const Command *command, int argc, char **argv) {
+    CLEANUP(config_deinit) Config config = CONFIG_NULL;
+    ConfigInput input = { .command = command->bit, .argc = argc, .argv = argv, .environ = environ };
+    Reason why = REASON_NULL;
+    int r = config_load(&config, &input, &why);
+
+    if (r == CONFIG_E_HELP) {
+        print_command_help(command);
+        return 0;
+    }
+    if (r) {
+        fprintf(stderr, "kvasird %s: %s\n", command->name, why.text);
+        return EXIT_USAGE;
+    }
+    return command->run(&config);
+}
+
+static bool is_one_of(const char *text, const char *a, const char *b) {
+    return strcmp(text, a) == 0 || strcmp(text, b) == 0;
+}
+
+int main(int argc, char **argv) {
+    const Command *command;
+
+    if (argc < 2) {
+        fprintf(stderr, "Usage: kvasird COMMAND [options]; kvasird --help lists the commands\n");
+        return EXIT_USAGE;
+    }
+    if (is_one_of(argv[1], "--help", "-h") || strcmp(argv[1], "help") == 0)
+        return help(argc - 2, argv + 2);
+    if (is_one_of(argv[1], "--version", "version")) {
+        printf("kvasird " KVASIR_VERSION "\n");
+        return 0;
+    }
+    if (argv[1][0] == '-') {
+        fprintf(stderr, "kvasird: name a command before its options; kvasird --help lists them\n");
+        return EXIT_USAGE;
+    }
+    command = command_find(argv[1]);
+    if (!command)
+        return fail_unknown_command(argv[1]);
+    return run(command, argc - 2, argv + 2);
+}
