@@ -94,7 +94,7 @@ static int make_cache(Engine *e, Reason *why) {
     r = make_store(e, why);
     if (r)
         return r;
-    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails);
+    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails, 0, NULL);
     return r ? reason_set(why, r, "no memory for the book of KV pages") : 0;
 }
 

@@ -14,7 +14,7 @@ static void test_take_gives_distinct_pages_or_none(void **state) {
     uint32_t pages[5], seen = 0;
 
     (void)state;
-    assert_int_equal(page_pool_init(&pool, 5, 1), 0);
+    assert_int_equal(page_pool_init(&pool, 5, 1, 0, NULL), 0);
     assert_int_equal(page_pool_take(&pool, 3, pages), 0);
     assert_int_equal(page_pool_take(&pool, 3, pages + 3), PAGE_POOL_E_FULL);
     assert_int_equal(pool.n_free, 2);
@@ -34,7 +34,7 @@ static void test_shared_page_comes_back_with_its_last_holder(void **state) {
     uint32_t page, other;
 
     (void)state;
-    assert_int_equal(page_pool_init(&pool, 1, 1), 0);
+    assert_int_equal(page_pool_init(&pool, 1, 1, 0, NULL), 0);
     assert_int_equal(page_pool_take(&pool, 1, &page), 0);
     page_pool_ref(&pool, page);
     page_pool_release(&pool, &page, 1);
@@ -50,7 +50,7 @@ static void test_tails_run_out_and_come_back(void **state) {
     uint32_t a, b, c;
 
     (void)state;
-    assert_int_equal(page_pool_init(&pool, 1, 2), 0);
+    assert_int_equal(page_pool_init(&pool, 1, 2, 0, NULL), 0);
     assert_int_equal(page_pool_take_tail(&pool, &a), 0);
     assert_int_equal(page_pool_take_tail(&pool, &b), 0);
     assert_int_not_equal(a, b);
@@ -71,7 +71,7 @@ static void test_random_traffic_never_loses_a_page(void **state) {
 
     (void)state;
     srand(1);
-    assert_int_equal(page_pool_init(&pool, N, 1), 0);
+    assert_int_equal(page_pool_init(&pool, N, 1, 0, NULL), 0);
     for (int i = 0; i < 20000; i++) {
         uint32_t n = (uint32_t)rand() % 6, page = (uint32_t)rand() % N;
 
@@ -98,12 +98,124 @@ static void test_random_traffic_never_loses_a_page(void **state) {
     page_pool_deinit(&pool);
 }
 
+static Hash128 hash_of(uint64_t n) {
+    return (Hash128){ .low = n, .high = n };
+}
+
+static void test_indexed_page_is_cached_until_pages_run_out(void **state) {
+    PrefixIndex index;
+    PagePool pool;
+    uint32_t pages[4];
+
+    (void)state;
+    assert_int_equal(prefix_index_init(&index, 4), 0);
+    assert_int_equal(page_pool_init(&pool, 4, 1, 0, &index), 0);
+    assert_int_equal(page_pool_take(&pool, 3, pages), 0);
+    assert_int_equal(prefix_index_insert(&index, hash_of(0), pages[0]), 0);
+    assert_int_equal(prefix_index_insert(&index, hash_of(1), pages[1]), 0);
+    page_pool_release(&pool, pages, 3);
+    assert_int_equal(page_pool_used(&pool), 0);
+    assert_int_equal(page_pool_cached(&pool), 2);
+    assert_int_equal(pool.n_free, 4);
+
+    /* Blank pages go first, then the deeper one of the chain; the root is held as it is. */
+    assert_int_equal(page_pool_take(&pool, 2, pages + 2), 0);
+    assert_int_equal(prefix_index_find(&index, hash_of(1)), pages[1]);
+    page_pool_ref(&pool, pages[0]);
+    assert_int_equal(page_pool_used(&pool), 3);
+    page_pool_release(&pool, pages, 1);
+    assert_int_equal(page_pool_take(&pool, 1, pages + 1), 0);
+    assert_int_equal(prefix_index_find(&index, hash_of(1)), PREFIX_INDEX_NONE);
+    assert_int_equal(prefix_index_find(&index, hash_of(0)), pages[0]);
+    page_pool_ref(&pool, pages[0]);
+    assert_int_equal(page_pool_take(&pool, 1, pages), PAGE_POOL_E_FULL);
+    page_pool_release(&pool, pages, 4);
+    page_pool_deinit(&pool);
+    prefix_index_deinit(&index);
+}
+
+static void test_cached_page_held_again_is_used_last(void **state) {
+    PrefixIndex index;
+    PagePool pool;
+    uint32_t pages[3], taken[2];
+
+    (void)state;
+    assert_int_equal(prefix_index_init(&index, 3), 0);
+    assert_int_equal(page_pool_init(&pool, 3, 1, 0, &index), 0);
+    assert_int_equal(page_pool_take(&pool, 3, pages), 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(prefix_index_insert(&index, hash_of(i), pages[i]), 0);
+        page_pool_release(&pool, &pages[i], 1);
+    }
+    page_pool_ref(&pool, pages[0]);
+    page_pool_release(&pool, &pages[0], 1);
+    assert_int_equal(page_pool_take(&pool, 2, taken), 0);
+    assert_int_equal(taken[0], pages[1]);
+    assert_int_equal(taken[1], pages[2]);
+    page_pool_release(&pool, taken, 2);
+    page_pool_deinit(&pool);
+    prefix_index_deinit(&index);
+}
+
+static void test_sink_lives_as_long_as_its_page(void **state) {
+    PrefixIndex index;
+    PagePool pool;
+    uint32_t pages[4], sink;
+
+    (void)state;
+    assert_int_equal(prefix_index_init(&index, 4), 0);
+    assert_int_equal(page_pool_init(&pool, 4, 1, 2, &index), 0);
+    assert_int_equal(page_pool_take(&pool, 4, pages), 0);
+    assert_int_equal(page_pool_sink(&pool, pages[0]), PAGE_POOL_NONE);
+    assert_int_equal(page_pool_take_sink(&pool, pages[0]), 0);
+    assert_int_equal(page_pool_take_sink(&pool, pages[1]), 0);
+    assert_int_not_equal(page_pool_sink(&pool, pages[0]), page_pool_sink(&pool, pages[1]));
+    assert_int_equal(page_pool_take_sink(&pool, pages[2]), PAGE_POOL_E_FULL);
+    assert_int_equal(page_pool_sink(&pool, pages[2]), PAGE_POOL_NONE);
+
+    /* With a page nobody knows, a slot comes back. */
+    sink = page_pool_sink(&pool, pages[1]);
+    page_pool_release(&pool, &pages[1], 1);
+    assert_int_equal(page_pool_take_sink(&pool, pages[2]), 0);
+    assert_int_equal(page_pool_sink(&pool, pages[2]), sink);
+
+    /* A cached page keeps its slot until somebody needs one. */
+    assert_int_equal(prefix_index_insert(&index, hash_of(0), pages[0]), 0);
+    assert_int_equal(prefix_index_insert(&index, hash_of(2), pages[2]), 0);
+    page_pool_release(&pool, &pages[0], 1);
+    page_pool_release(&pool, &pages[2], 1);
+    assert_int_equal(page_pool_sink(&pool, pages[2]), sink);
+    page_pool_ref(&pool, pages[0]);
+    assert_int_equal(page_pool_take_sink(&pool, pages[3]), 0);
+    assert_int_equal(page_pool_sink(&pool, pages[3]), sink);
+    assert_int_equal(page_pool_sink(&pool, pages[2]), PAGE_POOL_NONE);
+    assert_int_equal(prefix_index_find(&index, hash_of(2)), PREFIX_INDEX_NONE);
+    assert_int_equal(prefix_index_find(&index, hash_of(0)), pages[0]);
+    page_pool_release(&pool, &pages[0], 1);
+    page_pool_release(&pool, &pages[3], 1);
+    page_pool_deinit(&pool);
+    prefix_index_deinit(&index);
+}
+
+static void test_pool_without_sinks_is_out_of_them(void **state) {
+    PagePool pool;
+    uint32_t page;
+
+    (void)state;
+    assert_int_equal(page_pool_init(&pool, 1, 1, 0, NULL), 0);
+    assert_int_equal(page_pool_take(&pool, 1, &page), 0);
+    assert_int_equal(page_pool_take_sink(&pool, page), PAGE_POOL_E_FULL);
+    page_pool_release(&pool, &page, 1);
+    page_pool_deinit(&pool);
+}
+
 static void test_an_empty_pool_is_refused(void **state) {
     PagePool pool;
 
     (void)state;
-    assert_int_equal(page_pool_init(&pool, 0, 1), -EINVAL);
-    assert_int_equal(page_pool_init(&pool, 1, 0), -EINVAL);
+    assert_int_equal(page_pool_init(&pool, 0, 1, 0, NULL), -EINVAL);
+    assert_int_equal(page_pool_init(&pool, 1, 0, 0, NULL), -EINVAL);
+    assert_int_equal(page_pool_init(&pool, 1, 1, 0, &(PrefixIndex){ .n_pages = 2 }), -EINVAL);
     page_pool_deinit(&pool);
 }
 
@@ -113,6 +225,10 @@ int main(void) {
         cmocka_unit_test(test_shared_page_comes_back_with_its_last_holder),
         cmocka_unit_test(test_tails_run_out_and_come_back),
         cmocka_unit_test(test_random_traffic_never_loses_a_page),
+        cmocka_unit_test(test_indexed_page_is_cached_until_pages_run_out),
+        cmocka_unit_test(test_cached_page_held_again_is_used_last),
+        cmocka_unit_test(test_sink_lives_as_long_as_its_page),
+        cmocka_unit_test(test_pool_without_sinks_is_out_of_them),
         cmocka_unit_test(test_an_empty_pool_is_refused),
     };
 
