@@ -63,7 +63,7 @@ static const Option *option_of_variable(const char *variable, size_t n) {
 }
 
 /* An empty variable counts as not set, as compose files leave them. */
-static int apply_environment(Config *config, char *const *environ_, Reason *why) {
+static int apply_environment(Config *config, const char *const *environ_, Reason *why) {
     for (; environ_ && *environ_; environ_++) {
         const char *variable = *environ_;
         const char *equals = strchr(variable, '=');
@@ -82,7 +82,7 @@ static int apply_environment(Config *config, char *const *environ_, Reason *why)
 
 /* Other programs may own a variable of this prefix, so an unknown one is no error; but a misspelt
  * option should not go unnoticed. */
-static void warn_of_unknown_variables(char *const *environ_) {
+static void warn_of_unknown_variables(const char *const *environ_) {
     const size_t prefix = strlen(VARIABLE_PREFIX);
 
     for (; environ_ && *environ_; environ_++) {

@@ -38,10 +38,10 @@ typedef struct ConfigOrigin {
 
 /* Where to read from. All borrowed for as long as the Config lives. */
 typedef struct ConfigInput {
-    unsigned command;  /* COMMAND_X: decides which options exist */
-    int argc;          /* what follows the command's name */
-    char *const *argv; /* [argc] */
-    char *const *environ;
+    unsigned command;        /* COMMAND_X: decides which options exist */
+    int argc;                /* what follows the command's name */
+    const char *const *argv; /* [argc] */
+    const char *const *environ;
 } ConfigInput;
 
 /* Texts are owned, and NULL where the row says what no value means. Fields follow the table. */

@@ -32,7 +32,7 @@ static int read_all(Buffer *text, const char *path, Reason *why) {
             return reason_set(why, -ENOMEM, "%s: out of memory", path);
         text->size += fread(room, 1, 65536, file);
         if (ferror(file))
-            return reason_set(why, -EIO, "%s: %s", path, strerror(errno));
+            return reason_set(why, -errno, "%s: %s", path, strerror(errno));
         if (text->size > FILE_BYTES_MAX)
             return reason_set(why, -EINVAL, "%s: larger than the %zu bytes a config file may have",
                               path, FILE_BYTES_MAX);

@@ -91,7 +91,10 @@ static int help(int argc, char **argv) {
 
 static int run(const Command *command, int argc, char **argv) {
     CLEANUP(config_deinit) Config config = CONFIG_NULL;
-    ConfigInput input = { .command = command->bit, .argc = argc, .argv = argv, .environ = environ };
+    ConfigInput input = { .command = command->bit,
+                          .argc = argc,
+                          .argv = (const char *const *)argv,
+                          .environ = (const char *const *)environ };
     Reason why = REASON_NULL;
     int r = config_load(&config, &input, &why);
 
