@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * One request and its answer, as a handler sees them. The exchange is the connection's; a handler
+ * may use it until the answer has ended or it was told that the client is gone.
+ *
+ * An answer is either one reply or a stream: begun, written, ended.
+ */
+
+#include "server/http_request.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct HttpExchange HttpExchange;
+
+/* The client is gone before its answer ended. The exchange is not to be used any more. */
+typedef void (*HttpGoneFn)(void *owner);
+
+struct HttpExchange {
+    HttpRequest *request; /* borrowed; the handler may take its body */
+    HttpGoneFn on_gone;   /* NULL: nobody has to know */
+    void *owner;          /* of on_gone; the handler's */
+    bool streaming;       /* the head of a stream went out */
+    bool chunked;         /* it has chunks */
+    bool overflowed;      /* the client reads too slowly; what is written now is dropped */
+    bool ended;
+};
+
+typedef struct HttpReply {
+    unsigned status;
+    const char *content_type; /* NULL: no body */
+    const char *headers;      /* more header lines, each with its line end; NULL: none */
+    const void *body;         /* [size], copied */
+    size_t size;
+} HttpReply;
+
+void http_exchange_reply(HttpExchange *exchange, const HttpReply *reply);
+
+void http_exchange_begin(HttpExchange *exchange, const char *content_type);
+/* 0; -ENOBUFS if the client leaves too much unread: stop, and end the stream. */
+int http_exchange_write(HttpExchange *exchange, const void *data, size_t size);
+void http_exchange_end(HttpExchange *exchange);
+
+/* "Not Found"; "Unknown" for what this server never answers. */
+const char *http_status_text(unsigned status);
+/* {"error": {...}} with a plain message, for refusals below the API. Appends. */
+void http_error_body(Buffer *out, unsigned status, const char *message);

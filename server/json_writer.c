@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/json_writer.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+static void put_escape(Buffer *out, unsigned char c) {
+    static const char shorts[0x20] = {
+        ['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r'
+    };
+
+    if (c == '"' || c == '\\')
+        buffer_printf(out, "\\%c", c);
+    else if (shorts[c])
+        buffer_printf(out, "\\%c", shorts[c]);
+    else
+        buffer_printf(out, "\\u%04x", c);
+}
+
+static void put_quoted(Buffer *out, const char *text, size_t size) {
+    size_t start = 0;
+
+    buffer_append_char(out, '"');
+    for (size_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)text[i];
+
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        buffer_append(out, text + start, i - start);
+        put_escape(out, c);
+        start = i + 1;
+    }
+    buffer_append(out, text + start, size - start);
+    buffer_append_char(out, '"');
+}
+
+/* The comma and the key before a value. */
+static void put_lead(JsonWriter *w, const char *key) {
+    if (w->comma)
+        buffer_append_char(w->out, ',');
+    w->comma = true;
+    if (key)
+        buffer_printf(w->out, "\"%s\":", key);
+}
+
+void json_begin_object(JsonWriter *w, const char *key) {
+    put_lead(w, key);
+    buffer_append_char(w->out, '{');
+    w->comma = false;
+}
+
+void json_end_object(JsonWriter *w) {
+    buffer_append_char(w->out, '}');
+    w->comma = true;
+}
+
+void json_begin_array(JsonWriter *w, const char *key) {
+    put_lead(w, key);
+    buffer_append_char(w->out, '[');
+    w->comma = false;
+}
+
+void json_end_array(JsonWriter *w) {
+    buffer_append_char(w->out, ']');
+    w->comma = true;
+}
+
+void json_put_string(JsonWriter *w, const char *key, const char *text, size_t size) {
+    put_lead(w, key);
+    put_quoted(w->out, text, size);
+}
+
+void json_put_text(JsonWriter *w, const char *key, const char *text) {
+    if (text)
+        json_put_string(w, key, text, strlen(text));
+    else
+        json_put_null(w, key);
+}
+
+void json_put_u64(JsonWriter *w, const char *key, uint64_t value) {
+    put_lead(w, key);
+    buffer_printf(w->out, "%" PRIu64, value);
+}
+
+void json_put_float(JsonWriter *w, const char *key, float value) {
+    assert(isfinite(value));
+    put_lead(w, key);
+    buffer_printf(w->out, "%.9g", (double)value);
+}
+
+void json_put_bool(JsonWriter *w, const char *key, bool value) {
+    put_lead(w, key);
+    buffer_append_text(w->out, value ? "true" : "false");
+}
+
+void json_put_null(JsonWriter *w, const char *key) {
+    put_lead(w, key);
+    buffer_append_text(w->out, "null");
+}
+
+void json_put_key(JsonWriter *w, const char *text, size_t size) {
+    put_lead(w, NULL);
+    put_quoted(w->out, text, size);
+    buffer_append_char(w->out, ':');
+    w->comma = false;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Writes JSON into a Buffer as it is said: no tree, no copies. `key` names a member of an object;
+ * it is NULL in arrays and at the top, and needs no escapes. Text must be UTF-8 and goes out as it
+ * is, but for what JSON must escape. Running out of memory shows in the Buffer.
+ */
+
+#include "util/buffer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct JsonWriter {
+    Buffer *out; /* borrowed */
+    bool comma;  /* something stands before in this object or array */
+} JsonWriter;
+
+#define JSON_WRITER(_out) { .out = (_out) }
+
+void json_begin_object(JsonWriter *writer, const char *key);
+void json_end_object(JsonWriter *writer);
+void json_begin_array(JsonWriter *writer, const char *key);
+void json_end_array(JsonWriter *writer);
+
+void json_put_string(JsonWriter *writer, const char *key, const char *text, size_t size);
+void json_put_text(JsonWriter *writer, const char *key, const char *text); /* NULL: null */
+void json_put_u64(JsonWriter *writer, const char *key, uint64_t value);
+/* A finite f32, with as many digits as tell it from its neighbours. */
+void json_put_float(JsonWriter *writer, const char *key, float value);
+void json_put_bool(JsonWriter *writer, const char *key, bool value);
+void json_put_null(JsonWriter *writer, const char *key);
+/* A key of any text; the next value is put with key NULL. */
+void json_put_key(JsonWriter *writer, const char *text, size_t size);
