@@ -496,8 +496,7 @@ static void seal(const Attention *a, const KvStore *store, uint32_t layer, const
         }
         a->kv_kernels->seal(
             store->regions[layer][side].format, side, store->geometry.head_dim, tail,
-            (const Rounding *)(uintptr_t)kv_store_rounding(store, layer, side, head), block,
-            scratch);
+            (const Rounding *)(uintptr_t)kv_store_rounding(store, layer, head), block, scratch);
         if (!i_page && store->n_sinks && s->sink != KV_NO_SINK)
             keep_sinks(store, layer, side, s, head);
     }

@@ -13,7 +13,6 @@
 /* Scratch of the calls below, one per thread. */
 typedef struct KvScratch {
     float x[KV_HEAD_DIM_MAX][KV_PAGE_TOKENS]; /* the block, channel-major, as it is rounded */
-    float original[KV_HEAD_DIM_MAX][KV_PAGE_TOKENS]; /* and before */
     uint8_t codes[KV_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     int8_t opened[KV_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     float scales[KV_HEAD_DIM_MAX], offsets[KV_HEAD_DIM_MAX];
@@ -21,7 +20,7 @@ typedef struct KvScratch {
 
 typedef struct KvKernels {
     /* Quantizes a full tail block (bf16, K [head_dim][64] or V [64][head_dim]) into `block`
-     * (kv_block_layout; format not bf16). `rounding` has head_dim channels. */
+     * (kv_block_layout; format not bf16). `rounding`, of head_dim channels, is for K. */
     void (*seal)(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
                  const Rounding *rounding, void *block, KvScratch *scratch);
     /* Opens a block into scratch->opened (same arrangement, signed bytes), scales and offsets per

@@ -82,9 +82,8 @@ static int place_all(KvStore *store, const KvPlan *plan) {
     if (r)
         return r;
     store->roundings_offset = offset;
-    r = place_slots(geometry, store->rounding_bytes, 1, &offset);
-    if (r)
-        return r;
+    if (!add_aligned(&offset, kv_store_roundings_bytes(store)))
+        return -EOVERFLOW;
     store->size_bytes = offset;
     return 0;
 }
@@ -137,7 +136,7 @@ size_t kv_store_sink_bytes(const KvStore *store) {
 }
 
 size_t kv_store_roundings_bytes(const KvStore *store) {
-    return store->rounding_bytes * store->geometry.n_kv_heads * KV_SIDES * store->geometry.n_layers;
+    return store->rounding_bytes * store->geometry.n_kv_heads * store->geometry.n_layers;
 }
 
 double kv_store_bits(const KvStore *store) {

@@ -12,7 +12,7 @@
  *   region(layer, side) = [n_pages][n_kv_heads] blocks of block_bytes
  *   tails               = [n_tails][n_layers][2 sides][n_kv_heads] bf16 blocks
  *   sinks               = [n_sinks][n_layers][2 sides][n_kv_heads] of 4 exact tokens, bf16
- *   roundings           = [n_layers][2 sides][n_kv_heads] of kvcache/rounding.h, where a format
+ *   roundings           = [n_layers][n_kv_heads] of kvcache/rounding.h, for keys, where a format
  *                         quantizes
  *
  * A *sink slot* keeps the first 4 tokens of a sequence exact when its first page is quantized:
@@ -138,8 +138,7 @@ static inline DevAddr kv_store_sink(const KvStore *s, uint32_t layer, KvSide sid
            kv_store_slot_index(s, layer, side, slot, head) * s->sink_block_bytes;
 }
 
-static inline DevAddr kv_store_rounding(const KvStore *s, uint32_t layer, KvSide side,
-                                        uint32_t head) {
+static inline DevAddr kv_store_rounding(const KvStore *s, uint32_t layer, uint32_t head) {
     return s->base + s->roundings_offset +
-           kv_store_slot_index(s, layer, side, 0, head) * s->rounding_bytes;
+           ((size_t)layer * s->geometry.n_kv_heads + head) * s->rounding_bytes;
 }

@@ -14,7 +14,7 @@
 #define MOMENT_DIAGONAL_MIN 1e-30
 
 size_t rounding_bytes(uint32_t n) {
-    return sizeof(Rounding) + n * sizeof(uint32_t) + 2 * (size_t)n * n * sizeof(float);
+    return sizeof(Rounding) + n * sizeof(uint32_t) + (size_t)n * n * sizeof(float);
 }
 
 static uint32_t *order_of(Rounding *r) {
@@ -30,7 +30,7 @@ void rounding_init_plain(Rounding *out, uint32_t n) {
     out->is_plain = true;
     for (uint32_t i = 0; i < n; i++)
         order_of(out)[i] = i;
-    memset(feed_of(out), 0, 2 * (size_t)n * n * sizeof(float));
+    memset(feed_of(out), 0, (size_t)n * n * sizeof(float));
 }
 
 /* Channels by falling diagonal, ties by rising index. */
@@ -90,27 +90,6 @@ static void gram(const double *b, double *a, uint32_t n) {
                 a[(size_t)i * n + j] += b[(size_t)k * n + i] * b[(size_t)k * n + j];
 }
 
-/* The damped moment, over its mean diagonal, in rounding order. */
-static void damp(const Rounding *r, const float *moment, double mean, double damping, double *m) {
-    const uint32_t *order = rounding_order(r);
-    uint32_t n = r->n_channels;
-
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < n; j++)
-            m[(size_t)i * n + j] =
-                moment[(size_t)order[i] * n + order[j]] / mean + (i == j ? damping : 0);
-}
-
-static void set_pull(Rounding *r, const double *m) {
-    uint32_t n = r->n_channels;
-    float *pull = feed_of(r) + (size_t)n * n;
-
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < n; j++)
-            pull[(size_t)i * n + j] =
-                i == j ? 0 : (float)(m[(size_t)i * n + j] / m[(size_t)i * n + i]);
-}
-
 /*
  * With M = C + damping in rounding order: M = L L^T, inverse(M) = L^-T L^-1, and inverse(M) = T T^T
  * for a lower T gives U = T^T.
@@ -128,8 +107,10 @@ int rounding_init(Rounding *out, const float *moment, uint32_t n, double damping
     if (!(mean > MOMENT_DIAGONAL_MIN) || !isfinite(mean))
         return 0;
     sort_order(order_of(out), moment, n);
-    damp(out, moment, mean, damping, m);
-    set_pull(out, m);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++)
+            m[(size_t)i * n + j] = moment[(size_t)order_of(out)[i] * n + order_of(out)[j]] / mean +
+                                   (i == j ? damping : 0);
     if (!cholesky(m, n)) {
         rounding_init_plain(out, n);
         return 0;

@@ -2,17 +2,12 @@
 #pragma once
 
 /*
- * Compensated rounding: how the error of one channel is made up for by the others.
+ * Compensated rounding: how the error of one channel is pushed onto the channels still to come.
  *
- * Rounding k to q costs (k - q)^T M (k - q), where M is the second moment of what the vector is
- * multiplied with (queries for a key, rows of W_O for a value), damped. Two steps:
- *
- * 1. As in GPTQ (arXiv 2210.17323, section 3) channels are rounded one by one, in order of falling
- *    diagonal, and after channel i the channels still to come move by
- *        k_j -= (k_i - q_i) * feed[i][j],   feed[i][j] = U_ij / U_ii,   inverse(M) = U^T U.
- * 2. Coordinate descent on the same cost: each channel in turn is rounded anew to where the errors
- *    of all others, now known, want it:
- *        q_i = round(k_i + sum_{j != i} pull[i][j] (k_j - q_j)),   pull[i][j] = M_ij / M_ii.
+ * Rounding a key k to q costs (k - q)^T C (k - q), where C is the second moment of the queries. As
+ * in GPTQ (arXiv 2210.17323, section 3) channels are rounded one by one, in order of falling
+ * diagonal, and after channel i the rest moves by k_j -= (k_i - q_i) * feed[i][j],   feed[i][j] =
+ * U_ij / U_ii,   inverse(C + damping) = U^T U.
  */
 
 #include <stdbool.h>
@@ -38,11 +33,6 @@ static inline const uint32_t *rounding_order(const Rounding *r) {
 static inline const float *rounding_feed(const Rounding *r, uint32_t i) {
     return (const float *)(const void *)(rounding_order(r) + r->n_channels) +
            (size_t)i * r->n_channels;
-}
-
-/* Row i of pull; entry i is 0. */
-static inline const float *rounding_pull(const Rounding *r, uint32_t i) {
-    return rounding_feed(r, r->n_channels + i);
 }
 
 /* Fills `out` (rounding_bytes) from a second moment [n][n] (symmetric; only its shape matters, not

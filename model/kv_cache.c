@@ -7,16 +7,13 @@
 #include <errno.h>
 #include <string.h>
 
-/* Shares of the mean diagonal. From 1% to 10% little changes: for keys the moments come from
- * thousands of queries, for values from as many rows of W_O as the model is wide. */
-#define K_DAMPING 0.03
-#define V_DAMPING 0.1
+/* A share of the moment's mean diagonal; from 0.3% to 10% little changes. */
+#define DAMPING 0.03
 
 static int upload_rounding(const KvStore *store, const BackendOps *ops, Backend *backend,
-                           const Profile *profile, uint32_t layer, KvSide side, uint32_t head) {
+                           const Profile *profile, uint32_t layer, uint32_t head) {
     uint32_t n = store->geometry.head_dim;
     size_t matrix = (size_t)n * n;
-    const float *moments;
     CLEANUP(free) Rounding *rounding = calloc(1, store->rounding_bytes);
     CLEANUP(free) float *moment = malloc(matrix * sizeof(*moment));
     int r = 0;
@@ -24,31 +21,30 @@ static int upload_rounding(const KvStore *store, const BackendOps *ops, Backend 
     if (!rounding || !moment)
         return -ENOMEM;
     if (profile) {
-        moments = side == KV_SIDE_K ? profile->q_moments : profile->v_moments;
-        memcpy(moment, moments + ((size_t)layer * store->geometry.n_kv_heads + head) * matrix,
+        memcpy(moment,
+               profile->q_moments + ((size_t)layer * store->geometry.n_kv_heads + head) * matrix,
                matrix * sizeof(*moment));
         hadamard_conjugate(moment, n);
-        r = rounding_init(rounding, moment, n, side == KV_SIDE_K ? K_DAMPING : V_DAMPING);
+        r = rounding_init(rounding, moment, n, DAMPING);
     } else {
         rounding_init_plain(rounding, n);
     }
     return r ? r
-             : ops->upload(backend, kv_store_rounding(store, layer, side, head), rounding,
+             : ops->upload(backend, kv_store_rounding(store, layer, head), rounding,
                            store->rounding_bytes);
 }
 
 static int upload_roundings(const KvStore *store, const BackendOps *ops, Backend *backend,
                             const Profile *profile) {
     for (uint32_t layer = 0; layer < store->geometry.n_layers; layer++)
-        for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-            for (uint32_t head = 0;
-                 kv_store_quantizes(store, layer, side) && head < store->geometry.n_kv_heads;
-                 head++) {
-                int r = upload_rounding(store, ops, backend, profile, layer, side, head);
+        for (uint32_t head = 0;
+             kv_store_quantizes(store, layer, KV_SIDE_K) && head < store->geometry.n_kv_heads;
+             head++) {
+            int r = upload_rounding(store, ops, backend, profile, layer, head);
 
-                if (r)
-                    return r;
-            }
+            if (r)
+                return r;
+        }
     return 0;
 }
 

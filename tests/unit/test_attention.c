@@ -86,10 +86,8 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
                      0);
     w->store.base = (DevAddr)(uintptr_t)aligned_alloc(64, (w->store.size_bytes + 63) / 64 * 64);
     memset((void *)(uintptr_t)w->store.base, 0, w->store.size_bytes);
-    for (KvSide side = KV_SIDE_K; w->store.rounding_bytes && side < KV_SIDES; side++)
-        for (uint32_t h = 0; h < w->n_kv_heads; h++)
-            rounding_init_plain((Rounding *)(uintptr_t)kv_store_rounding(&w->store, 1, side, h),
-                                w->head_dim);
+    for (uint32_t h = 0; w->store.rounding_bytes && h < w->n_kv_heads; h++)
+        rounding_init_plain((Rounding *)(uintptr_t)kv_store_rounding(&w->store, 1, h), w->head_dim);
     assert_int_equal(team_new(&w->team, 2, &why), 0);
     assert_int_equal(attention_new(&w->attention, w->team, kernels, kv_kernels,
                                    &(ReserveArgs){ .store = &w->store,
