@@ -9,7 +9,7 @@
  *
  * Block formats: each activation row is turned once per op into 16-bit fixed point by blocks of 32
  * (step: the block's largest magnitude / 32767), the integer products of a block are exact, and the
- * blocks are summed in f32, in order. The relative error of a product is about 1e-5. f32, f16 and
+ * blocks are summed in f32, in order. The relative error of a product is about 2e-5. f32, f16 and
  * bf16 weights are multiplied in f32.
  *
  * A NaN or an infinity in an activation row makes that row's outputs NaN (block formats) or what
@@ -37,3 +37,6 @@ int matmul_reserve(Matmul *matmul, uint32_t n_cols, Reason *why);
 /* The op. Addresses are pointers to f32. `out` may not overlap `in`. -EINVAL: parts that differ in
  * n_in, or an n_in larger than what was reserved. */
 int matmul_run(Matmul *matmul, const MatmulArgs *args);
+
+/* The same, by the definition, in double and without a team: for tests. -ENOMEM. */
+int matmul_reference(const MatmulArgs *args);

@@ -43,7 +43,7 @@ typedef Vf TileSums[TILE_TOKENS][TILE_VECTORS];
 #define PREFETCH_BYTES 4096
 
 V_INLINE void prefetch(const uint8_t *now, size_t size_bytes) {
-#pragma GCC unroll 32
+    V_UNROLL(32)
     for (size_t i = 0; i < size_bytes; i += 64)
         __builtin_prefetch(now + PREFETCH_BYTES + i);
 }
@@ -91,35 +91,35 @@ V_INLINE void tile_add_part(WeightFormat format, uint32_t n_tokens, const uint8_
     const uint32_t n_pairs = format_scale_cols(format) / 2;
     const uint8_t *run = block + format_header_bytes(format) + i_run * format_run_bytes(format);
     Vi dots[TILE_TOKENS][TILE_VECTORS];
-#pragma GCC unroll 8
+    V_UNROLL(8)
     for (uint32_t t = 0; t < n_tokens; t++)
-#pragma GCC unroll 8
-        for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            dots[t][v] = (Vi){ 0 };
+        V_UNROLL(8)
+    for (uint32_t v = 0; v < TILE_VECTORS; v++)
+        dots[t][v] = (Vi){ 0 };
 
-#pragma GCC unroll 16
+    V_UNROLL(16)
     for (uint32_t i = 0; i < n_pairs; i++) {
         uint32_t p = i_part * n_pairs + i;
         Vi q[TILE_VECTORS];
-#pragma GCC unroll 8
+        V_UNROLL(8)
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
             q[v] = quant_pair(format, run + 4 * (lane + v * V_LANES), p);
-#pragma GCC unroll 8
+        V_UNROLL(8)
         for (uint32_t t = 0; t < n_tokens; t++) {
             Vi pair = vi_set1_pair(x + t * RUN_COLS + 2 * p);
-#pragma GCC unroll 8
+            V_UNROLL(8)
             for (uint32_t v = 0; v < TILE_VECTORS; v++)
                 dots[t][v] = vi_dot_pairs(dots[t][v], q[v], pair);
         }
     }
 
     uint32_t i_scale = i_run * (RUN_COLS / format_scale_cols(format)) + i_part;
-#pragma GCC unroll 8
+    V_UNROLL(8)
     for (uint32_t v = 0; v < TILE_VECTORS; v++) {
         Vf scale = block_scale(format, block, i_scale, lane + v * V_LANES);
         Vf min = format_has_min(format) ? block_min(format, block, i_scale, lane + v * V_LANES)
                                         : (Vf){ 0 };
-#pragma GCC unroll 8
+        V_UNROLL(8)
         for (uint32_t t = 0; t < n_tokens; t++) {
             sums[t][v] = v_fma(scale * x_scales[t].scale, v_from_i32(dots[t][v]), sums[t][v]);
             if (format_has_min(format))
@@ -135,7 +135,6 @@ V_INLINE void tile_sum_blocks(WeightFormat format, uint32_t n_tokens, const Tile
     const int16_t *x = tile->fixed;
     const FixedScale *x_scales = tile->scales;
     for (uint32_t n = tile->n_cols / (block_runs * RUN_COLS); n > 0; n--) {
-#pragma GCC unroll 1
         for (uint32_t i = 0; i < block_runs; i++) {
             prefetch(block + format_header_bytes(format) + i * format_run_bytes(format),
                      format_run_bytes(format) + format_header_bytes(format) / block_runs);
@@ -160,17 +159,17 @@ V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile 
                              TileSums sums) {
     const uint32_t value_bytes = format == WEIGHT_F32 ? 4 : 2;
     const uint8_t *weights = tile->group + tile->lane * value_bytes;
-#pragma GCC unroll 2
+    V_UNROLL(2)
     for (uint32_t i = 0; i < tile->n_cols; i++) {
         prefetch(weights, GROUP_ROWS * value_bytes);
         Vf w[TILE_VECTORS];
-#pragma GCC unroll 8
+        V_UNROLL(8)
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
             w[v] = load_plain(format, weights + v * V_LANES * value_bytes);
-#pragma GCC unroll 8
+        V_UNROLL(8)
         for (uint32_t t = 0; t < n_tokens; t++) {
             Vf x = v_set1(tile->in[(size_t)t * tile->n_cols + i]);
-#pragma GCC unroll 8
+            V_UNROLL(8)
             for (uint32_t v = 0; v < TILE_VECTORS; v++)
                 sums[t][v] = v_fma(w[v], x, sums[t][v]);
         }
@@ -209,21 +208,21 @@ V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs
         .scales = tiles->scales + (size_t)token * (weight->n_cols / RUN_COLS),
     };
     TileSums sums;
-#pragma GCC unroll 8
+    V_UNROLL(8)
     for (uint32_t t = 0; t < n_tokens; t++)
-#pragma GCC unroll 8
-        for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            sums[t][v] = (Vf){ 0 };
+        V_UNROLL(8)
+    for (uint32_t v = 0; v < TILE_VECTORS; v++)
+        sums[t][v] = (Vf){ 0 };
     if (format_is_block(format))
         tile_sum_blocks(format, n_tokens, &tile, sums);
     else
         tile_sum_plain(format, n_tokens, &tile, sums);
-#pragma GCC unroll 8
+    V_UNROLL(8)
     for (uint32_t t = 0; t < n_tokens; t++)
-#pragma GCC unroll 8
-        for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            if (row + v * V_LANES < weight->n_rows)
-                sums_store(args, sums[t][v], token + t, row + v * V_LANES);
+        V_UNROLL(8)
+    for (uint32_t v = 0; v < TILE_VECTORS; v++)
+        if (row + v * V_LANES < weight->n_rows)
+            sums_store(args, sums[t][v], token + t, row + v * V_LANES);
 }
 
 #define TILE_CASE(_n)                           \

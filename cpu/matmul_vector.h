@@ -20,7 +20,19 @@ typedef int16_t Vsh __attribute__((__vector_size__(V_LANES * 2)));
 typedef int8_t Vsb __attribute__((__vector_size__(V_LANES)));
 typedef uint8_t Vub __attribute__((__vector_size__(V_LANES)));
 
+/*
+ * V_INLINE makes one copy of a function a caller, with the caller's constants; V_UNROLL stands
+ * before a loop over a tile, whose arrays then live in registers. With a sanitizer's checks the
+ * result would take minutes to compile, and plain functions are checked as well.
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define V_INLINE static inline
+#define V_UNROLL(_n)
+#else
 #define V_INLINE static inline __attribute__((__always_inline__))
+#define V_PRAGMA(_text) _Pragma(#_text)
+#define V_UNROLL(_n) V_PRAGMA(GCC unroll _n)
+#endif
 
 V_INLINE Vi vi_load(const void *p) {
     Vi v;

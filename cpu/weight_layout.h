@@ -43,28 +43,27 @@ struct Weight {
 };
 
 /* The rest are constants once inlined into code for one format. */
-#define LAYOUT_INLINE static inline __attribute__((__always_inline__))
 
-LAYOUT_INLINE bool format_is_block(WeightFormat format) {
+static inline bool format_is_block(WeightFormat format) {
     return format != WEIGHT_F32 && format != WEIGHT_F16 && format != WEIGHT_BF16;
 }
 
-LAYOUT_INLINE bool format_is_k(WeightFormat format) {
+static inline bool format_is_k(WeightFormat format) {
     return format == WEIGHT_Q4_K || format == WEIGHT_Q5_K || format == WEIGHT_Q6_K;
 }
 
-LAYOUT_INLINE bool format_has_min(WeightFormat format) {
+static inline bool format_has_min(WeightFormat format) {
     return format == WEIGHT_Q4_1 || format == WEIGHT_Q5_1 || format == WEIGHT_Q4_K ||
            format == WEIGHT_Q5_K;
 }
 
 /* Bits of the first plane. */
-LAYOUT_INLINE uint32_t format_low_bits(WeightFormat format) {
+static inline uint32_t format_low_bits(WeightFormat format) {
     return format == WEIGHT_Q8_0 ? 8 : 4;
 }
 
 /* Bits of the second plane, or 0. */
-LAYOUT_INLINE uint32_t format_high_bits(WeightFormat format) {
+static inline uint32_t format_high_bits(WeightFormat format) {
     switch (format) {
     case WEIGHT_Q5_0:
     case WEIGHT_Q5_1:
@@ -78,7 +77,7 @@ LAYOUT_INLINE uint32_t format_high_bits(WeightFormat format) {
 }
 
 /* What is subtracted from the stored q. */
-LAYOUT_INLINE int32_t format_zero(WeightFormat format) {
+static inline int32_t format_zero(WeightFormat format) {
     switch (format) {
     case WEIGHT_Q4_0:
         return 8;
@@ -92,23 +91,23 @@ LAYOUT_INLINE int32_t format_zero(WeightFormat format) {
 }
 
 /* Columns that share a scale. */
-LAYOUT_INLINE uint32_t format_scale_cols(WeightFormat format) {
+static inline uint32_t format_scale_cols(WeightFormat format) {
     return format == WEIGHT_Q6_K ? 16 : 32;
 }
 
-LAYOUT_INLINE size_t plane_bytes(uint32_t bits) {
+static inline size_t plane_bytes(uint32_t bits) {
     return bits * SLICE_BYTES;
 }
 
-LAYOUT_INLINE size_t format_run_bytes(WeightFormat format) {
+static inline size_t format_run_bytes(WeightFormat format) {
     return plane_bytes(format_low_bits(format)) + plane_bytes(format_high_bits(format));
 }
 
-LAYOUT_INLINE uint32_t format_block_runs(WeightFormat format) {
+static inline uint32_t format_block_runs(WeightFormat format) {
     return format_is_k(format) ? 8 : 1;
 }
 
-LAYOUT_INLINE size_t format_header_bytes(WeightFormat format) {
+static inline size_t format_header_bytes(WeightFormat format) {
     switch (format) {
     case WEIGHT_Q4_K:
     case WEIGHT_Q5_K:
@@ -120,13 +119,13 @@ LAYOUT_INLINE size_t format_header_bytes(WeightFormat format) {
     }
 }
 
-LAYOUT_INLINE size_t format_block_bytes(WeightFormat format) {
+static inline size_t format_block_bytes(WeightFormat format) {
     return format_header_bytes(format) + format_block_runs(format) * format_run_bytes(format);
 }
 
 /* Into a block: the f16 mins; the byte scales of part i (of 8, or 16 in q6_k), then their mins. */
 #define HEADER_MIN (2 * GROUP_ROWS)
 
-LAYOUT_INLINE size_t header_part(WeightFormat format, uint32_t i) {
+static inline size_t header_part(WeightFormat format, uint32_t i) {
     return format == WEIGHT_Q6_K ? (2 + i) * GROUP_ROWS : (4 + 2 * i) * GROUP_ROWS;
 }
