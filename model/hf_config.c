@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config.json and generation_config.json, understood as Transformers 5 does, older spellings
+ * included. The defaults of keys that are missing are those of each model's configuration class
+ * there. What would change the model's answers and is not computed here (another activation,
+ * partial rotation, quantized weights, an unknown rotary scaling) is refused by name; other keys
+ * are ignored.
+ */
+#include "model/model_config.h"
+
+#include "util/json.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_DEFAULT 4096          /* of mistral, qwen2 and qwen3 */
+#define MAX_WINDOW_LAYERS_DEFAULT 28 /* of qwen2 and qwen3 */
+#define QWEN3_HEAD_DIM_DEFAULT 128
+
+static const char *const causal_classes[MODEL_ARCHS] = {
+    [MODEL_ARCH_LLAMA] = "LlamaForCausalLM",
+    [MODEL_ARCH_MISTRAL] = "MistralForCausalLM",
+    [MODEL_ARCH_QWEN2] = "Qwen2ForCausalLM",
+    [MODEL_ARCH_QWEN3] = "Qwen3ForCausalLM",
+};
+
+/* An absent key keeps its default, which is already in place. */
+static int optional(int r) {
+    return r == JSON_E_ABSENT ? 0 : r;
+}
+
+/* architecture */
+
+static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
+    const char *type = NULL;
+    const json_t *classes = NULL;
+    json_t *name;
+    size_t size, i;
+    int r;
+
+    r = json_required(json_get_text(json, "model_type", &type, &size, why), "model_type", why);
+    if (r)
+        return r;
+    for (c->arch = 0; c->arch < MODEL_ARCHS; c->arch++)
+        if (!strcmp(type, model_arch_name(c->arch)))
+            break;
+    if (c->arch == MODEL_ARCHS)
+        return reason_set(why, -EINVAL, "model_type \"%s\" is not supported; supported are %s",
+                          type, model_archs_supported);
+    r = json_get_array(json, "architectures", &classes, why);
+    if (r)
+        return optional(r);
+    json_array_foreach(classes, i,
+                       name) if (json_is_string(name) && !strcmp(json_string_value(name),
+                                                                 causal_classes[c->arch])) return 0;
+    return json_array_size(classes) ? reason_set(why, -EINVAL,
+                                                 "architectures does not list %s: this is no model "
+                                                 "that generates text",
+                                                 causal_classes[c->arch])
+                                    : 0;
+}
+
+/* shape */
+
+static int read_shape(const json_t *json, ModelConfig *c, Reason *why) {
+    const struct {
+        const char *key;
+        uint32_t *out, max;
+    } required[] = {
+        { "num_hidden_layers", &c->n_layers, MODEL_LAYERS_MAX },
+        { "num_attention_heads", &c->n_heads, MODEL_HEADS_MAX },
+        { "hidden_size", &c->dim, MODEL_DIM_MAX },
+        { "intermediate_size", &c->ffn_dim, MODEL_DIM_MAX },
+        { "vocab_size", &c->n_vocab, MODEL_VOCAB_MAX },
+        { "max_position_embeddings", &c->max_position, MODEL_POSITION_MAX },
+    };
+    int r;
+
+    for (size_t i = 0; i < sizeof(required) / sizeof(*required); i++) {
+        r = json_required(
+            json_get_u32(json, required[i].key, 1, required[i].max, required[i].out, why),
+            required[i].key, why);
+        if (r)
+            return r;
+    }
+    c->n_kv_heads = c->n_heads;
+    c->head_dim = c->arch == MODEL_ARCH_QWEN3 ? QWEN3_HEAD_DIM_DEFAULT : c->dim / c->n_heads;
+    c->rms_epsilon = 1e-6f;
+    r = optional(
+        json_get_u32(json, "num_key_value_heads", 1, MODEL_HEADS_MAX, &c->n_kv_heads, why));
+    if (!r)
+        r = optional(json_get_u32(json, "head_dim", 2, MODEL_HEAD_DIM_MAX, &c->head_dim, why));
+    if (!r)
+        r = optional(json_get_float(json, "rms_norm_eps", &c->rms_epsilon, why));
+    if (!r)
+        r = optional(json_get_bool(json, "tie_word_embeddings", &c->tied_embeddings, why));
+    return r;
+}
+
+static int read_biases(const json_t *json, ModelConfig *c, Reason *why) {
+    int r = 0;
+
+    c->qk_norm = c->arch == MODEL_ARCH_QWEN3;
+    switch (c->arch) {
+    case MODEL_ARCH_LLAMA:
+        r = optional(json_get_bool(json, "mlp_bias", &c->mlp_bias, why));
+        /* fallthrough */
+    case MODEL_ARCH_QWEN3:
+        if (!r)
+            r = optional(json_get_bool(json, "attention_bias", &c->qkv_bias, why));
+        c->o_bias = c->qkv_bias;
+        return r;
+    case MODEL_ARCH_QWEN2:
+        c->qkv_bias = true;
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int check_refused(const json_t *json, Reason *why) {
+    const json_t *quantization = NULL;
+    const char *activation = "silu", *method = "a method not named";
+    size_t size;
+    int r;
+
+    r = optional(json_get_text(json, "hidden_act", &activation, &size, why));
+    if (r)
+        return r;
+    if (strcmp(activation, "silu") && strcmp(activation, "swish"))
+        return reason_set(why, -EINVAL, "hidden_act \"%s\" is not supported; supported is silu",
+                          activation);
+    r = json_get_object(json, "quantization_config", &quantization, why);
+    if (r)
+        return optional(r);
+    r = optional(json_get_text(quantization, "quant_method", &method, &size, why));
+    if (r)
+        return r;
+    return reason_set(why, -EINVAL,
+                      "quantization_config: weights quantized by %s are not supported; use the "
+                      "unquantized model or a GGUF file",
+                      method);
+}
+
+/* sliding windows */
+
+static int read_layer_types(const json_t *json, ModelConfig *c, Reason *why) {
+    const json_t *types = NULL;
+    CLEANUP(free) bool *slides = NULL;
+    int r;
+
+    r = json_get_array(json, "layer_types", &types, why);
+    if (r)
+        return r;
+    if (json_array_size(types) != c->n_layers)
+        return reason_set(why, -EINVAL,
+                          "layer_types has %zu entries; expected num_hidden_layers, %" PRIu32,
+                          json_array_size(types), c->n_layers);
+    slides = calloc(c->n_layers, sizeof(*slides));
+    if (!slides)
+        return -ENOMEM;
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        const char *type = json_string_value(json_array_get(types, l));
+
+        slides[l] = type && !strcmp(type, "sliding_attention");
+        if (!slides[l] && (!type || strcmp(type, "full_attention")))
+            return reason_set(why, -EINVAL,
+                              "layer_types[%" PRIu32
+                              "] is \"%s\"; supported are full_attention and "
+                              "sliding_attention",
+                              l, type ? type : "not a string");
+        if (slides[l] && !c->sliding_window)
+            return reason_set(
+                why, -EINVAL,
+                "layer_types[%" PRIu32 "] slides, but the model has no sliding_window", l);
+    }
+    c->layer_slides = TAKE(slides);
+    return 0;
+}
+
+/* Mistral: every layer slides unless sliding_window is null. Its default is for a missing key. */
+static int read_mistral_window(const json_t *json, ModelConfig *c, Reason *why) {
+    int r;
+
+    if (!json_object_get(json, "sliding_window"))
+        c->sliding_window = WINDOW_DEFAULT;
+    r = optional(
+        json_get_u32(json, "sliding_window", 1, MODEL_POSITION_MAX, &c->sliding_window, why));
+    if (r)
+        return r;
+    return model_config_slide_from(c, c->sliding_window ? 0 : c->n_layers);
+}
+
+/* Qwen: only if use_sliding_window, and then the layers of layer_types, or those from
+ * max_window_layers on. */
+static int read_qwen_window(const json_t *json, ModelConfig *c, Reason *why) {
+    uint32_t first = MAX_WINDOW_LAYERS_DEFAULT, window = 0;
+    bool use_window = false;
+    int r;
+
+    if (!json_object_get(json, "sliding_window"))
+        window = WINDOW_DEFAULT;
+    r = optional(json_get_bool(json, "use_sliding_window", &use_window, why));
+    if (!r && use_window)
+        r = optional(json_get_u32(json, "sliding_window", 1, MODEL_POSITION_MAX, &window, why));
+    if (!r)
+        r = optional(json_get_u32(json, "max_window_layers", 0, UINT32_MAX, &first, why));
+    if (r)
+        return r;
+    c->sliding_window = use_window ? window : 0;
+    r = read_layer_types(json, c, why);
+    if (r != JSON_E_ABSENT)
+        return r;
+    return model_config_slide_from(c, c->sliding_window ? first : c->n_layers);
+}
+
+static int read_window(const json_t *json, ModelConfig *c, Reason *why) {
+    switch (c->arch) {
+    case MODEL_ARCH_MISTRAL:
+        return read_mistral_window(json, c, why);
+    case MODEL_ARCH_QWEN2:
+    case MODEL_ARCH_QWEN3:
+        return read_qwen_window(json, c, why);
+    default:
+        return model_config_slide_from(c, c->n_layers);
+    }
+}
+
+/* rotary positions */
+
+/* The object that holds the scaling: published checkpoints call it rope_scaling, Transformers 5
+ * writes rope_parameters; the older name wins there too. NULL: neither. */
+static int find_rope_object(const json_t *json, const json_t **out, Reason *why) {
+    static const char *const keys[] = { "rope_scaling", "rope_parameters" };
+    int r;
+
+    *out = NULL;
+    for (size_t i = 0; i < 2 && !(*out && json_object_size(*out)); i++) {
+        r = optional(json_get_object(json, keys[i], out, why));
+        if (r)
+            return r;
+    }
+    if (*out &&
+        (json_object_get(*out, "full_attention") || json_object_get(*out, "sliding_attention")))
+        return reason_set(why, -EINVAL, "rotary parameters per layer type are not supported");
+    return 0;
+}
+
+static int read_rope_type(const json_t *rope, RopeScaling *out, Reason *why) {
+    static const char *const names[] = {
+        [ROPE_DEFAULT] = "default",
+        [ROPE_LINEAR] = "linear",
+        [ROPE_LLAMA3] = "llama3",
+        [ROPE_YARN] = "yarn",
+    };
+    const char *name = "default";
+    size_t size;
+    int r;
+
+    r = json_get_text(rope, "rope_type", &name, &size, why);
+    if (r == JSON_E_ABSENT)
+        r = json_get_text(rope, "type", &name, &size, why);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        if (!strcmp(name, names[i])) {
+            *out = (RopeScaling)i;
+            return 0;
+        }
+    return reason_set(
+        why, -EINVAL,
+        "rotary scaling \"%s\" is not supported; supported are default, linear, llama3 "
+        "and yarn",
+        name);
+}
+
+/* A value of the rope object, or else of the whole config. */
+static int get_either(const json_t *rope, const json_t *json, const char *key, float *out,
+                      Reason *why) {
+    int r = rope ? json_get_float(rope, key, out, why) : JSON_E_ABSENT;
+
+    return r == JSON_E_ABSENT ? json_get_float(json, key, out, why) : r;
+}
+
+/* The length before scaling: at top level it overrides; absent, it is max_position_embeddings. */
+static int read_original_length(const json_t *rope, const json_t *json, ModelConfig *c,
+                                Reason *why) {
+    const char *key = "original_max_position_embeddings";
+    uint32_t *out = &c->rope.original_max_position;
+    int r;
+
+    *out = c->max_position;
+    r = json_get_u32(json, key, 1, MODEL_POSITION_MAX, out, why);
+    return r == JSON_E_ABSENT ? optional(json_get_u32(rope, key, 1, MODEL_POSITION_MAX, out, why))
+                              : r;
+}
+
+static int read_yarn(const json_t *rope, RopeConfig *out, Reason *why) {
+    const struct {
+        const char *key;
+        float *out;
+    } floats[] = {
+        { "attention_factor", &out->attention_factor },
+        { "mscale", &out->mscale },
+        { "mscale_all_dim", &out->mscale_all_dim },
+        { "beta_fast", &out->beta_fast },
+        { "beta_slow", &out->beta_slow },
+    };
+    int r = 0;
+
+    for (size_t i = 0; !r && i < sizeof(floats) / sizeof(*floats); i++)
+        r = optional(json_get_float(rope, floats[i].key, floats[i].out, why));
+    if (!out->beta_fast)
+        out->beta_fast = 32;
+    if (!out->beta_slow)
+        out->beta_slow = 1;
+    return r ? r : optional(json_get_bool(rope, "truncate", &out->truncate, why));
+}
+
+static int read_llama3(const json_t *rope, RopeConfig *out, Reason *why) {
+    int r;
+
+    r = json_required(json_get_float(rope, "low_freq_factor", &out->low_freq_factor, why),
+                      "low_freq_factor", why);
+    if (r)
+        return r;
+    return json_required(json_get_float(rope, "high_freq_factor", &out->high_freq_factor, why),
+                         "high_freq_factor", why);
+}
+
+static int read_scaling(const json_t *rope, const json_t *json, ModelConfig *c, Reason *why) {
+    int r;
+
+    r = read_rope_type(rope, &c->rope.scaling, why);
+    if (r || c->rope.scaling == ROPE_DEFAULT)
+        return r;
+    r = read_original_length(rope, json, c, why);
+    if (r)
+        return r;
+    r = json_get_float(rope, "factor", &c->rope.factor, why);
+    if (r == JSON_E_ABSENT && c->rope.scaling == ROPE_YARN)
+        c->rope.factor = (float)c->max_position / (float)c->rope.original_max_position;
+    else if (r)
+        return json_required(r, "factor", why);
+    if (c->rope.scaling == ROPE_LLAMA3)
+        return read_llama3(rope, &c->rope, why);
+    return c->rope.scaling == ROPE_YARN ? read_yarn(rope, &c->rope, why) : 0;
+}
+
+static int read_rope(const json_t *json, ModelConfig *c, Reason *why) {
+    const json_t *rope;
+    float partial = 1;
+    int r;
+
+    c->rope = (RopeConfig){ .theta = 10000, .factor = 1, .truncate = true };
+    r = find_rope_object(json, &rope, why);
+    if (!r)
+        r = optional(get_either(rope, json, "rope_theta", &c->rope.theta, why));
+    if (!r)
+        r = optional(get_either(rope, json, "partial_rotary_factor", &partial, why));
+    if (r)
+        return r;
+    if (partial != 1)
+        return reason_set(
+            why, -EINVAL,
+            "partial_rotary_factor is %g; only models that rotate all channels (1) are "
+            "supported",
+            (double)partial);
+    return rope ? read_scaling(rope, json, c, why) : 0;
+}
+
+/* generation */
+
+static int add_eos(GenerationDefaults *g, const json_t *value, Reason *why) {
+    int64_t id;
+
+    if (!json_as_i64(value, 0, UINT32_MAX - 1, &id))
+        return reason_set(why, -EINVAL,
+                          "key \"eos_token_id\": expected a token id or an array of token ids");
+    if (g->n_eos_ids == MODEL_EOS_MAX)
+        return reason_set(why, -EINVAL, "key \"eos_token_id\": more than %d ids", MODEL_EOS_MAX);
+    g->eos_ids[g->n_eos_ids++] = (uint32_t)id;
+    return 0;
+}
+
+/* One id or several; absent or null adds none. */
+static int read_eos(const json_t *json, GenerationDefaults *g, Reason *why) {
+    const json_t *value = json_object_get(json, "eos_token_id"), *item;
+    size_t i;
+    int r;
+
+    if (!value || json_is_null(value))
+        return 0;
+    if (!json_is_array(value))
+        return add_eos(g, value, why);
+    json_array_foreach(value, i, item) {
+        r = add_eos(g, item, why);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+/* As vLLM: the values count whether or not do_sample is set. */
+static int read_sampling(const json_t *json, GenerationDefaults *g, Reason *why) {
+    const struct {
+        const char *key;
+        float *out;
+        bool *has;
+    } floats[] = {
+        { "temperature", &g->temperature, &g->has_temperature },
+        { "top_p", &g->top_p, &g->has_top_p },
+        { "min_p", &g->min_p, &g->has_min_p },
+        { "repetition_penalty", &g->repetition_penalty, &g->has_repetition_penalty },
+    };
+    int64_t top_k = 0;
+    int r;
+
+    for (size_t i = 0; i < sizeof(floats) / sizeof(*floats); i++) {
+        r = json_get_float(json, floats[i].key, floats[i].out, why);
+        if (r < 0)
+            return r;
+        *floats[i].has = !r;
+    }
+    r = json_get_i64(json, "top_k", -1, UINT32_MAX, &top_k, why);
+    g->has_top_k = !r;
+    g->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
+    return optional(r);
+}
+
+static int read_generation(const char *path, const ModelConfig *c, GenerationDefaults *g,
+                           Reason *why) {
+    CLEANUP(json_unref) json_t *json = NULL;
+    int r;
+
+    r = json_load_path(&json, path, 0, why);
+    if (r == -ENOENT)
+        return 0;
+    if (r)
+        return r;
+    r = json_is_object(json) ? 0 : reason_set(why, -EINVAL, "expected a JSON object");
+    if (!r)
+        r = read_eos(json, g, why);
+    if (!r)
+        r = read_sampling(json, g, why);
+    if (!r)
+        r = generation_check(g, c, why);
+    return r ? reason_prefix(why, r, "%s: ", path) : 0;
+}
+
+/* the whole */
+
+static int read_config(const json_t *json, ModelConfig *c, Reason *why) {
+    static int (*const steps[])(const json_t *, ModelConfig *, Reason *) = {
+        read_arch, read_shape, read_biases, read_window, read_rope,
+    };
+    int r;
+
+    if (!json_is_object(json))
+        return reason_set(why, -EINVAL, "expected a JSON object");
+    for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
+        r = steps[i](json, c, why);
+        if (r)
+            return r;
+    }
+    r = check_refused(json, why);
+    return r ? r : model_config_check(c, why);
+}
+
+int hf_config_read(const char *directory, ModelConfig *config, GenerationDefaults *generation,
+                   Reason *why) {
+    CLEANUP(free) char *path = NULL, *generation_path = NULL;
+    CLEANUP(json_unref) json_t *json = NULL;
+    int r;
+
+    if (asprintf(&path, "%s/config.json", directory) < 0 ||
+        asprintf(&generation_path, "%s/generation_config.json", directory) < 0)
+        return reason_set(why, -ENOMEM, "%s: out of memory", directory);
+    r = json_load_path(&json, path, 0, why);
+    if (r)
+        return r;
+    r = read_config(json, config, why);
+    if (r)
+        return reason_prefix(why, r, "%s: ", path);
+    r = read_generation(generation_path, config, generation, why);
+    if (r || generation->n_eos_ids)
+        return r;
+    r = read_eos(json, generation, why);
+    if (!r)
+        r = generation_check(generation, config, why);
+    return r ? reason_prefix(why, r, "%s: ", path) : 0;
+}
