@@ -51,6 +51,7 @@ static void test_every_row_is_sound(void **state) {
         assert_true(o->help && strlen(o->help) > 8 && o->help[strlen(o->help) - 1] != '.');
         assert_true(o->commands && !(o->required & ~o->commands));
         assert_true(o->topic < N_TOPICS);
+        assert_true(!(o->commands & COMMAND_SERVE) || o->commands & COMMAND_CONFIG);
         assert_true(o->fallback || o->unset || o->type == OPTION_TEXTS);
         assert_true(o->type != OPTION_U32 || o->max <= UINT32_MAX);
         assert_true(o->min <= o->max);
