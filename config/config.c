@@ -18,19 +18,19 @@
 #define VARIABLE_PREFIX "KVASIR_"
 
 void config_deinit(Config *config) {
-    for (uint32_t i = 0; i < n_options; i++)
-        option_clear(&options[i], config);
+    for (uint32_t i = 0; i < n_option_rows; i++)
+        option_clear(&option_table[i], config);
     free(config->origins);
     *config = (Config)CONFIG_NULL;
 }
 
 static int apply_defaults(Config *config, Reason *why) {
-    for (uint32_t i = 0; i < n_options; i++) {
-        const char *text = options[i].fallback;
-        int r = text ? option_parse(&options[i], config, text, strlen(text), why) : 0;
+    for (uint32_t i = 0; i < n_option_rows; i++) {
+        const char *text = option_table[i].fallback;
+        int r = text ? option_parse(&option_table[i], config, text, strlen(text), why) : 0;
 
         if (r)
-            return reason_prefix(why, r, "default of %s: ", options[i].name);
+            return reason_prefix(why, r, "default of %s: ", option_table[i].name);
     }
     return 0;
 }
@@ -40,7 +40,7 @@ static int set(Config *config, const Option *option, ConfigOriginKind kind, cons
     int r = option_parse(option, config, text, strlen(text), why);
 
     if (!r)
-        config->origins[option - options] = (ConfigOrigin){ .kind = kind };
+        config->origins[option - option_table] = (ConfigOrigin){ .kind = kind };
     return r;
 }
 
@@ -55,10 +55,10 @@ static bool is_service_link(const char *variable, const char *value) {
 static const Option *option_of_variable(const char *variable, size_t n) {
     char name[OPTION_NAME_BYTES_MAX];
 
-    for (uint32_t i = 0; i < n_options; i++)
-        if (options[i].commands & COMMAND_SERVE &&
-            strlen(option_variable(&options[i], name)) == n && memcmp(name, variable, n) == 0)
-            return &options[i];
+    for (uint32_t i = 0; i < n_option_rows; i++)
+        if (option_table[i].commands & COMMAND_SERVE &&
+            strlen(option_variable(&option_table[i], name)) == n && memcmp(name, variable, n) == 0)
+            return &option_table[i];
     return NULL;
 }
 
@@ -130,9 +130,9 @@ static int read_flag(Flag *flag, const char *text, unsigned command, Reason *why
         return reason_set(why, -EINVAL, "unexpected argument \"%.64s\"; options begin with --",
                           text);
     if (text[1] != '-') {
-        for (uint32_t i = 0; i < n_options && !flag->option; i++)
-            if (options[i].letter == text[1] && options[i].commands & command)
-                flag->option = &options[i];
+        for (uint32_t i = 0; i < n_option_rows && !flag->option; i++)
+            if (option_table[i].letter == text[1] && option_table[i].commands & command)
+                flag->option = &option_table[i];
         if (!flag->option)
             return reason_set(why, -EINVAL, "unknown option -%c; see --help", text[1]);
         flag->value = text[2] ? text + 2 : NULL;
@@ -189,8 +189,8 @@ static int apply_flags(Config *config, const ConfigInput *input, Reason *why) {
 }
 
 static int check_required(const Config *config, Reason *why) {
-    for (uint32_t i = 0; i < n_options; i++) {
-        const Option *option = &options[i];
+    for (uint32_t i = 0; i < n_option_rows; i++) {
+        const Option *option = &option_table[i];
         char flag[OPTION_NAME_BYTES_MAX], variable[OPTION_NAME_BYTES_MAX];
         char text[OPTION_NAME_BYTES_MAX];
 
@@ -211,7 +211,7 @@ static int apply_layers(Config *config, const ConfigInput *input, const char *pa
     int r;
 
     config->input = *input;
-    config->origins = calloc(n_options, sizeof(*config->origins));
+    config->origins = calloc(n_option_rows, sizeof(*config->origins));
     if (!config->origins)
         return reason_set(why, -ENOMEM, "out of memory");
     r = apply_defaults(config, why);
@@ -256,7 +256,7 @@ static int copy_value(const Option *option, Config *to, const Config *from, Reas
     char text[OPTION_NAME_BYTES_MAX];
     const char *value = option_format(option, from, text);
 
-    to->origins[option - options] = from->origins[option - options];
+    to->origins[option - option_table] = from->origins[option - option_table];
     if (value)
         return option_parse(option, to, value, strlen(value), why);
     option_clear(option, to);
@@ -267,8 +267,8 @@ int config_reload(Config *fresh, const Config *running, uint32_t *n_left, Reason
     int r = load(fresh, &running->input, why);
 
     *n_left = 0;
-    for (uint32_t i = 0; i < n_options && !r; i++) {
-        const Option *option = &options[i];
+    for (uint32_t i = 0; i < n_option_rows && !r; i++) {
+        const Option *option = &option_table[i];
 
         if (option->reloadable || option_equal(option, fresh, running))
             continue;
@@ -284,7 +284,7 @@ int config_reload(Config *fresh, const Config *running, uint32_t *n_left, Reason
 
 const char *config_origin_text(const Config *config, const Option *option, char *text,
                                size_t size) {
-    const ConfigOrigin *origin = &config->origins[option - options];
+    const ConfigOrigin *origin = &config->origins[option - option_table];
     char name[OPTION_NAME_BYTES_MAX];
 
     switch (origin->kind) {

@@ -47,7 +47,7 @@ typedef struct ConfigInput {
 /* Texts are owned, and NULL where the row says what no value means. Fields follow the table. */
 typedef struct Config {
     ConfigInput input;
-    ConfigOrigin *origins; /* [n_options], owned */
+    ConfigOrigin *origins; /* [n_option_rows], owned */
 
     /* model */
     char *model;
@@ -60,6 +60,9 @@ typedef struct Config {
     /* memory */
     uint64_t kv_memory_bytes;
     uint64_t kv_tokens;
+    char *kv;
+    char *profile;
+    uint64_t profile_time_ms;
 
     /* batching */
     uint32_t max_num_seqs;
@@ -87,10 +90,14 @@ typedef struct Config {
     char *config;
 
     /* one command */
+    ConfigTexts kv_specs;
+    char *text_path;
+    uint32_t window;
     char *input_path;
     char *output_path;
     char *json_path;
     bool json;
+    bool example;
     bool special;
     bool ignore_eos;
     uint32_t chunk;

@@ -156,7 +156,7 @@ static int apply_key(Config *config, const json_t *root, const char *key, size_t
     if (!option)
         return reason_set(why, -EINVAL, "\"%.64s\" is no option%s%s%s", key,
                           near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    origin = &config->origins[option - options];
+    origin = &config->origins[option - option_table];
     if (origin->kind == CONFIG_FROM_FILE)
         return reason_set(why, -EINVAL, "\"%s\" is given a second time; the first is on line %u",
                           option->name, origin->line);

@@ -10,7 +10,6 @@
 #define WIDTH_MIN 40
 #define WIDTH_MAX 100
 #define WIDTH_DEFAULT 80
-#define INDENT 6
 
 static const char *const topic_titles[N_TOPICS] = {
     [TOPIC_MODEL] = "Model", [TOPIC_MEMORY] = "Memory",   [TOPIC_BATCHING] = "Batching",
@@ -37,17 +36,21 @@ uint32_t help_width(FILE *file) {
     return width < WIDTH_MIN ? WIDTH_MIN : (uint32_t)width;
 }
 
-void help_fill(FILE *file, const char *text, uint32_t column, uint32_t indent, uint32_t width) {
+void help_fill(FILE *file, const char *text, uint32_t column, const char *prefix, uint32_t width) {
+    uint32_t indent = (uint32_t)strlen(prefix);
     bool first = true;
 
-    fprintf(file, "%*s", column < indent ? (int)(indent - column) : 0, "");
+    if (column)
+        fprintf(file, "%*s", column < indent ? (int)(indent - column) : 0, "");
+    else
+        fputs(prefix, file);
     if (column < indent)
         column = indent;
     while (*text) {
         uint32_t n = (uint32_t)strcspn(text, " ");
 
         if (!first && column + 1 + n > width) {
-            fprintf(file, "\n%*s", (int)indent, "");
+            fprintf(file, "\n%s", prefix);
             column = indent;
             first = true;
         }
@@ -57,6 +60,26 @@ void help_fill(FILE *file, const char *text, uint32_t column, uint32_t indent, u
         text += n + (text[n] == ' ');
     }
     fputc('\n', file);
+}
+
+const char *help_topic_title(OptionTopic topic) {
+    return topic_titles[topic];
+}
+
+const char *help_describe(const Option *option, unsigned command, char *text, size_t size) {
+    char bounds[256];
+    const char *fallback = option->fallback;
+    bool required = option->required & command;
+
+    option_bounds(option, bounds, sizeof(bounds));
+    if (option->type == OPTION_BOOL)
+        *bounds = 0; /* its flags say it already */
+    if (!fallback || (option->unset && strcmp(fallback, "0") == 0))
+        fallback = option->unset;
+    snprintf(text, size, "%s.%s%s%s %s%s.%s", option->help, *bounds ? " Allowed: " : "", bounds,
+             *bounds ? "." : "", required ? "Required" : "Default: ", required ? "" : fallback,
+             option->reloadable ? " SIGHUP applies a change in the file." : "");
+    return text;
 }
 
 static void print_head(FILE *file, const Option *option) {
@@ -72,40 +95,22 @@ static void print_head(FILE *file, const Option *option) {
         fprintf(file, "  %s %s\n", flag, metavar);
 }
 
-static void print_option(FILE *file, const Option *option, unsigned command, uint32_t width) {
-    char bounds[256], text[1024];
-    const char *fallback = option->fallback ? option->fallback : "none";
-    bool required = option->required & command;
-    bool zero = option->fallback && strcmp(option->fallback, "0") == 0;
-
-    option_bounds(option, bounds, sizeof(bounds));
-    if (required)
-        fallback = "";
-    else if (option->unset && (zero || !option->fallback))
-        fallback = option->unset;
-    print_head(file, option);
-    snprintf(text, sizeof(text), "%s.%s%s%s %s%s.%s", option->help,
-             *bounds && option->type != OPTION_BOOL ? " Allowed: " : "",
-             option->type != OPTION_BOOL ? bounds : "",
-             *bounds && option->type != OPTION_BOOL ? "." : "",
-             required ? "Required" : "Default: ", fallback,
-             option->reloadable ? " SIGHUP applies a change in the file." : "");
-    help_fill(file, text, 0, INDENT, width);
-}
-
 void help_options(FILE *file, unsigned command) {
     uint32_t width = help_width(file);
 
     for (uint32_t topic = 0; topic < N_TOPICS; topic++) {
         bool titled = false;
+        char text[1024];
 
-        for (uint32_t i = 0; i < n_options; i++) {
-            if (options[i].topic != topic || !(options[i].commands & command))
+        for (uint32_t i = 0; i < n_option_rows; i++) {
+            if (option_table[i].topic != topic || !(option_table[i].commands & command))
                 continue;
             if (!titled)
                 fprintf(file, "\n%s:\n", topic_titles[topic]);
             titled = true;
-            print_option(file, &options[i], command, width);
+            print_head(file, &option_table[i]);
+            help_fill(file, help_describe(&option_table[i], command, text, sizeof(text)), 0,
+                      "      ", width);
         }
     }
 }

@@ -19,7 +19,9 @@
 #define HOUR (3600 * SECOND)
 
 /* Commands that load weights; commands that run without a server. */
-#define RUNS_MODEL (COMMAND_SERVE | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH)
+#define RUNS_MODEL                                                                         \
+    (COMMAND_SERVE | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH | COMMAND_PROFILE | \
+     COMMAND_EVAL)
 #define READS_TOKENIZER (COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CHAT_TEMPLATE)
 #define IS_SERVER (COMMAND_SERVE | COMMAND_CONFIG)
 
@@ -33,6 +35,7 @@
                          ? 1                                                                     \
                          : -1])
 #define TEXT(_field) FIELD(OPTION_TEXT, char *, _field)
+#define TEXTS(_field) FIELD(OPTION_TEXTS, ConfigTexts, _field)
 #define PATH(_field) FIELD(OPTION_PATH, char *, _field)
 #define BOOL(_field) FIELD(OPTION_BOOL, bool, _field)
 #define U32(_field) FIELD(OPTION_U32, uint32_t, _field)
@@ -43,7 +46,7 @@
 
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
 
-const Option options[] = {
+const Option option_table[] = {
     /* model */
     { .name = "model",
       PATH(model),
@@ -114,6 +117,29 @@ const Option options[] = {
       .fallback = "0",
       .unset = "max_model_len times max_num_seqs",
       .help = "Tokens that the cache must hold; read where kv_memory is not given" },
+    { .name = "kv",
+      TEXT(kv),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_PLAN,
+      .metavar = "SPEC",
+      .fallback = "bf16",
+      .help = "How keys and values are stored: bf16, a pair like k4v2 (each side 16, 8, 6, 4, 3 or "
+              "2 bits), or plan:FILE with a pair for each layer" },
+    { .name = "profile",
+      PATH(profile),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL,
+      .unset = "one found in state_dir, or made there at first start",
+      .help = "What `kvasird profile` measured of the model; keys are rounded by it" },
+    { .name = "profile_seconds",
+      DURATION(profile_time_ms),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PROFILE,
+      .min = SECOND,
+      .max = 24 * HOUR,
+      .fallback = "1m",
+      .help = "The longest that making a profile may take; on a slow machine it then rests on "
+              "fewer tokens" },
 
     /* batching */
     { .name = "max_num_seqs",
@@ -270,7 +296,7 @@ const Option options[] = {
     { .name = "state_dir",
       PATH(state_dir),
       .topic = TOPIC_PROCESS,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PROFILE,
       .unset = "$STATE_DIRECTORY, else kvasir in $XDG_STATE_HOME or ~/.local/state",
       .help = "Where the daemon keeps what it has measured of a model" },
     { .name = "config",
@@ -281,6 +307,46 @@ const Option options[] = {
       .help = "A JSON file of options, with // and # comments; see config/kvasird.example.json" },
 
     /* one command */
+    { .name = "kv",
+      TEXTS(kv_specs),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_EVAL,
+      .metavar = "SPEC",
+      .unset = "k4v4",
+      .help = "A format to measure, as for serve; may be given several times" },
+    { .name = "text",
+      PATH(text_path),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_EVAL | COMMAND_PROFILE,
+      .required = COMMAND_EVAL,
+      .unset = "a passage built into the program",
+      .help = "UTF-8 text to run the model over" },
+    { .name = "window",
+      U32(window),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_EVAL,
+      .metavar = "TOKENS",
+      .min = 2,
+      .max = 1u << 20,
+      .fallback = "2048",
+      .help = "Tokens of one window; windows know nothing of each other" },
+    { .name = "max_tokens",
+      U32(max_tokens),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_EVAL,
+      .metavar = "N",
+      .min = 1,
+      .max = 1u << 30,
+      .fallback = "0",
+      .unset = "the whole text",
+      .help = "Read no more tokens than this" },
+    { .name = "output",
+      PATH(output_path),
+      .topic = TOPIC_COMMAND,
+      .letter = 'o',
+      .commands = COMMAND_PROFILE,
+      .unset = "in state_dir, under the model's identity",
+      .help = "The profile to write" },
     { .name = "special",
       BOOL(special),
       .topic = TOPIC_COMMAND,
@@ -330,7 +396,7 @@ const Option options[] = {
     { .name = "json",
       PATH(json_path),
       .topic = TOPIC_COMMAND,
-      .commands = COMMAND_BENCH,
+      .commands = COMMAND_BENCH | COMMAND_EVAL,
       .unset = "none",
       .help = "Write the figures to this file, too, as JSON" },
     { .name = "json",
@@ -339,8 +405,14 @@ const Option options[] = {
       .commands = COMMAND_CONFIG,
       .fallback = "false",
       .help = "Print JSON" },
+    { .name = "example",
+      BOOL(example),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_CONFIG,
+      .fallback = "false",
+      .help = "Print a config file that gives every option its default, explained" },
 };
-const uint32_t n_options = sizeof(options) / sizeof(*options);
+const uint32_t n_option_rows = sizeof(option_table) / sizeof(*option_table);
 
 static char plain_char(char c) {
     return c == '-' ? '_' : c;
@@ -356,9 +428,9 @@ static bool name_equal(const char *name, const char *text, size_t n) {
 }
 
 const Option *option_find(const char *name, size_t n, unsigned commands) {
-    for (uint32_t i = 0; i < n_options; i++)
-        if ((options[i].commands & commands) && name_equal(options[i].name, name, n))
-            return &options[i];
+    for (uint32_t i = 0; i < n_option_rows; i++)
+        if ((option_table[i].commands & commands) && name_equal(option_table[i].name, name, n))
+            return &option_table[i];
     return NULL;
 }
 
@@ -389,14 +461,14 @@ const char *option_nearest(const char *name, size_t n, unsigned commands) {
 
     if (n >= OPTION_NAME_BYTES_MAX)
         return NULL;
-    for (uint32_t i = 0; i < n_options; i++) {
+    for (uint32_t i = 0; i < n_option_rows; i++) {
         size_t distance;
 
-        if (!(options[i].commands & commands))
+        if (!(option_table[i].commands & commands))
             continue;
-        distance = edit_distance(options[i].name, name, n);
+        distance = edit_distance(option_table[i].name, name, n);
         if (distance <= best && (!nearest || distance < best)) {
-            nearest = options[i].name;
+            nearest = option_table[i].name;
             best = distance;
         }
     }

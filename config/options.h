@@ -25,6 +25,9 @@ enum {
     COMMAND_LOGITS = 1u << 5,
     COMMAND_GENERATE = 1u << 6,
     COMMAND_BENCH = 1u << 7,
+    COMMAND_PROFILE = 1u << 8,
+    COMMAND_EVAL = 1u << 9,
+    COMMAND_PLAN = 1u << 10,
 };
 #define COMMAND_ALL (~0u)
 
@@ -67,8 +70,8 @@ typedef struct Option {
     bool reloadable;   /* SIGHUP applies it */
 } Option;
 
-extern const Option options[];
-extern const uint32_t n_options;
+extern const Option option_table[];
+extern const uint32_t n_option_rows;
 
 /* The row of this name among those of `commands`; '-' and '_' count as the same. NULL: none. */
 const Option *option_find(const char *name, size_t n, unsigned commands);

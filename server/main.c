@@ -24,6 +24,23 @@ typedef struct Command {
 } Command;
 
 static const Command commands[] = {
+    { "logits", COMMAND_LOGITS, cmd_logits, "compute logits of token ids",
+      "Runs every prompt through the model, teacher forced, and writes the logits of all its "
+      "tokens." },
+    { "generate", COMMAND_GENERATE, cmd_generate, "continue token ids, greedily",
+      "Prints {\"ids\": [...]}, one line for each prompt: what follows it, with the end-of-sequence "
+      "token if that came." },
+    { "profile", COMMAND_PROFILE, cmd_profile, "measure what keys are rounded by",
+      "Runs the model over a text and writes the second moments of its queries and the norms of "
+      "its weights. serve does this by itself at first start." },
+    { "eval", COMMAND_EVAL, cmd_eval, "measure what a KV format costs in quality",
+      "Runs the model over a text, teacher forced in chunks of one page, with a bf16 cache and with "
+      "each --kv, and compares: perplexity, KL divergence from bf16, agreement of the most likely "
+      "token, bytes." },
+    { "chat-template", COMMAND_CHAT_TEMPLATE, cmd_chat_template,
+      "turn chat requests into prompts, a JSON object a line",
+      "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "
+      "input and writes a {\"text\"} or {\"error\"} line for each. Needs only the tokenizer's files." },
     { "config", COMMAND_CONFIG, cmd_config, "print every option's value and where it came from",
       "Takes all options of serve, reads file and environment as serve would, and prints what "
       "that comes to." },
@@ -40,7 +57,7 @@ static void print_commands(FILE *file) {
 
     for (size_t i = 0; i < N_COMMANDS; i++) {
         fprintf(file, "  %-15s", commands[i].name);
-        help_fill(file, commands[i].summary, 17, 18, width);
+        help_fill(file, commands[i].summary, 17, "                  ", width);
     }
 }
 
@@ -51,14 +68,14 @@ static void print_help(void) {
            "       kvasird --version\n\nCommands:\n");
     print_commands(stdout);
     putchar('\n');
-    help_fill(stdout, precedence_text, 0, 0, help_width(stdout));
+    help_fill(stdout, precedence_text, 0, "", help_width(stdout));
 }
 
 static void print_command_help(const Command *command) {
     const char *text = command->description ? command->description : command->summary;
 
     printf("Usage: kvasird %s [options]\n\n", command->name);
-    help_fill(stdout, text, 0, 0, help_width(stdout));
+    help_fill(stdout, text, 0, "", help_width(stdout));
     help_options(stdout, command->bit);
 }
 

@@ -42,8 +42,8 @@ static void assert_refused(unsigned command, const char **args, const char **var
 
 static void test_every_row_is_sound(void **state) {
     (void)state;
-    for (uint32_t i = 0; i < n_options; i++) {
-        const Option *o = &options[i];
+    for (uint32_t i = 0; i < n_option_rows; i++) {
+        const Option *o = &option_table[i];
         char text[OPTION_NAME_BYTES_MAX];
 
         assert_true(strlen(o->name) < OPTION_NAME_BYTES_MAX - strlen("KVASIR_"));
@@ -57,8 +57,8 @@ static void test_every_row_is_sound(void **state) {
         assert_true(o->min <= o->max);
         assert_true(strlen(option_flag(o, text)) > 2);
         for (uint32_t k = 0; k < i; k++)
-            if (strcmp(o->name, options[k].name) == 0)
-                assert_false(o->commands & options[k].commands);
+            if (strcmp(o->name, option_table[k].name) == 0)
+                assert_false(o->commands & option_table[k].commands);
     }
 }
 
@@ -68,13 +68,13 @@ static void test_every_default_is_allowed_and_printed_as_written(void **state) {
 
     (void)state;
     assert_int_equal(load(&config, COMMAND_CONFIG, NULL, NULL, &why), 0);
-    for (uint32_t i = 0; i < n_options; i++) {
+    for (uint32_t i = 0; i < n_option_rows; i++) {
         char text[OPTION_NAME_BYTES_MAX];
-        const char *value = option_format(&options[i], &config, text);
+        const char *value = option_format(&option_table[i], &config, text);
 
         assert_int_equal(config.origins[i].kind, CONFIG_FROM_DEFAULT);
-        if (options[i].fallback)
-            assert_string_equal(value, options[i].fallback);
+        if (option_table[i].fallback)
+            assert_string_equal(value, option_table[i].fallback);
         else
             assert_null(value);
     }
@@ -84,8 +84,8 @@ static void test_both_ends_of_bounds(void **state) {
     CLEANUP(config_deinit) Config config = CONFIG_NULL;
 
     (void)state;
-    for (uint32_t i = 0; i < n_options; i++) {
-        const Option *o = &options[i];
+    for (uint32_t i = 0; i < n_option_rows; i++) {
+        const Option *o = &option_table[i];
         uint64_t values[] = { o->min, o->max, o->min - 1, o->max + 1 };
 
         if (o->type < OPTION_U32 || o->type > OPTION_DURATION)
