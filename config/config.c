@@ -24,13 +24,16 @@ void config_deinit(Config *config) {
     *config = (Config)CONFIG_NULL;
 }
 
+/* Rows of this command come last: rows of others may share a field and default differently. */
 static int apply_defaults(Config *config, Reason *why) {
-    for (uint32_t i = 0; i < n_option_rows; i++) {
-        const char *text = option_table[i].fallback;
-        int r = text ? option_parse(&option_table[i], config, text, strlen(text), why) : 0;
+    for (uint32_t i = 0; i < 2 * n_option_rows; i++) {
+        const Option *option = &option_table[i % n_option_rows];
+        bool own = option->commands & config->input.command, own_turn = i >= n_option_rows;
+        const char *text = option->fallback;
+        int r = text && own == own_turn ? option_parse(option, config, text, strlen(text), why) : 0;
 
         if (r)
-            return reason_prefix(why, r, "default of %s: ", option_table[i].name);
+            return reason_prefix(why, r, "default of %s: ", option->name);
     }
     return 0;
 }

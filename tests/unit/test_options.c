@@ -63,21 +63,31 @@ static void test_every_row_is_sound(void **state) {
 }
 
 static void test_every_default_is_allowed_and_printed_as_written(void **state) {
-    CLEANUP(config_deinit) Config config = CONFIG_NULL;
+    (void)state;
+    for (uint32_t i = 0; i < n_option_rows; i++) {
+        CLEANUP(config_deinit) Config config = CONFIG_NULL;
+        const Option *o = &option_table[i];
+        char text[OPTION_NAME_BYTES_MAX];
+
+        if (!o->fallback)
+            continue;
+        assert_int_equal(option_parse(o, &config, o->fallback, strlen(o->fallback), NULL), 0);
+        assert_string_equal(option_format(o, &config, text), o->fallback);
+    }
+}
+
+static void test_rows_of_one_field_default_by_command(void **state) {
+    CLEANUP(config_deinit) Config generate = CONFIG_NULL;
+    CLEANUP(config_deinit) Config eval = CONFIG_NULL;
     Reason why = REASON_NULL;
 
     (void)state;
-    assert_int_equal(load(&config, COMMAND_CONFIG, NULL, NULL, &why), 0);
-    for (uint32_t i = 0; i < n_option_rows; i++) {
-        char text[OPTION_NAME_BYTES_MAX];
-        const char *value = option_format(&option_table[i], &config, text);
-
-        assert_int_equal(config.origins[i].kind, CONFIG_FROM_DEFAULT);
-        if (option_table[i].fallback)
-            assert_string_equal(value, option_table[i].fallback);
-        else
-            assert_null(value);
-    }
+    assert_int_equal(LOAD(&generate, COMMAND_GENERATE, &why, "--model", "m", "--input", "i"), 0);
+    assert_int_equal(generate.max_tokens, 128);
+    assert_int_equal(LOAD(&eval, COMMAND_EVAL, &why, "--model", "m", "--text", "t"), 0);
+    assert_int_equal(eval.max_tokens, 0);
+    assert_int_equal(eval.origins[0].kind, CONFIG_FROM_FLAG);
+    assert_int_equal(eval.origins[1].kind, CONFIG_FROM_DEFAULT);
 }
 
 static void test_both_ends_of_bounds(void **state) {
@@ -299,6 +309,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_row_is_sound),
         cmocka_unit_test(test_every_default_is_allowed_and_printed_as_written),
+        cmocka_unit_test(test_rows_of_one_field_default_by_command),
         cmocka_unit_test(test_both_ends_of_bounds),
         cmocka_unit_test(test_units),
         cmocka_unit_test(test_durations),
