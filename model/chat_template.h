@@ -28,20 +28,31 @@ enum {
 };
 
 typedef struct ChatTemplateOptions {
-    uint32_t time_ms_max;     /* of one rendering; default 2000 */
-    size_t output_bytes_max;  /* default 16 MiB */
+    uint32_t time_ms_max;    /* of one rendering; default 2000 */
+    size_t output_bytes_max; /* default 16 MiB */
+    const char *source_path; /* a Jinja file to use instead of the model's own; NULL: none */
 } ChatTemplateOptions;
 
-#define CHAT_TEMPLATE_OPTIONS_DEFAULT { .time_ms_max = 2000, .output_bytes_max = 16u << 20 }
+#define CHAT_TEMPLATE_OPTIONS_DEFAULT \
+    { .time_ms_max = 2000, .output_bytes_max = 16u << 20 }
 
-/* `path`: a model directory (tokenizer_config.json, chat_template.jinja) or a .gguf file. 0,
- * CHAT_TEMPLATE_E_NONE, or -EINVAL (a template that does not compile: name and line in `why`). */
+/* `path`: a model directory or a .gguf file. Of a directory, chat_template.jinja and
+ * additional_chat_templates/NAME.jinja go before `chat_template` in tokenizer_config.json, and the
+ * special tokens come from tokenizer_config.json; of a GGUF file, tokenizer.chat_template[.NAME]
+ * and the tokens of its ids. 0; CHAT_TEMPLATE_E_NONE; -EINVAL with the file or the template's line
+ * in `why`, also where compiling ran into a limit; -ENOENT if `path` or Jinja2 is not there.
+ * `options` may be NULL. */
 int chat_template_open(ChatTemplate **outp, const char *path, const ChatTemplateOptions *options,
                        Reason *why);
 ChatTemplate *chat_template_free(ChatTemplate *chat_template);
 CLEANUP_DEFINE(ChatTemplate, chat_template_free);
 
-/* `request_json`: {"messages": [...], "tools": [...] or null, "add_generation_prompt": bool,
- * "kwargs": {...}} as text. Appends the prompt to `out`. */
+/* `request_json`: {"messages": [...], "tools": [...], "documents": [...], "add_generation_prompt":
+ * bool, "kwargs": {...}} as UTF-8 text; all but `messages` may be absent or null, and
+ * add_generation_prompt is then false, as in Transformers. Appends the prompt to `out`.
+ *
+ * Of several templates the one named by kwargs.chat_template is used, else "tool_use" if there are
+ * tools, else "default". Anything that goes wrong in the template, also because of the messages'
+ * types, is CHAT_TEMPLATE_E_RAISED. -EINVAL: the request is not JSON. */
 int chat_template_render(ChatTemplate *chat_template, const char *request_json, size_t size,
                          Buffer *out, Reason *why);

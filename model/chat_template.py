@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python half of chat templates; built into the daemon and run by model/chat_template.c.
+
+A chat template is a Jinja program written for the environment that Transformers 5 gives it
+(transformers/utils/chat_template_utils.py and tokenization_utils_base.py there are what everything
+here must agree with): the immutable sandbox, trim_blocks, lstrip_blocks, loop controls, the
+generation tag, a tojson that leaves HTML alone, raise_exception, strftime_now, and the model's
+special tokens as variables. Messages lose their null members and carry their reasoning under each
+of its names before the template sees them.
+
+Every way to fail is one of the exceptions below, which the C half turns into outcomes. Time and
+memory are limited from there: LimitReached is raised between any two bytecodes, and MemoryError by
+any allocation. What one C function can do without allocating, arithmetic on huge integers, is
+limited here.
+"""
+
+import datetime
+import json
+import os
+import re
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+import jinja2.utils
+
+FILE_BYTES_MAX = 64 << 20
+MESSAGE_BYTES_MAX = 900  # fits into a Reason together with what is put in front
+INTEGER_BITS_MAX = 1 << 16
+
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+SPECIAL_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)
+# What a request says beside `kwargs`, or what would change how a template is run.
+RESERVED_KWARGS = (
+    "messages", "tools", "add_generation_prompt", "conversation", "continue_final_message",
+    "return_assistant_tokens_mask",
+)
+
+
+class Outcome(Exception):
+    """An end that the C half knows; the text is for people, valid UTF-8 and of limited length."""
+
+    def __init__(self, text):
+        encoded = str(text).encode("utf-8", "replace").replace(b"\0", b"\\0")
+        if len(encoded) > MESSAGE_BYTES_MAX:
+            encoded = encoded[:MESSAGE_BYTES_MAX] + b"..."
+        super().__init__(encoded.decode("utf-8", "ignore"))
+
+
+class NoTemplate(Outcome):
+    """The model has no chat template."""
+
+
+class Invalid(Outcome):
+    """A file or a request is broken."""
+
+
+class Raised(Outcome):
+    """The template refused the messages or failed on them."""
+
+
+class OutputLimit(Outcome):
+    """The prompt is longer than allowed."""
+
+
+class LimitReached(BaseException):
+    """Raised by the C half into running code. No template can catch it."""
+
+
+class Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}: marks what the assistant said; only rendered here."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        call = self.call_method("_generation_support")
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    @jinja2.pass_eval_context
+    def _generation_support(self, context, caller):
+        return caller()
+
+
+class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """The sandbox, with arithmetic that ends: Python's integers have no size limit of their own."""
+
+    intercepted_binops = frozenset(("*", "/", "//", "%", "**"))
+
+    def call_binop(self, context, operator, left, right):
+        if isinstance(right, int) and isinstance(left, (int, float)):
+            n_bits = max(left.bit_length() if isinstance(left, int) else 0, right.bit_length())
+            if operator == "**" and isinstance(left, int):
+                n_bits = max(n_bits, left.bit_length() * abs(right))
+            if n_bits > INTEGER_BITS_MAX:
+                raise OverflowError(f"integers of more than {INTEGER_BITS_MAX} bits")
+        return super().call_binop(context, operator, left, right)
+
+
+class TemplateDict:
+    """What `dict` is in a template: makes dicts, but is not the class itself."""
+
+    def __call__(self, *args, **kwargs):
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args, **kwargs):
+        return dict.fromkeys(*args, **kwargs)
+
+
+class TemplateNamespace(jinja2.utils.Namespace):
+    """Jinja's namespace without underscored names, which lead into the interpreter."""
+
+    def __init__(*args, **kwargs):
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            check_attribute_name(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name, value):
+        check_attribute_name(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+
+def check_attribute_name(name):
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(
+            f"chat templates cannot store {name!r} in a namespace: rename the attribute"
+        )
+
+
+def raise_exception(message):
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def strftime_now(format):
+    return datetime.datetime.now().strftime(format)
+
+
+def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(
+        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def new_environment():
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    environment.globals["dict"] = TemplateDict()
+    environment.globals["namespace"] = TemplateNamespace
+    return environment
+
+
+def compile_template(environment, name, source):
+    where = "the chat template" if name == "default" else f"the chat template {name!r}"
+    if not isinstance(source, str):
+        raise Invalid(f"{where} is not text")
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise Invalid(f"{where}, line {error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise Invalid(f"{where} is nested too deeply") from None
+    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
+        raise Invalid(f"{where} cannot be compiled: {error}") from None
+
+
+def describe_failure(error):
+    """Words for an exception that came out of a template: its own where it raised on purpose."""
+    if type(error) is jinja2.TemplateError:
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "the messages are nested too deeply for the chat template"
+    line, traceback = None, error.__traceback__
+    while traceback:  # Jinja has put the template's lines where its generated code was
+        if "__jinja_exception__" in traceback.tb_frame.f_globals:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    where = f" at line {line}" if line else ""
+    return f"the chat template failed on these messages{where}: {type(error).__name__}: {error}"
+
+
+def alias_reasoning(message):
+    for name in REASONING_FIELDS:
+        if name in message:
+            reasoning = message[name]
+            return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+    return message
+
+
+def checked_messages(messages):
+    if not isinstance(messages, list) or not messages:
+        raise Raised("'messages' must be an array of at least one message")
+    for message in messages:
+        if not isinstance(message, dict):
+            raise Raised("every message must be an object with 'role' and 'content'")
+    present = ({k: v for k, v in message.items() if v is not None} for message in messages)
+    return [alias_reasoning(message) for message in present]
+
+
+def checked_objects(name, values):
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise Raised(f"'{name}' must be an array of objects")
+    return values
+
+
+def no_constant(name):
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_request(text):
+    try:
+        request = json.loads(text.decode("utf-8"), parse_constant=no_constant)
+    except RecursionError:
+        raise Invalid("the request is nested too deeply") from None
+    except ValueError as error:
+        raise Invalid(f"the request is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise Invalid("the request must be a JSON object")
+    return request
+
+
+class Renderer:
+    """The templates of one model, compiled; rendering does not change it."""
+
+    def __init__(self, templates, special_tokens):
+        environment = new_environment()
+        self.special_tokens = special_tokens
+        self.templates = {
+            name: compile_template(environment, name, source) for name, source in templates.items()
+        }
+
+    def choose(self, tools, kwargs):
+        wanted = kwargs.pop("chat_template", None)
+        if wanted is None:
+            wanted = "tool_use" if tools is not None and "tool_use" in self.templates else "default"
+        template = self.templates.get(wanted) if isinstance(wanted, str) else None
+        if template is None:
+            names = ", ".join(sorted(self.templates))
+            raise Raised(f"the model has no chat template of that name; it has: {names}")
+        return template
+
+    def variables(self, request, kwargs):
+        for name in RESERVED_KWARGS:
+            if name in kwargs:
+                raise Raised(f"'kwargs' must not hold '{name}'")
+        documents = kwargs.pop("documents", request.get("documents"))
+        return {
+            **self.special_tokens,
+            **kwargs,
+            "messages": checked_messages(request.get("messages")),
+            "tools": checked_objects("tools", request.get("tools")),
+            "documents": checked_objects("documents", documents),
+            "add_generation_prompt": request.get("add_generation_prompt", False),
+        }
+
+    def render(self, text, output_bytes_max):
+        request = parse_request(text)
+        kwargs = request.get("kwargs") or {}
+        if not isinstance(kwargs, dict):
+            raise Raised("'kwargs' must be an object")
+        kwargs = dict(kwargs)
+        template = self.choose(request.get("tools"), kwargs)
+        variables = self.variables(request, kwargs)
+        try:
+            return joined(template.generate(variables), output_bytes_max)
+        except (Outcome, MemoryError):
+            raise
+        except Exception as error:
+            raise Raised(describe_failure(error)) from None
+
+
+def joined(pieces, output_bytes_max):
+    output, n_characters = [], 0
+    for piece in pieces:
+        n_characters += len(piece)
+        if n_characters > output_bytes_max:
+            break
+        output.append(piece)
+    try:
+        encoded = "".join(output).encode("utf-8")
+    except UnicodeEncodeError:
+        raise Raised("the prompt holds half of a surrogate pair, which is not text") from None
+    if n_characters > output_bytes_max or len(encoded) > output_bytes_max:
+        raise OutputLimit(f"the prompt is longer than {output_bytes_max} bytes")
+    return encoded
+
+
+def read_text(path):
+    """The text of a file, or None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Invalid(f"{path}: {error.strerror}") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise Invalid(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    try:
+        # Newlines as Python's text mode, through which Transformers reads, makes them.
+        return re.sub("\r\n?", "\n", content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def read_object(path):
+    text = read_text(path)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise Invalid(f"{path}: nested too deeply") from None
+    except ValueError as error:
+        raise Invalid(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Invalid(f"{path}: must hold a JSON object")
+    return value
+
+
+def token_text(value):
+    """A token is written as text or as an object with `content`; None for anything else."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def collect_special_tokens(config):
+    named = {key: config.get(key) for key in SPECIAL_TOKENS}
+    named.update((key, value) for key, value in config.items() if key.endswith("_token"))
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        named.update(extra)
+    texts = {key: token_text(value) for key, value in named.items()}
+    return {key: text for key, text in texts.items() if text is not None}
+
+
+def template_files(path):
+    """chat_template.jinja and additional_chat_templates/*.jinja, which go before the config."""
+    templates = {}
+    default = read_text(os.path.join(path, "chat_template.jinja"))
+    if default is not None:
+        templates["default"] = default
+    folder = os.path.join(path, "additional_chat_templates")
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if file.endswith(".jinja"):
+            templates[file.removesuffix(".jinja")] = read_text(os.path.join(folder, file))
+    return templates
+
+
+def config_templates(path, value):
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    try:
+        if isinstance(value, list):
+            return {str(entry["name"]): entry["template"] for entry in value}
+    except (KeyError, TypeError):
+        pass
+    raise Invalid(f"{path}: chat_template must be text or an array of {{name, template}}")
+
+
+def open_directory(path, override):
+    """A Renderer for a model directory in Hugging Face layout."""
+    path = os.fsdecode(path)
+    config_path = os.path.join(path, "tokenizer_config.json")
+    config = read_object(config_path)
+    templates = template_files(path) or config_templates(config_path, config.get("chat_template"))
+    if "added_tokens_decoder" not in config:
+        config = {**config, **read_object(os.path.join(path, "special_tokens_map.json"))}
+    return open_parts(templates, collect_special_tokens(config), override)
+
+
+def open_parts(templates, special_tokens, override):
+    """A Renderer for {name: source} and {variable: token}; `override` is a file to use instead."""
+    if override is not None:
+        override = os.fsdecode(override)
+        source = read_text(override)
+        if source is None:
+            raise Invalid(f"{override}: there is no such file")
+        templates = {"default": source}
+    if not templates:
+        raise NoTemplate("the model has no chat template: use completions, or give a Jinja file "
+                         "with --chat-template")
+    return Renderer(templates, special_tokens)
