@@ -10,4 +10,9 @@
 
 #include "config/config.h"
 
+int cmd_chat_template(const Config *config);
 int cmd_config(const Config *config);
+int cmd_eval(const Config *config);
+int cmd_generate(const Config *config);
+int cmd_logits(const Config *config);
+int cmd_profile(const Config *config);

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `kvasird eval`: a table of what formats cost, for people, and the same as JSON. The arithmetic is
+ * server/eval.c's.
+ */
+#include "server/commands.h"
+#include "server/eval.h"
+#include "server/model_run.h"
+
+#include "kvcache/kv_layout.h"
+#include "model/tokenizer.h"
+#include "util/json.h"
+#include "util/mapped_file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define GIB ((double)(1u << 30))
+
+typedef struct Eval {
+    const Config *config;
+    Session session;
+    TokenIds tokens;
+    Profile *profile;
+    EvalRun *runs; /* [n_runs]: bf16, then the specs */
+    uint32_t n_runs;
+} Eval;
+
+static void eval_deinit(Eval *e) {
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        if (e->runs[i].cache.session)
+            session_cache_deinit(&e->runs[i].cache);
+        eval_stats_deinit(&e->runs[i].stats);
+    }
+    free(e->runs);
+    profile_free(e->profile);
+    token_ids_deinit(&e->tokens);
+    session_deinit(&e->session);
+}
+
+CLEANUP_DEINIT_DEFINE(Eval, eval_deinit);
+
+/* set up */
+
+static int read_tokens(Eval *e, Reason *why) {
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
+    CLEANUP(mapped_file_close) MappedFile file = MAPPED_FILE_NULL;
+    const Config *config = e->config;
+    int r;
+
+    r = tokenizer_open(&tokenizer, config->model, why);
+    if (!r)
+        r = mapped_file_open(&file, config->text_path, why);
+    if (r)
+        return r;
+    r = tokenizer_encode(tokenizer, (const char *)file.data, file.size, false, false, &e->tokens);
+    if (r)
+        return reason_set(why, r, "%s: %s", config->text_path,
+                          r == -EILSEQ ? "not UTF-8" : "could not be tokenized");
+    if (config->max_tokens && e->tokens.n > config->max_tokens)
+        e->tokens.n = config->max_tokens;
+    if (e->tokens.n < config->window)
+        return reason_set(why, -EINVAL, "%s: %zu tokens are less than a window of %u; see --window",
+                          config->text_path, e->tokens.n, config->window);
+    return 0;
+}
+
+static int add_run(Eval *e, const char *spec, Reason *why) {
+    EvalRun *run = &e->runs[e->n_runs];
+    KvPlan plan;
+    int r;
+
+    r = model_run_plan(e->config, spec, e->session.config->n_layers, &plan, &e->profile, why);
+    if (!r)
+        r = session_cache_init(&run->cache, &e->session, e->config->window, &plan, e->profile, why);
+    if (r)
+        return r;
+    run->name = spec;
+    e->n_runs++;
+    return 0;
+}
+
+static int set_up(Eval *e, Reason *why) {
+    const ConfigTexts *specs = &e->config->kv_specs;
+    int r;
+
+    r = session_init(&e->session,
+                     &(SessionOptions){ .model_path = e->config->model,
+                                        .n_threads = e->config->n_threads,
+                                        .max_step_tokens = KV_PAGE_TOKENS,
+                                        .max_logit_rows = KV_PAGE_TOKENS },
+                     why);
+    if (!r)
+        r = read_tokens(e, why);
+    if (r)
+        return r;
+    e->runs = calloc(specs->n + 2, sizeof(*e->runs));
+    if (!e->runs)
+        return reason_set(why, -ENOMEM, "out of memory");
+    r = add_run(e, "bf16", why);
+    if (!r && !specs->n)
+        r = add_run(e, "k4v4", why);
+    for (uint32_t i = 0; !r && i < specs->n; i++)
+        if (strcmp(specs->items[i], "bf16"))
+            r = add_run(e, specs->items[i], why);
+    return r;
+}
+
+static void show_progress(void *userdata, uint64_t n_done, uint64_t n_all) {
+    enum { WIDTH = 40 };
+    int n = (int)(n_done * WIDTH / n_all);
+
+    (void)userdata;
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r[%.*s%*s] %llu of %llu tokens%s", n,
+                "########################################", WIDTH - n, "",
+                (unsigned long long)n_done, (unsigned long long)n_all, n_done == n_all ? "\n" : "");
+}
+
+/* figures */
+
+typedef struct Figures {
+    double bits, bits_with_tails; /* per element of K and V */
+    double bytes_per_token, tokens_per_gib;
+    double ppl, kld, kld_error, kld_p99, top1;
+} Figures;
+
+/* What one sequence of a window's length holds: full pages, the tail it always has, the sinks of
+ * its first page where there are any. */
+static double bits_with_tails(const KvStore *store, uint32_t window) {
+    const KvGeometry *g = &store->geometry;
+    double bytes = (double)(window / KV_PAGE_TOKENS) * (double)kv_store_page_bytes(store) +
+                   (double)kv_store_tail_bytes(store) +
+                   (store->n_sinks ? (double)kv_store_sink_bytes(store) : 0);
+
+    return 8 * bytes / ((double)window * g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim);
+}
+
+static Figures figures_of(EvalRun *run, uint32_t window) {
+    const KvStore *store = run->cache.store;
+    double bytes = (double)kv_store_page_bytes(store) / KV_PAGE_TOKENS;
+
+    return (Figures){
+        .bits = kv_store_bits(store),
+        .bits_with_tails = bits_with_tails(store, window),
+        .bytes_per_token = bytes,
+        .tokens_per_gib = GIB / bytes,
+        .ppl = eval_perplexity(&run->stats),
+        .kld = eval_kld(&run->stats),
+        .kld_error = eval_kld_error(&run->stats),
+        .kld_p99 = eval_kld_percentile(&run->stats, 0.99),
+        .top1 = eval_same_top(&run->stats),
+    };
+}
+
+static void print_table(Eval *e) {
+    printf("%llu tokens in windows of %u, chunks of %d; first %d tokens of a window exact\n",
+           (unsigned long long)e->runs[0].stats.n_tokens, e->config->window, KV_PAGE_TOKENS,
+           KV_SINK_TOKENS);
+    printf("%-12s %7s %7s %9s %8s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
+           "+-", "p99", "top-1", "B/token", "tokens/GiB");
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        Figures f = figures_of(&e->runs[i], e->config->window);
+
+        printf("%-12s %7.3f %7.3f %9.4f %8.5f %9.5f %9.4f %7.2f%% %7.0f %12.0f\n", e->runs[i].name,
+               f.bits, f.bits_with_tails, f.ppl, f.kld, f.kld_error, f.kld_p99, 100 * f.top1,
+               f.bytes_per_token, f.tokens_per_gib);
+    }
+}
+
+static json_t *figures_json(Eval *e) {
+    json_t *specs = json_array();
+
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        Figures f = figures_of(&e->runs[i], e->config->window);
+
+        json_array_append_new(
+            specs,
+            json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "kv", e->runs[i].name,
+                      "bits", f.bits, "bits_with_tails", f.bits_with_tails, "ppl", f.ppl, "kld",
+                      f.kld, "kld_se", f.kld_error, "kld_p99", f.kld_p99, "top1", f.top1,
+                      "bytes_per_token", f.bytes_per_token, "tokens_per_gib", f.tokens_per_gib));
+    }
+    return json_pack("{s:s, s:s, s:i, s:I, s:o}", "model", e->config->model, "text",
+                     e->config->text_path, "window", (int)e->config->window, "tokens",
+                     (json_int_t)e->runs[0].stats.n_tokens, "specs", specs);
+}
+
+static int write_json(Eval *e, Reason *why) {
+    CLEANUP(json_unref) json_t *root = figures_json(e);
+
+    if (!root)
+        return reason_set(why, -ENOMEM, "out of memory");
+    if (json_dump_file(root, e->config->json_path, JSON_INDENT(1)))
+        return reason_set(why, -EIO, "%s: could not be written: %s", e->config->json_path,
+                          strerror(errno));
+    return 0;
+}
+
+static int run(const Config *config, Reason *why) {
+    CLEANUP(eval_deinit) Eval e = { .config = config };
+    int r;
+
+    r = set_up(&e, why);
+    if (r)
+        return r;
+    r = eval_run(&e.session, e.runs, e.n_runs, e.tokens.ids, e.tokens.n, config->window,
+                 show_progress, NULL);
+    if (r)
+        return reason_set(why, r, "the model could not be run: %s", strerror(-r));
+    print_table(&e);
+    return config->json_path ? write_json(&e, why) : 0;
+}
+
+int cmd_eval(const Config *config) {
+    Reason why = REASON_NULL;
+
+    return run(config, &why) ? model_run_failed(&why) : 0;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/commands.h"
+#include "server/model_run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static int run(const Config *config, Reason *why) {
+    ProfileStoreOptions where = model_run_profile_options(config);
+    CLEANUP(profile_free) Profile *profile = NULL;
+    CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
+    int r;
+
+    r = profile_store_measure(&profile, &where, why);
+    if (r)
+        return r;
+    if (config->output_path)
+        buffer_append_text(&path, config->output_path);
+    else
+        r = profile_store_path(&where, profile->identity, &path, why);
+    if (!r)
+        r = profile_store_save(profile, buffer_text(&path), why);
+    if (r)
+        return r;
+    printf("%s: model %s, %" PRIu64 " tokens of %s\n", buffer_text(&path), profile->identity,
+           profile->n_tokens, profile->text_name);
+    return 0;
+}
+
+int cmd_profile(const Config *config) {
+    Reason why = REASON_NULL;
+
+    return run(config, &why) ? model_run_failed(&why) : 0;
+}

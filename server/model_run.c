@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/model_run.h"
+
+#include <stdio.h>
+
+ProfileStoreOptions model_run_profile_options(const Config *config) {
+    return (ProfileStoreOptions){
+        .path = config->profile,
+        .state_dir = config->state_dir,
+        .text_path = config->input.command == COMMAND_PROFILE ? config->text_path : NULL,
+        .model_path = config->model,
+        .n_threads = config->n_threads,
+        .time_ms_max = config->profile_time_ms,
+    };
+}
+
+bool model_run_quantizes(const KvPlan *plan, uint32_t n_layers) {
+    for (uint32_t l = 0; l < n_layers; l++)
+        for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
+            if (plan->formats[l][side] != KV_FORMAT_BF16)
+                return true;
+    return false;
+}
+
+int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
+                   Profile **profilep, Reason *why) {
+    ProfileStoreOptions where = model_run_profile_options(config);
+    int r;
+
+    r = kv_spec_parse(plan, spec, n_layers, why);
+    if (r || *profilep || !model_run_quantizes(plan, n_layers))
+        return r;
+    return profile_store_get(profilep, &where, why);
+}
+
+int model_run_failed(const Reason *why) {
+    fprintf(stderr, "kvasird: %s\n", why->text[0] ? why->text : "out of memory");
+    return 1;
+}

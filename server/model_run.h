@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What `logits`, `generate` and `eval` do first: open the session that the configuration asks for,
+ * read the plan, and get a profile if the plan quantizes anything.
+ */
+
+#include "config/config.h"
+#include "kvcache/kv_spec.h"
+#include "server/profile_store.h"
+#include "server/session.h"
+
+/* Rows of one step where a prompt is fed "all at once". */
+#define MODEL_RUN_STEP_TOKENS 512
+
+/* What of the configuration concerns profiles; borrowed from it. */
+ProfileStoreOptions model_run_profile_options(const Config *config);
+
+/* Parses `spec`; *profilep stays NULL where nothing is quantized, and is the caller's. */
+int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
+                   Profile **profilep, Reason *why);
+
+bool model_run_quantizes(const KvPlan *plan, uint32_t n_layers);
+
+/* Prints "kvasird: <why>" and returns the exit status of a command that failed. */
+int model_run_failed(const Reason *why);
