@@ -75,6 +75,7 @@ typedef struct Config {
     uint32_t max_connections;
     uint64_t max_header_bytes;
     uint64_t max_body_bytes;
+    uint64_t max_bodies_bytes;
     uint64_t header_timeout_ms;
     uint64_t request_timeout_ms;
     uint64_t idle_timeout_ms;
@@ -83,6 +84,7 @@ typedef struct Config {
     uint64_t drain_timeout_ms;
     uint32_t max_choices;
     uint32_t max_prompts;
+    uint32_t max_stops;
 
     /* process */
     LogLevel log_level;

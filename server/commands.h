@@ -16,3 +16,4 @@ int cmd_eval(const Config *config);
 int cmd_generate(const Config *config);
 int cmd_logits(const Config *config);
 int cmd_profile(const Config *config);
+int cmd_serve(const Config *config);

@@ -154,7 +154,7 @@ static void hand_over(HttpConnection *c) {
     list_remove(&c->idle_link);
     c->phase = HTTP_ANSWERING;
     c->exchange = (HttpExchange){ .request = &c->parser.request };
-    c->server->options.handler(&c->exchange, c->server->options.userdata);
+    c->server->options.handler(&c->exchange, c->server->options.handler_userdata);
 }
 
 static void charge_body(HttpConnection *c) {
@@ -358,8 +358,9 @@ static void on_timer(uv_timer_t *timer) {
         break;
     case HTTP_READING:
         c->server->stats.n_read_timeouts++;
-        refuse(c, 408, "The request did not arrive in time (options header_timeout, "
-                       "request_timeout).");
+        refuse(c, 408,
+               "The request did not arrive in time (options header_timeout, "
+               "request_timeout).");
         break;
     case HTTP_ANSWERING:
         check_writing(c);

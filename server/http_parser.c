@@ -239,7 +239,8 @@ static void refuse_syntax(HttpParser *p, llhttp_errno_t error) {
     if (error == HPE_PAUSED_H2_UPGRADE || error == HPE_INVALID_VERSION)
         refuse(p, 505, "This server speaks HTTP/1.1 and HTTP/1.0.");
     else
-        refuse(p, 400, "Not valid HTTP: %s.", reason && *reason ? reason : llhttp_errno_name(error));
+        refuse(p, 400, "Not valid HTTP: %s.",
+               reason && *reason ? reason : llhttp_errno_name(error));
 }
 
 /* Bounds what surrounds a body: chunk sizes, their extensions, trailers. */

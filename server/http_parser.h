@@ -3,8 +3,8 @@
 
 /*
  * Bytes of a connection to requests, one at a time, by llhttp. Stricter than llhttp where leniency
- * lets two parties see different requests in the same bytes (RFC 9112, section 11.2): one length, one
- * "chunked", one host, no control characters in a header.
+ * lets two parties see different requests in the same bytes (RFC 9112, section 11.2): one length,
+ * one "chunked", one host, no control characters in a header.
  *
  * No sockets, no clock.
  */

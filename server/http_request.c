@@ -9,7 +9,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define BODY_BYTES_KEPT ((size_t)64 << 10) /* a buffer larger than this goes back after its request */
+#define BODY_BYTES_KEPT \
+    ((size_t)64 << 10) /* a buffer larger than this goes back after its request */
 
 static const char *const method_names[HTTP_METHODS] = { "GET", "HEAD", "POST", "" };
 

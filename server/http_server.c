@@ -93,7 +93,7 @@ static void on_listener_closed(uv_handle_t *handle) {
 void http_server_check_empty(HttpServer *server) {
     if (server->draining && !server->listening && list_is_empty(&server->connections) &&
         server->options.on_empty)
-        server->options.on_empty(server->options.userdata);
+        server->options.on_empty(server->options.on_empty_userdata);
 }
 
 void http_server_drain(HttpServer *server) {

@@ -24,13 +24,14 @@ typedef void (*HttpHandlerFn)(HttpExchange *exchange, void *userdata);
 typedef struct HttpServerOptions {
     uv_loop_t *loop; /* borrowed */
     HttpHandlerFn handler;
+    void *handler_userdata;
     void (*on_empty)(void *userdata); /* draining, and the last connection is gone */
-    void *userdata;                   /* of both */
+    void *on_empty_userdata;
 
     HttpParserLimits parser;
     uint32_t connections_max;
-    uint64_t bodies_bytes_max; /* of all requests together; beyond is a 503 */
-    uint64_t buffer_bytes_max; /* of a stream, for a slow reader */
+    uint64_t bodies_bytes_max;                      /* of all requests together; beyond is a 503 */
+    uint64_t buffer_bytes_max;                      /* of a stream, for a slow reader */
     uint64_t header_timeout_ms, request_timeout_ms; /* from a request's first byte */
     uint64_t idle_timeout_ms;
     uint64_t write_timeout_ms; /* without a byte taken */
@@ -52,8 +53,8 @@ struct HttpServer {
     uv_tcp_t listener;
     bool listening, draining;
     bool accept_waits; /* for memory: when a connection goes, the one at the listener comes in */
-    List connections; /* HttpConnection.link, all */
-    List idle;        /* HttpConnection.idle_link: between requests, longest first */
+    List connections;  /* HttpConnection.link, all */
+    List idle;         /* HttpConnection.idle_link: between requests, longest first */
     uint32_t n_connections;
     uint64_t bodies_bytes; /* what connections hold in request bodies */
     HttpStats stats;

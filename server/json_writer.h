@@ -17,7 +17,8 @@ typedef struct JsonWriter {
     bool comma;  /* something stands before in this object or array */
 } JsonWriter;
 
-#define JSON_WRITER(_out) { .out = (_out) }
+#define JSON_WRITER(_out) \
+    { .out = (_out) }
 
 void json_begin_object(JsonWriter *writer, const char *key);
 void json_end_object(JsonWriter *writer);

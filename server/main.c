@@ -24,6 +24,9 @@ typedef struct Command {
 } Command;
 
 static const Command commands[] = {
+    { "serve", COMMAND_SERVE, cmd_serve, "answer OpenAI API requests over HTTP",
+      "Listens at once, loads the model, then serves it until SIGTERM, which finishes what is in "
+      "flight." },
     { "logits", COMMAND_LOGITS, cmd_logits, "compute logits of token ids",
       "Runs every prompt through the model, teacher forced, and writes the logits of all its "
       "tokens." },

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A call ends when its last sequence has ended, whoever asked for that: the model, the client who
+ * left, the server that goes down. Until then its memory stays. The first thing that goes wrong
+ * cancels the rest and becomes the answer: an error object, or an error event in a stream.
+ */
+#include "server/api_call.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+static ApiCall *call_of(ApiJob *job) {
+    return container_of(job, ApiCall, job);
+}
+
+static const ApiCallKind *kind_of(const ApiCall *call) {
+    return container_of(call->job.kind, const ApiCallKind, job);
+}
+
+const char *api_finish_text(FinishReason finish) {
+    switch (finish) {
+    case FINISH_STOP:
+        return "stop";
+    case FINISH_LENGTH:
+        return "length";
+    default:
+        return NULL;
+    }
+}
+
+void api_put_stop_reason(JsonWriter *w, const ApiChoice *choice) {
+    if (choice->finish == FINISH_STOP && choice->stop_token != TOKEN_NONE)
+        json_put_u64(w, "stop_reason", choice->stop_token);
+    else
+        json_put_text(w, "stop_reason", choice->finish == FINISH_STOP ? choice->stop_text : NULL);
+}
+
+/* preparing, on the pool */
+
+/* How many tokens the answer to this prompt may have. */
+static int settle_max_tokens(ApiCall *call, const ApiPrompt *prompt, uint32_t *max_tokens) {
+    const ApiParams *params = &call->job.params;
+    const Engine *engine = call->job.api->model.engine;
+    uint32_t n_max = engine_max_sequence_tokens(engine);
+    bool is_cache = n_max < engine_max_model_len(engine);
+    const char *name = kind_of(call)->job.endpoint == API_CHAT ? "messages" : "prompt";
+    uint64_t n_asked = params->max_tokens < 0 ? 1 : (uint64_t)params->max_tokens;
+
+    if (prompt->ids.n + n_asked > n_max)
+        return api_fail(&call->job.error, 400, name, "context_length_exceeded",
+                        "%s at most %" PRIu32 " tokens of one request; this one has %zu in `%s` "
+                        "and asks for %" PRIu64 " more.",
+                        is_cache ? "The KV cache holds (option kv_memory)" : "The model reads",
+                        n_max, prompt->ids.n, name, n_asked);
+    *max_tokens = n_max - (uint32_t)prompt->ids.n;
+    if (params->max_tokens >= 0)
+        *max_tokens = (uint32_t)params->max_tokens;
+    else if (kind_of(call)->default_max_tokens && *max_tokens > kind_of(call)->default_max_tokens)
+        *max_tokens = kind_of(call)->default_max_tokens;
+    return 0;
+}
+
+static int copy_lists(EngineRequest *request, const ApiPrompt *prompt, const ApiParams *params) {
+    size_t n_bias = params->sample.n_logit_bias, n_stops = params->n_stop_tokens;
+
+    request->prompt = malloc(prompt->ids.n * sizeof(*request->prompt));
+    request->logit_bias = malloc((n_bias + 1) * sizeof(*request->logit_bias));
+    request->stop_tokens = malloc((n_stops + 1) * sizeof(*request->stop_tokens));
+    if (!request->prompt || !request->logit_bias || !request->stop_tokens)
+        return -ENOMEM;
+    memcpy(request->prompt, prompt->ids.ids, prompt->ids.n * sizeof(*request->prompt));
+    if (n_bias)
+        memcpy(request->logit_bias, params->logit_bias, n_bias * sizeof(*request->logit_bias));
+    if (n_stops)
+        memcpy(request->stop_tokens, params->stop_tokens, n_stops * sizeof(*request->stop_tokens));
+    request->n_prompt = (uint32_t)prompt->ids.n;
+    request->n_stop_tokens = params->n_stop_tokens;
+    return api_params_copy_stops(params, &request->stops, &request->n_stops);
+}
+
+static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {
+    const ApiParams *params = &call->job.params;
+    EngineRequest *request = choice->request = engine_request_new();
+
+    if (!request || copy_lists(request, choice->prompt, params))
+        return api_fail_memory(&call->job.error);
+    request->owner = choice;
+    request->params = params->sample;
+    request->params.logit_bias = request->logit_bias;
+    request->params.seed = seed;
+    request->max_tokens = max_tokens;
+    request->min_tokens = params->min_tokens < max_tokens ? params->min_tokens : max_tokens;
+    request->ignore_eos = params->ignore_eos;
+    request->skip_special_tokens = params->skip_special_tokens;
+    request->include_stop_text = params->include_stop_text;
+    request->n_top_logprobs = params->n_logprobs;
+    request->n_prompt_logprobs = params->echo ? params->n_logprobs : -1;
+    if (!max_tokens && request->n_prompt_logprobs < 0)
+        request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
+    request->arrival_ns = call->job.arrival_ns;
+    return 0;
+}
+
+static uint64_t draw_seed(void) {
+    uint64_t seed;
+
+    while (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+        ;
+    return seed;
+}
+
+int api_call_prepare(ApiCall *call) {
+    ApiJob *job = &call->job;
+    uint32_t n = job->params.n;
+    uint64_t seed = job->params.has_seed ? job->params.sample.seed : draw_seed();
+
+    snprintf(call->id, sizeof(call->id), "%s%016" PRIx64 "%016" PRIx64, kind_of(call)->id_prefix,
+             draw_seed(), draw_seed());
+    call->created_s = time(NULL);
+    call->choices = calloc((size_t)job->prompts.n * n, sizeof(*call->choices));
+    if (!call->choices)
+        return api_fail_memory(&job->error);
+    for (uint32_t i = 0; i < job->prompts.n; i++) {
+        const ApiPrompt *prompt = &job->prompts.items[i];
+        uint32_t max_tokens = 0;
+        int r = settle_max_tokens(call, prompt, &max_tokens);
+
+        for (uint32_t j = 0; !r && j < n; j++) {
+            ApiChoice *choice = &call->choices[call->n_choices];
+
+            *choice = (ApiChoice){ .call = call, .prompt = prompt, .index = call->n_choices++ };
+            r = make_request(call, choice, seed + j, max_tokens);
+        }
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+void api_call_deinit(ApiJob *job) {
+    ApiCall *call = call_of(job);
+
+    for (uint32_t i = 0; i < call->n_choices; i++) {
+        ApiChoice *choice = &call->choices[i];
+
+        assert(!choice->in_engine);
+        engine_request_free(choice->request);
+        buffer_deinit(&choice->text);
+        free(choice->logprobs);
+        free(choice->prompt_logprobs);
+    }
+    free(call->choices);
+}
+
+/* running */
+
+void api_call_run(ApiJob *job) {
+    ApiCall *call = call_of(job);
+
+    call->n_in_engine = call->n_choices;
+    for (uint32_t i = 0; i < call->n_choices; i++) {
+        call->choices[i].in_engine = true;
+        engine_submit(job->api->model.engine, call->choices[i].request);
+    }
+}
+
+void api_call_cancel(ApiJob *job) {
+    ApiCall *call = call_of(job);
+
+    for (uint32_t i = 0; i < call->n_choices; i++)
+        if (call->choices[i].in_engine)
+            engine_cancel(job->api->model.engine, call->choices[i].request);
+}
+
+static void fail(ApiCall *call, unsigned status, const char *message) {
+    if (!call->job.error.status)
+        api_fail(&call->job.error, status, NULL, NULL, "%s", message);
+    api_call_cancel(&call->job);
+}
+
+/* answers */
+
+static void put_usage(JsonWriter *w, const ApiCall *call) {
+    uint64_t n_prompt = 0, n_output = 0, n_cached = 0;
+    uint32_t n = call->job.params.n;
+
+    for (uint32_t i = 0; i < call->n_choices; i++) {
+        n_output += call->choices[i].n_output;
+        if (i % n) /* choices of one prompt share it */
+            continue;
+        n_prompt += call->choices[i].prompt->ids.n;
+        n_cached += call->choices[i].n_cached;
+    }
+    json_begin_object(w, "usage");
+    json_put_u64(w, "prompt_tokens", n_prompt);
+    json_put_u64(w, "completion_tokens", n_output);
+    json_put_u64(w, "total_tokens", n_prompt + n_output);
+    json_begin_object(w, "prompt_tokens_details");
+    json_put_u64(w, "cached_tokens", n_cached);
+    json_end_object(w);
+    json_end_object(w);
+}
+
+static void put_head(JsonWriter *w, const ApiCall *call, const char *object) {
+    json_begin_object(w, NULL);
+    json_put_text(w, "id", call->id);
+    json_put_text(w, "object", object);
+    json_put_u64(w, "created", (uint64_t)call->created_s);
+    json_put_text(w, "model", call->job.api->name);
+    json_begin_array(w, "choices");
+}
+
+static void answer_whole(ApiCall *call) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&body);
+
+    put_head(&w, call, kind_of(call)->object);
+    for (uint32_t i = 0; i < call->n_choices; i++) {
+        json_begin_object(&w, NULL);
+        kind_of(call)->put_choice(&w, &call->choices[i]);
+        json_end_object(&w);
+    }
+    json_end_array(&w);
+    put_usage(&w, call);
+    json_end_object(&w);
+    api_reply_json(TAKE(call->job.exchange), 200, &body);
+}
+
+/* streams */
+
+static void send_bytes(ApiCall *call, const char *data, size_t size) {
+    HttpExchange *exchange = call->job.exchange;
+
+    if (!exchange || call->cut)
+        return;
+    if (!exchange->streaming)
+        http_exchange_begin(exchange, "text/event-stream; charset=utf-8");
+    if (!http_exchange_write(exchange, data, size))
+        return;
+    call->cut = true;
+    api_call_cancel(&call->job);
+}
+
+static void send_event(ApiCall *call, Buffer *data) {
+    buffer_append_text(data, "\n\n");
+    if (buffer_failed(data))
+        fail(call, 503, "The server ran out of memory.");
+    else
+        send_bytes(call, data->data, data->size);
+}
+
+void api_call_begin_chunk(ApiCall *call, JsonWriter *w) {
+    buffer_append_text(w->out, "data: ");
+    put_head(w, call, kind_of(call)->chunk_object);
+    json_begin_object(w, NULL);
+}
+
+void api_call_send_chunk(ApiCall *call, JsonWriter *w) {
+    json_end_object(w);
+    json_end_array(w);
+    if (call->job.params.include_usage)
+        json_put_null(w, "usage");
+    json_end_object(w);
+    send_event(call, w->out);
+}
+
+static void send_usage(ApiCall *call) {
+    CLEANUP(buffer_deinit) Buffer data = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&data);
+
+    buffer_append_text(&data, "data: ");
+    put_head(&w, call, kind_of(call)->chunk_object);
+    json_end_array(&w);
+    put_usage(&w, call);
+    json_end_object(&w);
+    send_event(call, &data);
+}
+
+static void send_error(ApiCall *call) {
+    CLEANUP(buffer_deinit) Buffer data = BUFFER_NULL;
+
+    buffer_append_text(&data, "data: ");
+    api_error_write(&data, &call->job.error);
+    send_event(call, &data);
+}
+
+static void end_stream(ApiCall *call) {
+    static const char done[] = "data: [DONE]\n\n";
+
+    if (call->job.error.status)
+        send_error(call);
+    else if (call->job.params.include_usage)
+        send_usage(call);
+    send_bytes(call, done, sizeof(done) - 1);
+    http_exchange_end(TAKE(call->job.exchange));
+}
+
+static void end_call(ApiCall *call) {
+    ApiJob *job = &call->job;
+
+    if (job->exchange && job->exchange->streaming)
+        end_stream(call);
+    else if (job->exchange && job->error.status)
+        api_reply_error(TAKE(job->exchange), &job->error);
+    else if (job->exchange)
+        answer_whole(call);
+    api_job_finish(job);
+}
+
+/* events */
+
+static void observe(ApiChoice *choice, const EngineEvent *event) {
+    Metrics *m = &choice->call->job.api->metrics;
+    uint64_t arrival_ns = choice->call->job.arrival_ns;
+
+    if (event->n_tokens && !choice->last_token_ns)
+        histogram_observe(&m->first_token_s, (double)(event->first_token_ns - arrival_ns) / 1e9);
+    else if (event->n_tokens)
+        histogram_observe(&m->output_token_s,
+                          (double)(event->event_ns - choice->last_token_ns) / 1e9);
+    if (event->n_tokens)
+        choice->last_token_ns = event->event_ns;
+    if (event->finish == FINISH_NONE)
+        return;
+    m->finished[event->finish]++;
+    if (event->finish == FINISH_STOP || event->finish == FINISH_LENGTH)
+        histogram_observe(&m->request_s, (double)(event->event_ns - arrival_ns) / 1e9);
+}
+
+static int keep_logprobs(ApiChoice *choice, EngineEvent *event) {
+    size_t need = choice->n_logprobs + event->n_tokens;
+
+    if (event->prompt_logprobs) {
+        choice->prompt_logprobs = TAKE(event->prompt_logprobs);
+        choice->n_prompt_logprobs = event->n_prompt_logprobs;
+    }
+    if (!event->logprobs)
+        return 0;
+    if (need > choice->logprobs_capacity) {
+        size_t capacity = need < 16 ? 16 : need * 2;
+        TokenLogprob *grown = reallocarray(choice->logprobs, capacity, sizeof(*grown));
+
+        if (!grown)
+            return -ENOMEM;
+        choice->logprobs = grown;
+        choice->logprobs_capacity = capacity;
+    }
+    memcpy(choice->logprobs + choice->n_logprobs, event->logprobs,
+           event->n_tokens * sizeof(*event->logprobs));
+    choice->n_logprobs = need;
+    return 0;
+}
+
+static void take_content(ApiChoice *choice, EngineEvent *event) {
+    ApiCall *call = choice->call;
+
+    if (!call->job.exchange || call->job.error.status || call->cut)
+        return;
+    if (call->job.params.stream) {
+        kind_of(call)->stream_event(choice, event);
+        return;
+    }
+    buffer_append(&choice->text, buffer_text(&event->text), event->text.size);
+    if (keep_logprobs(choice, event) || buffer_failed(&choice->text))
+        fail(call, 503, "The server ran out of memory.");
+}
+
+static void take_end(ApiChoice *choice, const EngineEvent *event) {
+    choice->in_engine = false;
+    choice->call->n_in_engine--;
+    if (event->finish == FINISH_ERROR)
+        fail(choice->call, 500, event->error);
+    else if (event->finish == FINISH_CANCELLED && choice->call->job.exchange && !choice->call->cut)
+        fail(choice->call, 503, "The server is going down and ended this request.");
+}
+
+void api_call_take_event(EngineEvent *event) {
+    ApiChoice *choice = event->request->owner;
+    ApiCall *call = choice->call;
+
+    choice->n_output = event->n_output;
+    choice->n_cached = event->n_cached;
+    choice->finish = event->finish;
+    choice->stop_text = event->stop_text;
+    choice->stop_token = event->stop_token;
+    observe(choice, event);
+    if (event->finish != FINISH_NONE)
+        take_end(choice, event);
+    take_content(choice, event);
+    engine_event_free(event);
+    if (!call->n_in_engine)
+        end_call(call);
+}

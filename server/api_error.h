@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What went wrong with a call, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+ */
+
+#include "server/json_writer.h"
+#include "util/reason.h"
+
+typedef struct ApiError {
+    unsigned status;  /* of the answer; 0: no error */
+    char param[96];   /* the parameter at fault; "": none */
+    const char *code; /* static; NULL: none */
+    Reason why;
+} ApiError;
+
+#define API_ERROR_NULL \
+    { .status = 0 }
+
+/* Fill `error` and return -EINVAL, so that a failing check is one statement. `param` may be NULL.
+ */
+int api_fail(ApiError *error, unsigned status, const char *param, const char *code,
+             const char *format, ...) __attribute__((__format__(__printf__, 5, 6)));
+/* A 400 without a code. */
+int api_refuse(ApiError *error, const char *param, const char *format, ...)
+    __attribute__((__format__(__printf__, 3, 4)));
+/* -ENOMEM as a 503. */
+int api_fail_memory(ApiError *error);
+
+/* {"error": {...}} at the top. */
+void api_error_write(Buffer *out, const ApiError *error);

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * One API request with a body, from arrival to answer. The body is parsed, checked and prepared on
+ * libuv's pool, since that can take long; then the loop answers, or gives the job to the engine.
+ *
+ * A kind of job embeds ApiJob first and fills in its three steps.
+ */
+
+#include "server/api.h"
+#include "server/api_prompt.h"
+
+typedef struct ApiJob ApiJob;
+
+typedef struct ApiJobKind {
+    unsigned endpoint; /* API_X */
+    size_t size;       /* of the struct that embeds ApiJob */
+    /* On the pool: may use the job's own fields and what is constant in `api`. 0, or negative with
+     * job->error filled. */
+    int (*prepare)(ApiJob *job);
+    /* On the loop, prepared, the client still there: answers and calls api_job_finish, now or
+     * later. */
+    void (*run)(ApiJob *job);
+    /* On the loop, if the client goes while the job runs: stop soon; api_job_finish is still to be
+     * called. NULL where `run` answers at once. */
+    void (*cancel)(ApiJob *job);
+    /* What the kind's own fields hold. */
+    void (*deinit)(ApiJob *job);
+} ApiJobKind;
+
+struct ApiJob {
+    List link; /* in api->jobs */
+    const ApiJobKind *kind;
+    Api *api;               /* borrowed */
+    HttpExchange *exchange; /* NULL: the client is gone, or answered */
+    uv_work_t work;
+    bool running;        /* `run` was called */
+    uint64_t arrival_ns; /* CLOCK_MONOTONIC */
+    ApiPromptContext context;
+    Buffer body;
+    json_t *root;     /* owned */
+    ApiParams params; /* borrows from `root` */
+    ApiPrompts prompts;
+    ApiError error;
+};
+
+/* Takes the exchange's body and starts a job of this kind, or answers that it cannot. */
+void api_job_start(Api *api, HttpExchange *exchange, const ApiJobKind *kind);
+/* Frees the job; it must have answered, or the client be gone. */
+void api_job_finish(ApiJob *job);

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One pass over the members of the body, each looked up in the table; then the checks that concern
+ * several parameters at once. Pure: no server state.
+ *
+ * Names and bounds are OpenAI's, and vLLM's for what OpenAI does not have. Rows of PARAM_FIXED are
+ * known but not supported: they may be sent with the values that change nothing, as clients do.
+ */
+#include "server/api_params.h"
+
+#include "util/json.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#define DESCRIPTION_BYTES_MAX 64
+#define TOP_K_MAX UINT32_MAX
+#define TEMPERATURE_MIN 1e-5f /* below, drawing is the same as taking the best (vLLM's epsilon) */
+
+#define GENERATES (API_COMPLETIONS | API_CHAT)
+#define RENDERS (API_CHAT | API_TOKENIZE)
+
+typedef enum ParamType {
+    PARAM_BOOL,    /* bool */
+    PARAM_FLAG,    /* int: 0 or 1, -1 where not given */
+    PARAM_U32,     /* uint32_t */
+    PARAM_INT,     /* int */
+    PARAM_I64,     /* int64_t */
+    PARAM_FLOAT,   /* float */
+    PARAM_ARRAY,   /* const json_t * */
+    PARAM_OBJECT,  /* const json_t * */
+    PARAM_ANY,     /* const json_t *: looked at later */
+    PARAM_CUSTOM,  /* `read` does it */
+    PARAM_FIXED,   /* one of `allowed` only, which changes nothing */
+    PARAM_IGNORED, /* anything; it does not concern the answer */
+} ParamType;
+
+typedef struct Reading {
+    ApiParams *params;
+    const ApiParamsContext *context;
+    ApiError *error;
+} Reading;
+
+typedef struct Param {
+    const char *name;
+    unsigned endpoints;
+    ParamType type;
+    size_t offset; /* in ApiParams */
+    double min, max;
+    bool above_min; /* min itself is out of bounds */
+    int (*read)(const Reading *reading, const char *name, const json_t *value);
+    const char *allowed; /* a JSON array */
+} Param;
+
+static int wrong(const Reading *r, const char *name, const json_t *value, const char *expected) {
+    char found[DESCRIPTION_BYTES_MAX];
+
+    return api_refuse(r->error, name, "`%s` must be %s; it is %s.", name, expected,
+                      json_describe(value, found, sizeof(found)));
+}
+
+/* custom readers */
+
+static int read_model(const Reading *r, const char *name, const json_t *value) {
+    if (!json_is_string(value))
+        return wrong(r, name, value, "a string");
+    r->params->model = json_string_value(value);
+    return strlen(r->params->model) == json_string_length(value)
+               ? 0
+               : wrong(r, name, value, "a string without NUL");
+}
+
+static int read_n(const Reading *r, const char *name, const json_t *value) {
+    uint32_t max = r->context->limits.choices_max;
+    int64_t n;
+
+    if (!json_as_i64(value, 1, max, &n)) {
+        char expected[96];
+
+        snprintf(expected, sizeof(expected), "a whole number from 1 to %u (option max_choices)",
+                 max);
+        return wrong(r, name, value, expected);
+    }
+    r->params->n = (uint32_t)n;
+    return 0;
+}
+
+static int read_top_k(const Reading *r, const char *name, const json_t *value) {
+    int64_t k;
+
+    if (!json_as_i64(value, -1, TOP_K_MAX, &k))
+        return wrong(r, name, value, "a whole number from -1 (-1 and 0: all)");
+    r->params->sample.top_k = k > 0 ? (uint32_t)k : 0;
+    return 0;
+}
+
+static int read_seed(const Reading *r, const char *name, const json_t *value) {
+    int64_t seed;
+
+    if (!json_as_i64(value, INT64_MIN, INT64_MAX, &seed))
+        return wrong(r, name, value, "a whole number of 64 bits");
+    r->params->sample.seed = (uint64_t)seed;
+    r->params->has_seed = true;
+    return 0;
+}
+
+static bool is_stop_string(const json_t *value) {
+    return json_is_string(value) && json_string_length(value) &&
+           strlen(json_string_value(value)) == json_string_length(value);
+}
+
+static int read_stop(const Reading *r, const char *name, const json_t *value) {
+    static const char expected[] = "a string or an array of strings, none empty or with NUL in it";
+    uint32_t max = r->context->limits.stops_max;
+    size_t i;
+    json_t *item;
+
+    if (json_is_array(value) && json_array_size(value) > max)
+        return api_refuse(r->error, name,
+                          "`%s` has %zu strings; at most %u are allowed (option "
+                          "max_stops).",
+                          name, json_array_size(value), max);
+    if (json_is_string(value) ? !is_stop_string(value) : !json_is_array(value))
+        return wrong(r, name, value, expected);
+    json_array_foreach(value, i, item) if (!is_stop_string(item)) return wrong(r, name, item,
+                                                                               expected);
+    r->params->stops = value;
+    return 0;
+}
+
+static int read_stop_tokens(const Reading *r, const char *name, const json_t *value) {
+    ApiParams *p = r->params;
+    uint32_t max = r->context->limits.stops_max;
+    size_t i, n = json_array_size(value);
+    json_t *item;
+
+    if (!json_is_array(value))
+        return wrong(r, name, value, "an array of token ids");
+    if (n > max)
+        return api_refuse(r->error, name,
+                          "`%s` has %zu ids; at most %u are allowed (option "
+                          "max_stops).",
+                          name, n, max);
+    p->stop_tokens = calloc(n + 1, sizeof(*p->stop_tokens));
+    if (!p->stop_tokens)
+        return api_fail_memory(r->error);
+    json_array_foreach(value, i, item) {
+        int64_t id;
+
+        if (!json_as_i64(item, 0, (int64_t)r->context->n_vocab - 1, &id))
+            return wrong(r, name, item, "token ids that the model has");
+        p->stop_tokens[p->n_stop_tokens++] = (uint32_t)id;
+    }
+    return 0;
+}
+
+/* Digits alone, below `n_vocab`. */
+static bool token_of_key(const char *key, uint32_t n_vocab, uint32_t *token) {
+    uint64_t id = 0;
+    const char *p = key;
+
+    for (; *p >= '0' && *p <= '9' && id < n_vocab; p++)
+        id = id * 10 + (uint64_t)(*p - '0');
+    *token = (uint32_t)id;
+    return p != key && !*p && id < n_vocab;
+}
+
+static int read_logit_bias(const Reading *r, const char *name, const json_t *value) {
+    ApiParams *p = r->params;
+    const char *key;
+    json_t *bias;
+
+    if (!json_is_object(value))
+        return wrong(r, name, value, "an object of token ids and biases");
+    p->logit_bias = calloc(json_object_size(value) + 1, sizeof(*p->logit_bias));
+    if (!p->logit_bias)
+        return api_fail_memory(r->error);
+    p->sample.logit_bias = p->logit_bias;
+    json_object_foreach((json_t *)(uintptr_t)value, key, bias) {
+        LogitBias *to = &p->logit_bias[p->sample.n_logit_bias++];
+        double number = json_number_value(bias);
+
+        if (!token_of_key(key, r->context->n_vocab, &to->token))
+            return api_refuse(r->error, name,
+                              "A key of `%s` is no token id that the model has "
+                              "(0 to %u).",
+                              name, r->context->n_vocab - 1);
+        if (!json_is_number(bias) || !(number >= -100 && number <= 100))
+            return wrong(r, name, bias, "an object whose values are numbers from -100 to 100");
+        to->bias = (float)number;
+    }
+    return 0;
+}
+
+static int read_stream_options(const Reading *r, const char *name, const json_t *value) {
+    const char *key;
+    json_t *member;
+
+    if (!json_is_object(value))
+        return wrong(r, name, value, "an object");
+    r->params->stream_options = value;
+    json_object_foreach((json_t *)(uintptr_t)value, key, member) {
+        char path[96];
+
+        snprintf(path, sizeof(path), "%s.%s", name, key);
+        if (json_is_null(member))
+            continue;
+        if (!json_is_boolean(member))
+            return wrong(r, path, member, "true or false");
+        if (!strcmp(key, "include_usage"))
+            r->params->include_usage = json_is_true(member);
+        else if (strcmp(key, "include_obfuscation") != 0 &&
+                 (strcmp(key, "continuous_usage_stats") != 0 || json_is_true(member)))
+            return api_refuse(r->error, path, "`%s` is not supported.", path);
+    }
+    return 0;
+}
+
+/* the table */
+
+#define AT(_field) .offset = offsetof(ApiParams, _field)
+#define IGNORED(_name, _endpoints) \
+    { .name = (_name), .endpoints = (_endpoints), .type = PARAM_IGNORED }
+#define FIXED(_name, _endpoints, _allowed) \
+    { .name = (_name), .endpoints = (_endpoints), .type = PARAM_FIXED, .allowed = (_allowed) }
+
+static const Param table[] = {
+    { "model", ~0u, PARAM_CUSTOM, .read = read_model },
+    { "prompt", API_COMPLETIONS | API_TOKENIZE, PARAM_ANY, AT(prompt) },
+    { "messages", RENDERS, PARAM_ARRAY, AT(messages) },
+    { "tokens", API_DETOKENIZE, PARAM_ARRAY, AT(tokens) },
+
+    { "max_tokens", GENERATES, PARAM_I64, AT(max_tokens), .min = 0, .max = UINT32_MAX },
+    { "max_completion_tokens", API_CHAT, PARAM_I64, AT(max_completion_tokens), .min = 1,
+      .max = UINT32_MAX },
+    { "min_tokens", GENERATES, PARAM_U32, AT(min_tokens), .min = 0, .max = UINT32_MAX },
+    { "n", GENERATES, PARAM_CUSTOM, .read = read_n },
+    { "best_of", GENERATES, PARAM_U32, AT(best_of), .min = 1, .max = 1024 },
+    { "stop", GENERATES, PARAM_CUSTOM, .read = read_stop },
+    { "stop_token_ids", GENERATES, PARAM_CUSTOM, .read = read_stop_tokens },
+    { "ignore_eos", GENERATES, PARAM_BOOL, AT(ignore_eos) },
+    { "skip_special_tokens", GENERATES, PARAM_BOOL, AT(skip_special_tokens) },
+    { "include_stop_str_in_output", GENERATES, PARAM_BOOL, AT(include_stop_text) },
+    { "add_special_tokens", GENERATES | API_TOKENIZE, PARAM_FLAG, AT(add_special_tokens) },
+
+    { "temperature", GENERATES, PARAM_FLOAT, AT(sample.temperature), .min = 0, .max = 100 },
+    { "top_p", GENERATES, PARAM_FLOAT, AT(sample.top_p), .min = 0, .max = 1, .above_min = true },
+    { "top_k", GENERATES, PARAM_CUSTOM, .read = read_top_k },
+    { "min_p", GENERATES, PARAM_FLOAT, AT(sample.min_p), .min = 0, .max = 1 },
+    { "seed", GENERATES, PARAM_CUSTOM, .read = read_seed },
+    { "repetition_penalty", GENERATES, PARAM_FLOAT, AT(sample.repetition_penalty), .min = 0,
+      .max = 100, .above_min = true },
+    { "presence_penalty", GENERATES, PARAM_FLOAT, AT(sample.presence_penalty), .min = -2,
+      .max = 2 },
+    { "frequency_penalty", GENERATES, PARAM_FLOAT, AT(sample.frequency_penalty), .min = -2,
+      .max = 2 },
+    { "logit_bias", GENERATES, PARAM_CUSTOM, .read = read_logit_bias },
+
+    { "logprobs", API_COMPLETIONS, PARAM_INT, AT(n_logprobs), .min = 0,
+      .max = SAMPLE_TOP_LOGPROBS_MAX },
+    { "logprobs", API_CHAT, PARAM_BOOL, AT(wants_logprobs) },
+    { "top_logprobs", API_CHAT, PARAM_INT, AT(n_top_logprobs), .min = 0,
+      .max = SAMPLE_TOP_LOGPROBS_MAX },
+    { "echo", API_COMPLETIONS, PARAM_BOOL, AT(echo) },
+    { "stream", GENERATES, PARAM_BOOL, AT(stream) },
+    { "stream_options", GENERATES, PARAM_CUSTOM, .read = read_stream_options },
+
+    { "tools", RENDERS, PARAM_ARRAY, AT(tools) },
+    { "tool_choice", API_CHAT, PARAM_ANY, AT(tool_choice) },
+    { "add_generation_prompt", RENDERS, PARAM_FLAG, AT(add_generation_prompt) },
+    { "continue_final_message", RENDERS, PARAM_BOOL, AT(continue_final_message) },
+    { "chat_template_kwargs", RENDERS, PARAM_OBJECT, AT(template_kwargs) },
+    { "return_token_strs", API_TOKENIZE, PARAM_BOOL, AT(return_token_strs) },
+
+    /* who asks, and how the answer is filed */
+    IGNORED("user", GENERATES),
+    IGNORED("metadata", API_CHAT),
+    IGNORED("safety_identifier", API_CHAT),
+    IGNORED("prompt_cache_key", API_CHAT),
+    IGNORED("prompt_cache_retention", API_CHAT),
+    IGNORED("request_id", GENERATES),
+
+    /* OpenAI's, not supported */
+    FIXED("suffix", API_COMPLETIONS, "[\"\"]"),
+    FIXED("audio", API_CHAT, "[]"),
+    FIXED("function_call", API_CHAT, "[\"none\"]"),
+    FIXED("functions", API_CHAT, "[[]]"),
+    FIXED("modalities", API_CHAT, "[[\"text\"]]"),
+    FIXED("parallel_tool_calls", API_CHAT, "[true, false]"),
+    FIXED("prediction", API_CHAT, "[]"),
+    FIXED("reasoning_effort", API_CHAT, "[\"none\"]"),
+    FIXED("response_format", GENERATES, "[{\"type\": \"text\"}]"),
+    FIXED("service_tier", GENERATES, "[\"auto\", \"default\"]"),
+    FIXED("store", API_CHAT, "[false]"),
+    FIXED("verbosity", API_CHAT, "[\"medium\"]"),
+    FIXED("web_search_options", API_CHAT, "[]"),
+
+    /* vLLM's, not supported */
+    FIXED("allowed_token_ids", GENERATES, "[]"),
+    FIXED("bad_words", GENERATES, "[[]]"),
+    FIXED("chat_template", RENDERS, "[]"),
+    FIXED("documents", API_CHAT, "[[]]"),
+    FIXED("early_stopping", GENERATES, "[false]"),
+    FIXED("guided_choice", GENERATES, "[]"),
+    FIXED("guided_grammar", GENERATES, "[]"),
+    FIXED("guided_json", GENERATES, "[]"),
+    FIXED("guided_regex", GENERATES, "[]"),
+    FIXED("length_penalty", GENERATES, "[1.0, 1]"),
+    FIXED("priority", GENERATES, "[0]"),
+    FIXED("prompt_logprobs", GENERATES, "[]"),
+    FIXED("return_token_ids", GENERATES, "[false]"),
+    FIXED("return_tokens_as_token_ids", GENERATES, "[false]"),
+    FIXED("spaces_between_special_tokens", GENERATES, "[true]"),
+    FIXED("structured_outputs", GENERATES, "[]"),
+    FIXED("truncate_prompt_tokens", GENERATES, "[]"),
+    FIXED("use_beam_search", GENERATES, "[false]"),
+};
+
+/* one member */
+
+static int read_whole(const Reading *r, const Param *param, const json_t *value, int64_t *out) {
+    char expected[96];
+
+    if (json_as_i64(value, (int64_t)param->min, (int64_t)param->max, out))
+        return 0;
+    snprintf(expected, sizeof(expected), "a whole number from %.0f to %.0f", param->min,
+             param->max);
+    return wrong(r, param->name, value, expected);
+}
+
+static int read_float(const Reading *r, const Param *param, const json_t *value, float *out) {
+    double number = json_number_value(value);
+    char expected[96];
+
+    if (json_is_number(value) && number <= param->max &&
+        (param->above_min ? (float)number > (float)param->min : number >= param->min)) {
+        *out = (float)number;
+        return 0;
+    }
+    snprintf(expected, sizeof(expected), "a number %s %g, at most %g",
+             param->above_min ? "above" : "of at least", param->min, param->max);
+    return wrong(r, param->name, value, expected);
+}
+
+static int read_json(const Reading *r, const Param *param, const json_t *value,
+                     const json_t **out) {
+    if (param->type == PARAM_ARRAY && !json_is_array(value))
+        return wrong(r, param->name, value, "an array");
+    if (param->type == PARAM_OBJECT && !json_is_object(value))
+        return wrong(r, param->name, value, "an object");
+    *out = value;
+    return 0;
+}
+
+static int read_fixed(const Reading *r, const Param *param, const json_t *value) {
+    json_t *allowed = json_loads(param->allowed, 0, NULL), *item;
+    bool found = false;
+    size_t i;
+
+    json_array_foreach(allowed, i, item) found = found || json_equal(value, item);
+    if (!allowed)
+        return api_fail_memory(r->error);
+    json_decref(allowed);
+    if (found)
+        return 0;
+    return api_refuse(r->error, param->name, "`%s` is not supported by this server%s.", param->name,
+                      strcmp(param->allowed, "[]") != 0 ? " with this value" : "");
+}
+
+static int read_param(const Reading *r, const Param *param, const json_t *value) {
+    void *field = (char *)r->params + param->offset;
+    int64_t whole = 0;
+    int result;
+
+    switch (param->type) {
+    case PARAM_BOOL:
+    case PARAM_FLAG:
+        if (!json_is_boolean(value))
+            return wrong(r, param->name, value, "true or false");
+        if (param->type == PARAM_BOOL)
+            *(bool *)field = json_is_true(value);
+        else
+            *(int *)field = json_is_true(value);
+        return 0;
+    case PARAM_U32:
+    case PARAM_INT:
+    case PARAM_I64:
+        result = read_whole(r, param, value, &whole);
+        if (!result && param->type == PARAM_U32)
+            *(uint32_t *)field = (uint32_t)whole;
+        else if (!result && param->type == PARAM_INT)
+            *(int *)field = (int)whole;
+        else if (!result)
+            *(int64_t *)field = whole;
+        return result;
+    case PARAM_FLOAT:
+        return read_float(r, param, value, field);
+    case PARAM_ARRAY:
+    case PARAM_OBJECT:
+    case PARAM_ANY:
+        return read_json(r, param, value, field);
+    case PARAM_CUSTOM:
+        return param->read(r, param->name, value);
+    case PARAM_FIXED:
+        return read_fixed(r, param, value);
+    case PARAM_IGNORED:
+        return 0;
+    }
+    return 0;
+}
+
+static const Param *find_param(const char *name, unsigned endpoint) {
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
+        if ((table[i].endpoints & endpoint) && !strcmp(table[i].name, name))
+            return &table[i];
+    return NULL;
+}
+
+/* all together */
+
+static ApiParams defaults_of(const GenerationDefaults *d) {
+    ApiParams p = { .n = 1,
+                    .max_tokens = -1,
+                    .max_completion_tokens = -1,
+                    .sample = SAMPLE_PARAMS_GREEDY,
+                    .skip_special_tokens = true,
+                    .add_special_tokens = -1,
+                    .n_logprobs = -1,
+                    .n_top_logprobs = -1,
+                    .add_generation_prompt = -1 };
+
+    p.sample.temperature = d->has_temperature ? d->temperature : 1;
+    if (d->has_top_p)
+        p.sample.top_p = d->top_p;
+    if (d->has_top_k)
+        p.sample.top_k = d->top_k;
+    if (d->has_min_p)
+        p.sample.min_p = d->min_p;
+    if (d->has_repetition_penalty)
+        p.sample.repetition_penalty = d->repetition_penalty;
+    return p;
+}
+
+static int check_lengths(ApiParams *p, ApiError *error) {
+    const char *name = "max_tokens";
+
+    if (p->max_completion_tokens >= 0) {
+        name = "max_completion_tokens";
+        p->max_tokens = p->max_completion_tokens;
+    }
+    if (p->max_tokens == 0 && !p->echo)
+        return api_refuse(error, name, "`%s` must be at least 1; 0 is for `echo` alone.", name);
+    if (p->max_tokens >= 0 && p->min_tokens > p->max_tokens)
+        return api_refuse(error, "min_tokens", "`min_tokens` is %u, more than `%s`.", p->min_tokens,
+                          name);
+    return 0;
+}
+
+static int check_logprobs(ApiParams *p, unsigned endpoint, ApiError *error) {
+    if (endpoint != API_CHAT)
+        return 0;
+    if (p->n_top_logprobs > 0 && !p->wants_logprobs)
+        return api_refuse(error, "top_logprobs", "`top_logprobs` needs `logprobs` to be true.");
+    if (p->wants_logprobs)
+        p->n_logprobs = p->n_top_logprobs > 0 ? p->n_top_logprobs : 0;
+    return 0;
+}
+
+/* Tool calls stay in the text, where the model writes them: a client that expects them elsewhere
+ * must be told. */
+static int check_tools(const ApiParams *p, unsigned endpoint, ApiError *error) {
+    const char *choice = json_string_value(p->tool_choice);
+    bool has_tools = json_array_size(p->tools) > 0;
+
+    if (endpoint != API_CHAT || (choice && !strcmp(choice, "none")))
+        return 0;
+    if (has_tools)
+        return api_refuse(error, "tool_choice",
+                          "`tools` are given, but this server does not extract tool calls from "
+                          "the text. With `tool_choice` \"none\" the model sees the tools and its "
+                          "calls stay in the content.");
+    if (p->tool_choice && (!choice || strcmp(choice, "auto") != 0))
+        return api_refuse(error, "tool_choice", "`tool_choice` must be \"none\" or \"auto\".");
+    return 0;
+}
+
+static int check_together(ApiParams *p, unsigned endpoint, ApiError *error) {
+    if (p->stream_options && !p->stream)
+        return api_refuse(error, "stream_options", "`stream_options` needs `stream` to be true.");
+    if (p->best_of && p->best_of != p->n)
+        return api_refuse(error, "best_of",
+                          "`best_of` is not supported by this server unless it equals `n`.");
+    if (p->continue_final_message && p->add_generation_prompt > 0)
+        return api_refuse(error, "continue_final_message",
+                          "`continue_final_message` and `add_generation_prompt` cannot both be "
+                          "true.");
+    if (p->sample.temperature < TEMPERATURE_MIN)
+        p->sample.temperature = 0;
+    if (check_lengths(p, error) || check_logprobs(p, endpoint, error))
+        return -EINVAL;
+    return check_tools(p, endpoint, error);
+}
+
+int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *context,
+                    ApiError *error) {
+    Reading r = { .params = p, .context = context, .error = error };
+    const char *name;
+    json_t *value;
+
+    *p = defaults_of(context->defaults);
+    if (!json_is_object(body))
+        return api_refuse(error, NULL, "The body must be a JSON object.");
+    json_object_foreach((json_t *)(uintptr_t)body, name, value) {
+        const Param *param = find_param(name, context->endpoint);
+        int result;
+
+        if (!param)
+            return api_refuse(error, name, "There is no such parameter as `%s` here.", name);
+        result = json_is_null(value) ? 0 : read_param(&r, param, value);
+        if (result)
+            return result;
+    }
+    return check_together(p, context->endpoint, error);
+}
+
+void api_params_deinit(ApiParams *p) {
+    free(p->logit_bias);
+    free(p->stop_tokens);
+    *p = (ApiParams)API_PARAMS_NULL;
+}
+
+int api_params_copy_stops(const ApiParams *p, char ***stopsp, uint32_t *np) {
+    size_t n = json_is_array(p->stops) ? json_array_size(p->stops) : p->stops != NULL;
+    char **stops;
+
+    *stopsp = NULL;
+    *np = 0;
+    if (!n)
+        return 0;
+    stops = calloc(n, sizeof(*stops));
+    if (!stops)
+        return -ENOMEM;
+    *stopsp = stops;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *stop = json_is_array(p->stops) ? json_array_get(p->stops, i) : p->stops;
+
+        stops[i] = strdup(json_string_value(stop));
+        if (!stops[i])
+            return -ENOMEM;
+        *np = (uint32_t)i + 1;
+    }
+    return 0;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The parameters of a request, from its JSON body, by one table of rows: name, endpoints, type,
+ * bounds, where it goes. What the table does not have, or has as not supported, is a 400 that names
+ * it; null always means "not given".
+ */
+
+#include "backend/sample.h"
+#include "model/checkpoint.h"
+#include "server/api_error.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One bit an endpoint. */
+enum {
+    API_COMPLETIONS = 1u << 0,
+    API_CHAT = 1u << 1,
+    API_TOKENIZE = 1u << 2,
+    API_DETOKENIZE = 1u << 3,
+};
+
+typedef struct ApiLimits {
+    uint32_t choices_max; /* of n */
+    uint32_t prompts_max;
+    uint32_t stops_max; /* stop strings, and stop tokens */
+} ApiLimits;
+
+/* What parameters are checked against. */
+typedef struct ApiParamsContext {
+    unsigned endpoint;
+    ApiLimits limits;
+    uint32_t n_vocab;
+    const GenerationDefaults *defaults; /* borrowed; the model's sampling values */
+} ApiParamsContext;
+
+/* JSON values and texts are borrowed from the body. */
+typedef struct ApiParams {
+    const char *model; /* NULL: not given */
+    const json_t *prompt, *messages, *tools, *template_kwargs, *tokens;
+    const json_t *tool_choice;
+
+    uint32_t n;
+    uint32_t best_of;   /* 0: not given */
+    int64_t max_tokens; /* -1: not given */
+    int64_t max_completion_tokens;
+    uint32_t min_tokens;
+    SampleParams sample; /* its logit_bias points at `logit_bias` */
+    bool has_seed;
+    LogitBias *logit_bias; /* owned */
+    const json_t *stops;   /* an array of strings, checked, or a string, or NULL */
+    uint32_t *stop_tokens; /* [n_stop_tokens], owned */
+    uint32_t n_stop_tokens;
+    bool ignore_eos, skip_special_tokens, include_stop_text;
+    int add_special_tokens; /* -1: not given */
+
+    int n_logprobs;      /* -1: none; else how many alternatives */
+    bool wants_logprobs; /* chat's switch for them */
+    int n_top_logprobs;  /* chat's number; -1: not given */
+    bool echo, stream, include_usage;
+    const json_t *stream_options;
+    int add_generation_prompt; /* -1: not given */
+    bool continue_final_message;
+    bool return_token_strs;
+} ApiParams;
+
+#define API_PARAMS_NULL \
+    { .model = NULL }
+
+/* `body` must outlive the parameters. 0, -EINVAL or -ENOMEM with `error` filled. */
+int api_params_read(ApiParams *params, const json_t *body, const ApiParamsContext *context,
+                    ApiError *error);
+void api_params_deinit(ApiParams *params);
+CLEANUP_DEINIT_DEFINE(ApiParams, api_params_deinit);
+
+/* Copies of the stop strings, NULL-terminated each: `*stopsp` [n] is the caller's. */
+int api_params_copy_stops(const ApiParams *params, char ***stopsp, uint32_t *np);

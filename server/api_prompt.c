@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/api_prompt.h"
+
+#include "util/json.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PATH_BYTES_MAX 96
+
+void api_prompts_deinit(ApiPrompts *prompts) {
+    for (uint32_t i = 0; i < prompts->n; i++) {
+        token_ids_deinit(&prompts->items[i].ids);
+        buffer_deinit(&prompts->items[i].text);
+    }
+    free(prompts->items);
+    *prompts = (ApiPrompts)API_PROMPTS_NULL;
+}
+
+static int allocate(ApiPrompts *prompts, size_t n, ApiError *error) {
+    prompts->items = calloc(n, sizeof(*prompts->items));
+    if (!prompts->items)
+        return api_fail_memory(error);
+    prompts->n = (uint32_t)n;
+    return 0;
+}
+
+static int encode(ApiPrompt *prompt, const char *name, bool add_special,
+                  const ApiPromptContext *context, ApiError *error) {
+    int r = buffer_failed(&prompt->text)
+                ? -ENOMEM
+                : tokenizer_encode(context->tokenizer, buffer_text(&prompt->text),
+                                   prompt->text.size, add_special, true, &prompt->ids);
+
+    if (r == -ENOMEM)
+        return api_fail_memory(error);
+    if (r)
+        return api_refuse(error, name, "The text of `%s` cannot be tokenized: %s.", name,
+                          r == -EILSEQ ? "it is not UTF-8" : "it is too involved");
+    if (!prompt->ids.n)
+        return api_refuse(error, name, "`%s` is empty: it has no tokens.", name);
+    return 0;
+}
+
+/* completions */
+
+int api_read_ids(TokenIds *ids, const char *name, const json_t *array, uint32_t n_vocab,
+                 ApiError *error) {
+    char found[64];
+    size_t i;
+    json_t *item;
+
+    if (token_ids_reserve(ids, json_array_size(array)))
+        return api_fail_memory(error);
+    json_array_foreach(array, i, item) {
+        int64_t id;
+
+        if (!json_as_i64(item, 0, (int64_t)n_vocab - 1, &id))
+            return api_refuse(error, name,
+                              "`%s` holds %s, which is no token id of this model (0 to %u).", name,
+                              json_describe(item, found, sizeof(found)), n_vocab - 1);
+        token_ids_push(ids, (uint32_t)id);
+    }
+    return 0;
+}
+
+static int take_text(ApiPrompt *prompt, const char *name, const json_t *value, bool add_special,
+                     const ApiPromptContext *context, ApiError *error) {
+    buffer_append(&prompt->text, json_string_value(value), json_string_length(value));
+    return encode(prompt, name, add_special, context, error);
+}
+
+static int take_ids(ApiPrompt *prompt, const char *name, const json_t *value,
+                    const ApiParams *params, const ApiPromptContext *context, ApiError *error) {
+    int r = api_read_ids(&prompt->ids, name, value, context->n_vocab, error);
+
+    if (r)
+        return r;
+    if (!prompt->ids.n)
+        return api_refuse(error, name, "`%s` is empty: it has no tokens.", name);
+    if (!params->echo)
+        return 0;
+    r = tokenizer_decode(context->tokenizer, prompt->ids.ids, prompt->ids.n,
+                         params->skip_special_tokens, &prompt->text);
+    return r == -ENOMEM || buffer_failed(&prompt->text) ? api_fail_memory(error) : 0;
+}
+
+static int take_one(ApiPrompt *prompt, const char *name, const json_t *value,
+                    const ApiParams *params, const ApiPromptContext *context, ApiError *error) {
+    char found[64];
+
+    if (json_is_string(value))
+        return take_text(prompt, name, value, params->add_special_tokens != 0, context, error);
+    if (json_is_array(value))
+        return take_ids(prompt, name, value, params, context, error);
+    return api_refuse(error, name, "`%s` must be a string or an array of token ids; it is %s.",
+                      name, json_describe(value, found, sizeof(found)));
+}
+
+int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
+                              const ApiPromptContext *context, ApiError *error) {
+    const json_t *prompt = params->prompt, *first = json_array_get(prompt, 0);
+    bool is_list = json_is_string(first) || json_is_array(first);
+    size_t n = is_list ? json_array_size(prompt) : 1;
+    int r;
+
+    if (!prompt)
+        return api_refuse(error, "prompt", "`prompt` is missing.");
+    if (n > context->prompts_max)
+        return api_refuse(error, "prompt",
+                          "`prompt` holds %zu prompts; at most %u are allowed (option "
+                          "max_prompts).",
+                          n, context->prompts_max);
+    r = allocate(prompts, n, error);
+    if (!r && !is_list)
+        return take_one(&prompts->items[0], "prompt", prompt, params, context, error);
+    for (size_t i = 0; !r && i < n; i++) {
+        char name[PATH_BYTES_MAX];
+
+        snprintf(name, sizeof(name), "prompt[%zu]", i);
+        r = take_one(&prompts->items[i], name, json_array_get(prompt, i), params, context, error);
+    }
+    return r;
+}
+
+/* chat: messages */
+
+/* The text parts of a content joined by line ends, as templates expect one text (vLLM does so). */
+static int join_parts(Buffer *out, size_t i_message, const json_t *parts, ApiError *error) {
+    size_t i;
+    json_t *part;
+
+    json_array_foreach(parts, i, part) {
+        const json_t *type = json_object_get(part, "type"), *text = json_object_get(part, "text");
+        char name[PATH_BYTES_MAX], found[64];
+
+        snprintf(name, sizeof(name), "messages[%zu].content[%zu]", i_message, i);
+        if (!json_is_object(part) || !json_is_string(type))
+            return api_refuse(error, name, "`%s` must be an object with a `type`.", name);
+        if (strcmp(json_string_value(type), "text") != 0)
+            return api_refuse(error, name,
+                              "`%s` is of type %s; this model reads parts of type \"text\" only.",
+                              name, json_describe(type, found, sizeof(found)));
+        if (!json_is_string(text))
+            return api_refuse(error, name, "`%s.text` must be a string.", name);
+        if (i)
+            buffer_append_char(out, '\n');
+        buffer_append(out, json_string_value(text), json_string_length(text));
+    }
+    return buffer_failed(out) ? api_fail_memory(error) : 0;
+}
+
+static int settle_content(json_t *message, size_t i_message, ApiError *error) {
+    CLEANUP(buffer_deinit) Buffer joined = BUFFER_NULL;
+    const json_t *content = json_object_get(message, "content");
+    char name[PATH_BYTES_MAX], found[64];
+    int r;
+
+    if (!content || json_is_null(content) || json_is_string(content))
+        return 0;
+    snprintf(name, sizeof(name), "messages[%zu].content", i_message);
+    if (!json_is_array(content))
+        return api_refuse(error, name, "`%s` must be a string or an array of parts; it is %s.",
+                          name, json_describe(content, found, sizeof(found)));
+    r = join_parts(&joined, i_message, content, error);
+    if (r)
+        return r;
+    if (json_object_set_new(message, "content", json_stringn(buffer_text(&joined), joined.size)))
+        return api_fail_memory(error);
+    return 0;
+}
+
+/* Clients send the arguments of a call as the text of a JSON object; templates expect the object
+ * (they write it out themselves). */
+static int settle_tool_call(json_t *call, const char *name, ApiError *error) {
+    json_t *function = json_object_get(call, "function"), *parsed;
+    const json_t *arguments = json_object_get(function, "arguments");
+    Reason why;
+    int r;
+
+    if (!json_is_string(arguments))
+        return 0;
+    r = json_parse(&parsed, json_string_value(arguments), json_string_length(arguments),
+                   JSON_DECODE_ANY, &why);
+    if (r)
+        return api_refuse(error, name, "The arguments of `%s` are %s.", name, why.text);
+    if (json_object_set_new(function, "arguments", parsed))
+        return api_fail_memory(error);
+    return 0;
+}
+
+static int settle_tool_calls(json_t *message, size_t i_message, ApiError *error) {
+    json_t *calls = json_object_get(message, "tool_calls"), *call;
+    size_t i;
+    int r = 0;
+
+    json_array_foreach(calls, i, call) {
+        char name[PATH_BYTES_MAX];
+
+        snprintf(name, sizeof(name), "messages[%zu].tool_calls[%zu]", i_message, i);
+        r = settle_tool_call(call, name, error);
+        if (r)
+            break;
+    }
+    return r;
+}
+
+static int settle_messages(json_t *messages, ApiError *error) {
+    size_t i;
+    json_t *message;
+    int r = 0;
+
+    if (!json_array_size(messages))
+        return api_refuse(error, "messages", "`messages` must hold at least one message.");
+    json_array_foreach(messages, i, message) {
+        char name[PATH_BYTES_MAX];
+
+        snprintf(name, sizeof(name), "messages[%zu]", i);
+        if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
+            return api_refuse(error, name, "`%s` must be an object with a `role`.", name);
+        r = settle_content(message, i, error);
+        if (!r)
+            r = settle_tool_calls(message, i, error);
+        if (r)
+            break;
+    }
+    return r;
+}
+
+/* chat: the template */
+
+static int render(Buffer *out, json_t *messages, const ApiParams *params,
+                  const ApiPromptContext *context, ApiError *error) {
+    bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
+                                                        : params->add_generation_prompt;
+    CLEANUP(json_unref)
+    json_t *request =
+        json_pack("{s:O, s:O?, s:b, s:O?}", "messages", messages, "tools", params->tools,
+                  "add_generation_prompt", add_prompt, "kwargs", params->template_kwargs);
+    CLEANUP(free) char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    Reason why = REASON_NULL;
+
+    if (!text)
+        return api_fail_memory(error);
+    switch (chat_template_render(context->chat_template, text, strlen(text), out, &why)) {
+    case 0:
+        return buffer_failed(out) ? api_fail_memory(error) : 0;
+    case CHAT_TEMPLATE_E_RAISED:
+        return api_refuse(error, "messages", "The model's chat template refused: %s", why.text);
+    case CHAT_TEMPLATE_E_LIMIT:
+        return api_refuse(error, "messages", "The model's chat template was stopped: %s", why.text);
+    case -ENOMEM:
+        return api_fail_memory(error);
+    default:
+        return api_fail(error, 500, NULL, NULL, "The chat template could not be run: %s", why.text);
+    }
+}
+
+static bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Cuts the prompt behind the last message's text, so that the model goes on with it; spaces at the
+ * text's ends may be the template's to keep or drop. */
+static int cut_behind_final_message(Buffer *prompt, const json_t *messages, ApiError *error) {
+    const json_t *message = json_array_get(messages, json_array_size(messages) - 1);
+    const json_t *content = json_object_get(message, "content");
+    const char *text = json_string_value(content), *found = NULL, *from;
+    size_t n = json_string_length(content), n_whole;
+
+    for (; n && is_space(*text); text++)
+        n--;
+    n_whole = n;
+    while (n && is_space(text[n - 1]))
+        n--;
+    for (from = prompt->data; n && from;) {
+        const char *next = memmem(from, prompt->size - (size_t)(from - prompt->data), text, n);
+
+        if (!next)
+            break;
+        found = next;
+        from = next + 1;
+    }
+    if (!found)
+        return api_refuse(error, "continue_final_message",
+                          "The final message has no text, or the chat template does not show it: "
+                          "there is nothing to continue.");
+    if (prompt->size - (size_t)(found - prompt->data) >= n_whole && !memcmp(found, text, n_whole))
+        n = n_whole;
+    prompt->size = (size_t)(found - prompt->data) + n;
+    prompt->data[prompt->size] = 0;
+    return 0;
+}
+
+int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
+                        const ApiPromptContext *context, ApiError *error) {
+    CLEANUP(json_unref) json_t *messages = NULL;
+    Buffer *text;
+    int r;
+
+    if (!params->messages)
+        return api_refuse(error, "messages", "`messages` is missing.");
+    if (!context->chat_template)
+        return api_refuse(error, "messages",
+                          "This model has no chat template; use /v1/completions, or start the "
+                          "server with the option chat_template.");
+    messages = json_deep_copy(params->messages);
+    if (!messages)
+        return api_fail_memory(error);
+    r = settle_messages(messages, error);
+    if (!r)
+        r = allocate(prompts, 1, error);
+    if (r)
+        return r;
+    text = &prompts->items[0].text;
+    r = render(text, messages, params, context, error);
+    if (!r && params->continue_final_message)
+        r = cut_behind_final_message(text, messages, error);
+    if (!r)
+        r = encode(&prompts->items[0], "messages", params->add_special_tokens > 0, context, error);
+    return r;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * From what a request says to the token ids the model reads: texts are tokenized, chats are
+ * rendered by the model's template first. May take long; runs off the event loop.
+ */
+
+#include "model/chat_template.h"
+#include "model/tokenizer.h"
+#include "server/api_error.h"
+#include "server/api_params.h"
+
+typedef struct ApiPrompt {
+    TokenIds ids;
+    Buffer text; /* what a completion's `echo` shows */
+} ApiPrompt;
+
+typedef struct ApiPrompts {
+    ApiPrompt *items; /* [n], owned */
+    uint32_t n;
+} ApiPrompts;
+
+#define API_PROMPTS_NULL \
+    { .items = NULL }
+
+void api_prompts_deinit(ApiPrompts *prompts);
+CLEANUP_DEINIT_DEFINE(ApiPrompts, api_prompts_deinit);
+
+/* What prompts are made with; all borrowed. */
+typedef struct ApiPromptContext {
+    const Tokenizer *tokenizer;
+    ChatTemplate *chat_template; /* NULL: the model has none */
+    uint32_t n_vocab;
+    uint32_t prompts_max;
+} ApiPromptContext;
+
+/* All append to `prompts` (empty before). 0, -EINVAL or -ENOMEM with `error` filled. */
+
+/* `prompt`: a text, several, token ids, or several lists of them. */
+int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
+                              const ApiPromptContext *context, ApiError *error);
+/* `messages`: one prompt. */
+int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
+                        const ApiPromptContext *context, ApiError *error);
+/* An array of token ids, checked. */
+int api_read_ids(TokenIds *ids, const char *name, const json_t *array, uint32_t n_vocab,
+                 ApiError *error);

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Everything is composed when asked for: counters live where they are counted, in the engine, the
+ * HTTP server and, for what is seen at a request's end, here. Event loop's thread.
+ */
+#include "server/metrics.h"
+
+#include "kvcache/kv_layout.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* vLLM's buckets, seconds. */
+static const double first_token_bounds[] = { 0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,
+                                             0.25,  0.5,   0.75, 1,    2.5,  5,    7.5,  10,
+                                             20,    40,    80,   160,  640,  2560 };
+static const double output_token_bounds[] = { 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
+                                              0.3,  0.4,   0.5,  0.75,  1,   2.5,  5,
+                                              7.5,  10,    20,   40,    80 };
+static const double request_bounds[] = { 0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                         30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680 };
+
+#define HISTOGRAM(_bounds) \
+    { .bounds = (_bounds), .n_bounds = sizeof(_bounds) / sizeof(*(_bounds)) }
+
+void metrics_init(Metrics *m) {
+    *m = (Metrics){ .first_token_s = HISTOGRAM(first_token_bounds),
+                    .output_token_s = HISTOGRAM(output_token_bounds),
+                    .request_s = HISTOGRAM(request_bounds) };
+}
+
+void histogram_observe(Histogram *h, double value) {
+    uint32_t i = 0;
+
+    while (i < h->n_bounds && value > h->bounds[i])
+        i++;
+    h->counts[i]++;
+    h->sum += value;
+}
+
+/* the format */
+
+typedef struct Writer {
+    Buffer *out;
+    const char *model; /* escaped */
+} Writer;
+
+static void put_family(const Writer *w, const char *name, const char *type, const char *help) {
+    buffer_printf(w->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+/* `labels` come after model_name: ",purpose=\"pages\"", or "". */
+static void put_sample(const Writer *w, const char *name, const char *labels, double value) {
+    buffer_printf(w->out, "%s{model_name=\"%s\"%s} %.17g\n", name, w->model, labels, value);
+}
+
+static void put_gauge(const Writer *w, const char *name, const char *help, double value) {
+    put_family(w, name, "gauge", help);
+    put_sample(w, name, "", value);
+}
+
+static void put_counter(const Writer *w, const char *name, const char *help, uint64_t value) {
+    put_family(w, name, "counter", help);
+    put_sample(w, name, "", (double)value);
+}
+
+static void put_labelled(const Writer *w, const char *name, const char *label, const char *of,
+                         double value) {
+    char labels[64];
+
+    snprintf(labels, sizeof(labels), ",%s=\"%s\"", label, of);
+    put_sample(w, name, labels, value);
+}
+
+static void put_histogram(const Writer *w, const char *name, const char *help, const Histogram *h) {
+    char part[96], labels[64];
+    uint64_t n = 0;
+
+    put_family(w, name, "histogram", help);
+    snprintf(part, sizeof(part), "%s_bucket", name);
+    for (uint32_t i = 0; i <= h->n_bounds; i++) {
+        n += h->counts[i];
+        if (i < h->n_bounds)
+            snprintf(labels, sizeof(labels), ",le=\"%g\"", h->bounds[i]);
+        else
+            snprintf(labels, sizeof(labels), ",le=\"+Inf\"");
+        put_sample(w, part, labels, (double)n);
+    }
+    snprintf(part, sizeof(part), "%s_sum", name);
+    put_sample(w, part, "", h->sum);
+    snprintf(part, sizeof(part), "%s_count", name);
+    put_sample(w, part, "", (double)n);
+}
+
+/* the families */
+
+static void put_engine(const Writer *w, Engine *engine) {
+    const Ledger *ledger = engine_ledger(engine);
+    EngineStats *stats = engine_stats(engine);
+    char labels[96];
+
+    put_gauge(w, "vllm:num_requests_running", "Sequences that are being computed.",
+              atomic_load(&stats->n_running));
+    put_gauge(w, "vllm:num_requests_waiting", "Sequences that wait for a place.",
+              atomic_load(&stats->n_waiting));
+    put_gauge(w, "vllm:kv_cache_usage_perc", "Part of the KV pages in use; 1 is all.",
+              (double)atomic_load(&stats->pages_used) / ledger->n_pages);
+    put_counter(w, "vllm:prompt_tokens_total", "Prompt tokens processed.",
+                atomic_load(&stats->prompt_tokens));
+    put_counter(w, "vllm:generation_tokens_total", "Tokens generated.",
+                atomic_load(&stats->generation_tokens));
+    put_counter(w, "vllm:num_preemptions_total", "Sequences put back for want of pages.",
+                atomic_load(&stats->preemptions));
+    put_counter(w, "kvasir_steps_total", "Steps of the model.", atomic_load(&stats->steps));
+
+    put_family(w, "vllm:cache_config_info", "gauge", "The KV cache: tokens a page, pages.");
+    snprintf(labels, sizeof(labels), ",block_size=\"%d\",num_gpu_blocks=\"%" PRIu32 "\"",
+             KV_PAGE_TOKENS, ledger->n_pages);
+    put_sample(w, "vllm:cache_config_info", labels, 1);
+}
+
+static void put_ledger(const Writer *w, const Ledger *ledger) {
+    static const char name[] = "kvasir_memory_bytes";
+
+    put_family(w, name, "gauge", "Memory of the model's device, by purpose.");
+    put_labelled(w, name, "purpose", "weights", (double)ledger->weights_bytes);
+    put_labelled(w, name, "purpose", "workspace", (double)ledger->workspace_bytes);
+    put_labelled(w, name, "purpose", "kv_pages", (double)ledger->pages_bytes);
+    put_labelled(w, name, "purpose", "kv_tails", (double)ledger->tails_bytes);
+    put_labelled(w, name, "purpose", "kv_sinks", (double)ledger->sinks_bytes);
+    put_labelled(w, name, "purpose", "kv_roundings", (double)ledger->roundings_bytes);
+    put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
+}
+
+static void put_finished(const Writer *w, const Metrics *m) {
+    static const char name[] = "vllm:request_success_total";
+
+    put_family(w, name, "counter", "Sequences that ended, by how.");
+    put_labelled(w, name, "finished_reason", "stop", (double)m->finished[FINISH_STOP]);
+    put_labelled(w, name, "finished_reason", "length", (double)m->finished[FINISH_LENGTH]);
+    put_labelled(w, name, "finished_reason", "abort", (double)m->finished[FINISH_CANCELLED]);
+    put_labelled(w, name, "finished_reason", "error", (double)m->finished[FINISH_ERROR]);
+}
+
+static void put_http(const Writer *w, const HttpServer *http) {
+    const HttpStats *s = &http->stats;
+    static const char ended[] = "kvasir_http_connections_ended_total";
+    static const char responses[] = "kvasir_http_responses_total";
+
+    put_gauge(w, "kvasir_http_connections", "Open connections.", http->n_connections);
+    put_gauge(w, "kvasir_http_bodies_bytes", "Request bodies held.", (double)http->bodies_bytes);
+    put_counter(w, "kvasir_http_connections_total", "Connections accepted.", s->n_accepted);
+    put_family(w, ended, "counter", "Connections that a limit or the client ended early, by why.");
+    put_labelled(w, ended, "reason", "max_connections", (double)s->n_refused);
+    put_labelled(w, ended, "reason", "displaced", (double)s->n_displaced);
+    put_labelled(w, ended, "reason", "idle_timeout", (double)s->n_idle_timeouts);
+    put_labelled(w, ended, "reason", "read_timeout", (double)s->n_read_timeouts);
+    put_labelled(w, ended, "reason", "write_timeout", (double)s->n_write_timeouts);
+    put_labelled(w, ended, "reason", "stream_buffer", (double)s->n_overflows);
+    put_labelled(w, ended, "reason", "client_gone", (double)s->n_gone);
+    put_family(w, responses, "counter", "Answers, by status.");
+    for (unsigned status = 0; status < HTTP_STATUS_END; status++) {
+        char code[8];
+
+        if (!s->responses[status])
+            continue;
+        snprintf(code, sizeof(code), "%u", status);
+        put_labelled(w, responses, "code", code, (double)s->responses[status]);
+    }
+}
+
+/* A label's value: backslash, quote and line end are escaped. */
+static void escape_label(Buffer *out, const char *text) {
+    for (; *text; text++) {
+        if (*text == '\n')
+            buffer_append_text(out, "\\n");
+        else if (*text == '"' || *text == '\\')
+            buffer_printf(out, "\\%c", *text);
+        else
+            buffer_append_char(out, *text);
+    }
+}
+
+void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources) {
+    CLEANUP(buffer_deinit) Buffer model = BUFFER_NULL;
+    Writer w = { .out = out };
+
+    escape_label(&model, sources->model_name);
+    w.model = buffer_text(&model);
+    if (sources->engine) {
+        put_engine(&w, sources->engine);
+        put_ledger(&w, engine_ledger(sources->engine));
+    }
+    put_histogram(&w, "vllm:time_to_first_token_seconds", "From arrival to the first token.",
+                  &m->first_token_s);
+    put_histogram(&w, "vllm:time_per_output_token_seconds",
+                  "Between one token of a sequence and the next.", &m->output_token_s);
+    put_histogram(&w, "vllm:e2e_request_latency_seconds", "From arrival to the last token.",
+                  &m->request_s);
+    put_finished(&w, m);
+    put_http(&w, sources->http);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Which handler a request goes to: a table of method, path and handler.
+ */
+
+#include "server/http_exchange.h"
+
+typedef void (*RouteHandlerFn)(HttpExchange *exchange, void *userdata);
+
+typedef struct Route {
+    HttpMethod method;
+    const char *path; /* one that ends in '/' takes everything below it */
+    RouteHandlerFn handler;
+} Route;
+
+enum {
+    _ROUTE_E_SUCCESS,
+    ROUTE_E_NO_PATH,
+    ROUTE_E_NO_METHOD, /* `allow` has the methods of this path: "GET, HEAD" */
+};
+
+/* HEAD goes where GET does. */
+int route_find(const Route *routes, size_t n, const HttpRequest *request, const Route **routep,
+               Buffer *allow);

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/served_model.h"
+
+#include <errno.h>
+
+static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
+    ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
+                                    .output_bytes_max = config->chat_template_output_bytes_max };
+    int r = chat_template_open(&model->chat_template, config->model, &options, why);
+
+    return r == CHAT_TEMPLATE_E_NONE ? 0 : r;
+}
+
+static int load_engine(ServedModel *model, const Config *config, Mailbox *events, Reason *why) {
+    EngineOptions options = {
+        .ops = model->ops,
+        .backend = model->backend,
+        .checkpoint = model->checkpoint,
+        .tokenizer = model->tokenizer,
+        .kv_memory_bytes = config->kv_memory_bytes,
+        .kv_tokens = config->kv_tokens,
+        .max_model_len = config->max_model_len,
+        .max_num_seqs = config->max_num_seqs,
+        .max_batched_tokens = config->max_batched_tokens,
+        .events = events,
+    };
+
+    return engine_new(&model->engine, &options, why);
+}
+
+int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
+                      ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
+    CpuBackendOptions backend = { .n_threads = config->n_threads };
+    int r;
+
+    model->ops = &cpu_ops;
+    on_phase("opening the checkpoint", userdata);
+    r = checkpoint_open(&model->checkpoint, config->model, why);
+    if (r)
+        return r;
+    on_phase("loading the tokenizer", userdata);
+    r = tokenizer_open(&model->tokenizer, config->model, why);
+    if (r)
+        return r;
+    on_phase("compiling the chat template", userdata);
+    r = load_chat_template(model, config, why);
+    if (r)
+        return r;
+    on_phase("loading the weights and making the cache", userdata);
+    r = cpu_backend_new(&model->backend, &backend, why);
+    return r ? r : load_engine(model, config, events, why);
+}
+
+void served_model_unload(ServedModel *model) {
+    engine_free(model->engine);
+    if (model->backend)
+        model->ops->free(model->backend);
+    chat_template_free(model->chat_template);
+    tokenizer_free(model->tokenizer);
+    checkpoint_free(model->checkpoint);
+    *model = (ServedModel)SERVED_MODEL_NULL;
+}
