@@ -39,7 +39,6 @@ BANNED_CALLS = {
     "mktemp": "mkstemp",
     "rand": "the request's own seeded generator",
     "usleep": "nanosleep, or a libuv timer",
-    "signal": "uv_signal_start, or sigaction",
     "abort": "an error that is returned; assert for what must hold",
     "exit": "an error that is returned to main",
     "strerror_l": "strerror",

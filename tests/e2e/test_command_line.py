@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as people meet it: exit status, where text goes, help, config."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+
+@pytest.fixture
+def run(kvasird, clean_environment):
+    def run_(*args, **variables):
+        return subprocess.run(
+            [kvasird, *args], env=clean_environment | variables, capture_output=True, text=True,
+            timeout=60, stdin=subprocess.DEVNULL)
+    return run_
+
+
+def commands_of(run):
+    text = run("--help").stdout
+    return re.findall(r"^  ([a-z-]+) ", text[text.index("Commands:"):], re.MULTILINE)
+
+
+def test_no_arguments_is_short_usage(run):
+    result = run()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Usage: kvasird ")
+
+
+def test_version(run):
+    result = run("--version")
+    assert result.returncode == 0 and re.fullmatch(r"kvasird \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_help_lists_commands_and_each_has_its_own(run):
+    commands = commands_of(run)
+    assert "config" in commands
+    for command in commands:
+        long, short, word = run(command, "--help"), run(command, "-h"), run("help", command)
+        assert long.returncode == 0 and long.stderr == ""
+        assert long.stdout == short.stdout == word.stdout
+        assert long.stdout.startswith(f"Usage: kvasird {command} ")
+
+
+def test_every_option_says_what_it_allows_and_its_default(run):
+    for command in commands_of(run):
+        text = run(command, "--help").stdout
+        entries = re.split(r"^  (?=-)", text, flags=re.MULTILINE)[1:]
+        assert entries
+        for entry in entries:
+            entry = " ".join(entry.split())
+            assert re.search(r"(Default: [^.]+|Required)", entry), entry
+            if re.match(r"--\S+ (NUMBER|BYTES|TIME|TOKENS|N) ", entry):
+                assert "Allowed: " in entry, entry
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 500])
+def test_help_fits_the_terminal(run, columns):
+    longest = max(map(len, run("config", "--help", COLUMNS=str(columns)).stdout.split("\n")))
+    assert longest <= min(max(columns, 50), 100)
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--port", "80"], "name a command before its options"),
+    (["serv"], '"serv" is no command'),
+    (["help", "serv"], '"serv" is no command'),
+    (["config", "--prot", "80"], "did you mean --port?"),
+    (["config", "--port", "65536"], 'flag --port: "65536" is out of bounds; allowed: 1 to 65535'),
+    (["config", "--port"], "flag --port needs a value"),
+    (["config", "80"], 'unexpected argument "80"'),
+    (["config", "--config", "/nonexistent.json"], "/nonexistent.json: No such file"),
+])
+def test_what_is_not_understood(run, args, words):
+    result = run(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr and result.stderr.startswith("kvasird")
+
+
+def test_precedence_and_origins(run, tmp_path):
+    file = tmp_path / "kvasird.json"
+    file.write_text('{\n  "port": 1, // first\n  "max_choices": 1,\n  "max_prompts": 1\n}\n')
+    result = run("config", "--json", "--config", str(file), "--port", "3",
+                 KVASIR_PORT="2", KVASIR_MAX_CHOICES="2")
+    assert result.returncode == 0 and result.stderr == ""
+    values = json.loads(result.stdout)
+    assert values["port"] == {"value": 3, "from": "flag --port"}
+    assert values["max_choices"] == {"value": 2, "from": "environment KVASIR_MAX_CHOICES"}
+    assert values["max_prompts"] == {"value": 1, "from": f"{file}:4"}
+    assert values["max_num_seqs"]["from"] == "default"
+
+
+def test_config_prints_every_value_and_its_origin(run):
+    lines = run("config").stdout.splitlines()
+    values = json.loads(run("config", "--json").stdout)
+    assert [line.split()[0] for line in lines] == list(values)
+    assert all(line.endswith("[default]") for line in lines)
+
+
+def test_misspelt_variable_is_pointed_out_and_others_are_not(run):
+    result = run("config", KVASIR_KV_MEMROY="1G", KVASIR_SHARED="/x", KVASIR_SERVICE_HOST="x")
+    assert result.returncode == 0
+    assert "KVASIR_KV_MEMROY" in result.stderr and "kv_memory" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_file_errors_name_the_line(run, tmp_path):
+    file = tmp_path / "bad.json"
+    file.write_text('{\n  # comment\n  "port": "80"\n}\n')
+    result = run("config", "--config", str(file))
+    assert result.returncode == 2
+    assert f'{file}:3: port: expected a whole number, found "80"' in result.stderr
+
+
+def test_full_standard_output_is_an_error(kvasird, clean_environment):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([kvasird, "config"], stdout=full, stderr=subprocess.PIPE, text=True,
+                                env=clean_environment)
+    assert result.returncode == 1 and "standard output" in result.stderr

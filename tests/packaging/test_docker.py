@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docker/Dockerfile: its form, that its packages are those that ./dev installs, and a build."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def instructions(root):
+    text = (root / "docker/Dockerfile").read_text()
+    text = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in text.split("\n") if line.strip()]
+
+
+def arguments(instructions, name):
+    return [argument for instruction, argument in instructions if instruction == name]
+
+
+def last_stage(instructions):
+    start = max(i for i, (name, _) in enumerate(instructions) if name == "FROM")
+    return instructions[start:]
+
+
+def packages(text):
+    words = text.split("--no-install-recommends")[1].split("&&")[0].split()
+    return {word for word in words if word != "\\"}
+
+
+def test_two_stages_and_only_the_install_tree_crosses(instructions):
+    assert len(arguments(instructions, "FROM")) == 2
+    assert [a for a in arguments(last_stage(instructions), "COPY")] == ["--from=build /out/ /"]
+
+
+def test_runs_as_an_ordinary_user_with_health_and_stop_signal(instructions):
+    stage = last_stage(instructions)
+    assert arguments(stage, "USER")[-1] not in ("root", "0")
+    assert arguments(stage, "STOPSIGNAL") == ["SIGTERM"]
+    assert "/health" in arguments(stage, "HEALTHCHECK")[0]
+
+
+def test_health_check_is_a_program_that_parses(instructions):
+    check = arguments(last_stage(instructions), "HEALTHCHECK")[0]
+    python, flag, code = json.loads(check[check.index("CMD ") + 4:])
+    assert (python, flag) == ("python3", "-c")
+    compile(code, "HEALTHCHECK", "exec")
+
+
+def test_variables_are_options(instructions, kvasird, clean_environment):
+    variables = dict(pair.split("=", 1) for line in arguments(last_stage(instructions), "ENV")
+                     for pair in line.split())
+    out = subprocess.run([kvasird, "config", "--json"], env=clean_environment | variables,
+                         check=True, capture_output=True, text=True).stdout
+    values = json.loads(out)
+    for variable in variables:
+        option = variable.removeprefix("KVASIR_").lower()
+        assert values[option]["from"] == f"environment {variable}"
+
+
+def test_builds_with_the_packages_that_dev_installs(instructions, root):
+    dev = (root / "dev").read_text()
+    wanted = set(re.search(r"build_packages=\((.*?)\)", dev, re.DOTALL).group(1).split())
+    run = next(a for a in arguments(instructions, "RUN") if "meson" in a)
+    # node-llhttp is chosen at run time there; the venv and certificates are for fetching models.
+    assert packages(run) - {"node-llhttp"} == wanted - {"python3-venv", "ca-certificates"}
+
+
+def test_every_library_that_kvasird_links_is_in_the_image(instructions, kvasird):
+    listing = subprocess.run(["ldd", kvasird], capture_output=True, text=True).stdout
+    run = next(a for a in arguments(last_stage(instructions), "RUN") if "apt-get" in a)
+    names = {re.sub(r"[-.\d]+$", "", package) for package in packages(run)}
+    base = {"libc", "libm", "libdl", "libpthread", "libz", "libexpat", "libasan", "libubsan",
+            "libgcc_s", "libstdc++", "linux-vdso"}
+    for library in re.findall(r"^\s*(\S+?)\.so", listing, re.MULTILINE):
+        library = library.rsplit("/", 1)[-1]
+        if library.startswith("ld-linux") or library in base:
+            continue
+        stem = re.sub(r"[-.\d]+$", "", library)
+        assert any(stem == name or name.startswith(stem) for name in names), library
+
+
+def engine():
+    for name in ("docker", "buildah"):
+        if shutil.which(name) and subprocess.run(
+                [name, "info"], capture_output=True, timeout=60).returncode == 0:
+            return name
+    return None
+
+
+@pytest.mark.timeout(1800)
+def test_image_builds_and_answers(root, default_model):
+    name = engine()
+    if not name:
+        pytest.skip("neither docker nor buildah works here")
+    base = os.environ.get("DOCKER_BASE", "debian:12-slim")
+    build = ["docker", "build"] if name == "docker" else ["buildah", "bud"]
+    built = subprocess.run([*build, "--build-arg", f"BASE={base}", "-t", "kvasird-test",
+                            "-f", "docker/Dockerfile", "."], cwd=root, capture_output=True, text=True)
+    if built.returncode and re.search(r"pull|resolve|manifest|registry|lookup", built.stderr):
+        pytest.skip(f"{base} cannot be pulled here")
+    assert built.returncode == 0, built.stderr[-4000:]
+    if name != "docker":
+        return
+    container = subprocess.run(
+        ["docker", "run", "-d", "--rm", "--read-only", "-p", "127.0.0.1::8000",
+         "-v", f"{default_model}:/model.gguf:ro", "kvasird-test", "serve", "--model", "/model.gguf"],
+        check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        address = subprocess.run(["docker", "port", container, "8000"], check=True,
+                                 capture_output=True, text=True).stdout.split()[0]
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                assert urllib.request.urlopen(f"http://{address}/health").status == 200
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        subprocess.run(["docker", "stop", "-t", "35", container], capture_output=True)
