@@ -62,7 +62,7 @@ typedef struct Config {
     uint64_t kv_tokens;
     char *kv;
     char *profile;
-    uint64_t profile_time_ms;
+    uint32_t profile_seconds;
 
     /* batching */
     uint32_t max_num_seqs;

@@ -132,12 +132,13 @@ const Option option_table[] = {
       .unset = "one found in state_dir, or made there at first start",
       .help = "What `kvasird profile` measured of the model; keys are rounded by it" },
     { .name = "profile_seconds",
-      DURATION(profile_time_ms),
+      U32(profile_seconds),
       .topic = TOPIC_MEMORY,
       .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PROFILE,
-      .min = SECOND,
-      .max = 24 * HOUR,
-      .fallback = "1m",
+      .metavar = "SECONDS",
+      .min = 1,
+      .max = 86400,
+      .fallback = "60",
       .help = "The longest that making a profile may take; on a slow machine it then rests on "
               "fewer tokens" },
 

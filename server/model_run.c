@@ -10,7 +10,7 @@ ProfileStoreOptions model_run_profile_options(const Config *config) {
         .text_path = config->input.command == COMMAND_PROFILE ? config->text_path : NULL,
         .model_path = config->model,
         .n_threads = config->n_threads,
-        .time_ms_max = config->profile_time_ms,
+        .time_ms_max = config->profile_seconds * UINT64_C(1000),
     };
 }
 
