@@ -132,6 +132,14 @@ static void keep_for_later(HttpConnection *c, const char *data, size_t size) {
         read_stop(c);
 }
 
+/* Brings the books up to what the request's body is now. */
+static void charge_body(HttpConnection *c) {
+    uint64_t n = c->parser.request.body.size;
+
+    c->server->bodies_bytes += n - c->body_charged;
+    c->body_charged = n;
+}
+
 /* A refusal by the server itself; the connection ends with it. */
 static void refuse(HttpConnection *c, unsigned status, const char *message) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
@@ -140,6 +148,8 @@ static void refuse(HttpConnection *c, unsigned status, const char *message) {
     list_remove(&c->idle_link);
     c->phase = HTTP_ANSWERING;
     c->last = true;
+    buffer_deinit(&c->parser.request.body);
+    charge_body(c);
     c->exchange = (HttpExchange){ .request = &c->parser.request };
     http_error_body(&body, status, message);
     log_client_line(LOG_LEVEL_DEBUG, "refused a request", "status=%u reason=%s", status, message);
@@ -149,24 +159,22 @@ static void refuse(HttpConnection *c, unsigned status, const char *message) {
                                                     .size = body.size });
 }
 
+static void check_bodies(HttpConnection *c) {
+    HttpServer *server = c->server;
+
+    charge_body(c);
+    if (server->bodies_bytes > server->options.bodies_bytes_max)
+        refuse(c, 503,
+               "The requests of all clients together are too large now (option "
+               "max_bodies_bytes); try again later.");
+}
+
 static void hand_over(HttpConnection *c) {
     uv_timer_stop(&c->timer);
     list_remove(&c->idle_link);
     c->phase = HTTP_ANSWERING;
     c->exchange = (HttpExchange){ .request = &c->parser.request };
     c->server->options.handler(&c->exchange, c->server->options.handler_userdata);
-}
-
-static void charge_body(HttpConnection *c) {
-    HttpServer *server = c->server;
-    uint64_t n = c->parser.request.body.capacity;
-
-    server->bodies_bytes += n - c->body_charged;
-    c->body_charged = n;
-    if (server->bodies_bytes > server->options.bodies_bytes_max)
-        refuse(c, 503,
-               "The requests of all clients together are too large now (option "
-               "max_bodies_bytes); try again later.");
 }
 
 static void note_progress(HttpConnection *c) {
@@ -192,14 +200,14 @@ static void consume(HttpConnection *c, const char *data, size_t size) {
         become_reading(c);
     switch (http_parser_feed(&c->parser, data, size, &used)) {
     case HTTP_PARSE_MORE:
-        charge_body(c);
+        check_bodies(c);
         if (c->phase == HTTP_READING)
             note_progress(c);
         break;
     case HTTP_PARSE_DONE:
         keep_for_later(c, data + used, size - used);
         if (c->phase == HTTP_READING)
-            charge_body(c);
+            check_bodies(c);
         if (c->phase == HTTP_READING)
             hand_over(c);
         break;
@@ -270,8 +278,7 @@ static void finish_exchange(HttpConnection *c) {
         return;
     }
     http_parser_next(&c->parser);
-    c->server->bodies_bytes -= c->body_charged - c->parser.request.body.capacity;
-    c->body_charged = c->parser.request.body.capacity;
+    charge_body(c);
     c->continued = false;
     waiting = c->in;
     c->in = (Buffer)BUFFER_NULL;

@@ -204,6 +204,8 @@ static void start_request(HttpParser *p) {
     p->value = NULL;
     p->n_head_bytes = p->n_after_bytes = 0;
     p->headers_seen = 0;
+    p->n_line_bytes = 0;
+    p->line_has_cr = p->lines_begun = p->lines_done = false;
     p->head_done = p->started = false;
 }
 
@@ -220,6 +222,33 @@ void http_parser_deinit(HttpParser *p) {
 void http_parser_next(HttpParser *p) {
     http_request_clear(&p->request);
     start_request(p);
+}
+
+/* lines */
+
+static void end_line(HttpParser *p) {
+    p->lines_done = p->lines_begun && !p->n_line_bytes;
+    p->lines_begun = p->lines_begun || p->n_line_bytes;
+    p->n_line_bytes = 0;
+    p->line_has_cr = false;
+}
+
+/* Looks at the head's bytes before llhttp does: CR and LF only together, at the end of a line, and
+ * no line that continues the one before. */
+static bool check_lines(HttpParser *p, const char *data, size_t size) {
+    for (size_t i = 0; i < size && !p->lines_done; i++) {
+        bool is_space = data[i] == ' ' || data[i] == '\t';
+
+        if (p->line_has_cr != (data[i] == '\n') || (is_space && !p->n_line_bytes))
+            return false;
+        if (data[i] == '\n')
+            end_line(p);
+        else if (data[i] == '\r')
+            p->line_has_cr = true;
+        else
+            p->n_line_bytes++;
+    }
+    return true;
 }
 
 /* feeding */
@@ -256,13 +285,18 @@ static HttpParse feed_some(HttpParser *p, const char *data, size_t size, size_t 
     bool in_head = !p->head_done;
     uint64_t room = p->limits->header_bytes_max - p->n_head_bytes;
     size_t n = in_head && size > room ? (size_t)room : size;
-    llhttp_errno_t error = llhttp_execute(&p->llhttp, data, n);
+    llhttp_errno_t error;
 
+    *usedp = n;
+    if (!check_lines(p, data, n)) {
+        refuse(p, 400, "The request's head is not made of lines that end in CR LF.");
+        return HTTP_PARSE_BAD;
+    }
+    error = llhttp_execute(&p->llhttp, data, n);
     if (error == HPE_PAUSED) {
         *usedp = (size_t)(llhttp_get_error_pos(&p->llhttp) - data);
         return HTTP_PARSE_DONE;
     }
-    *usedp = n;
     if (error != HPE_OK) {
         refuse_syntax(p, error);
         return HTTP_PARSE_BAD;

@@ -37,6 +37,10 @@ typedef struct HttpParser {
     uint64_t n_head_bytes;  /* fed before the head was complete */
     uint64_t n_after_bytes; /* fed since */
     unsigned headers_seen;  /* one bit for each kept header */
+    size_t n_line_bytes;    /* of the head's line being read, without its end */
+    bool line_has_cr;       /* it ended in CR; LF must follow */
+    bool lines_begun;       /* one line of the head was not empty */
+    bool lines_done;        /* the empty line that ends the head was seen */
     bool head_done;         /* the head of `request` is complete */
     bool started;           /* a byte of `request` has come */
     unsigned status;        /* of the answer to a bad request; 0: none so far */

@@ -246,7 +246,7 @@ static int start(Server *s) {
     int r;
 
     raise_file_limit(s->config);
-    signal(SIGPIPE, SIG_IGN);
+    sigaction(SIGPIPE, &(struct sigaction){ .sa_handler = SIG_IGN }, NULL);
     http_server_init(s->http, &options);
     r = make_api(s);
     if (r)

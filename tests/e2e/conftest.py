@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as its users meet it: a process, a port, sockets and the openai package.
+
+KVASIRD names the program (else build/kvasird); without it these tests are skipped. They run on a
+tiny model that is in the tree. KVASIR_MODEL names a real one, for the tests that ask for text.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 120
+STOP_SECONDS = 60
+
+
+def wait_until(condition, seconds=20, what="the condition"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come true in {seconds} s")
+
+
+class Reply:
+    """An HTTP answer read from a socket."""
+
+    def __init__(self, status, headers, body):
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self):
+        return json.loads(self.body)
+
+
+class Wire:
+    """A raw connection: bytes out, answers in."""
+
+    def __init__(self, port, timeout=20, receive_buffer=None):
+        self.socket = socket.socket()
+        self.socket.settimeout(timeout)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect(("127.0.0.1", port))
+        self.buffer = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data if isinstance(data, bytes) else data.encode())
+
+    def _fill(self):
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError(f"the connection ended after {self.buffer!r}")
+        self.buffer += data
+
+    def read_until(self, mark):
+        while mark not in self.buffer:
+            self._fill()
+        text, self.buffer = self.buffer.split(mark, 1)
+        return text
+
+    def read(self, n):
+        while len(self.buffer) < n:
+            self._fill()
+        text, self.buffer = self.buffer[:n], self.buffer[n:]
+        return text
+
+    def _read_chunks(self):
+        body = b""
+        while size := int(self.read_until(b"\r\n"), 16):
+            body += self.read(size)
+            assert self.read(2) == b"\r\n"
+        assert self.read(2) == b"\r\n"
+        return body
+
+    def reply(self, has_body=True):
+        lines = self.read_until(b"\r\n\r\n").decode().split("\r\n")
+        version, status = lines[0].split(" ")[:2]
+        assert version == "HTTP/1.1"
+        headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}
+        body = b""
+        if has_body and headers.get("transfer-encoding") == "chunked":
+            body = self._read_chunks()
+        elif has_body and int(status) >= 200:
+            body = self.read(int(headers["content-length"]))
+        return Reply(int(status), headers, body)
+
+    def ended(self):
+        """Whether the server closes, with nothing more to say."""
+        try:
+            while data := self.socket.recv(65536):
+                self.buffer += data
+        except ConnectionResetError:
+            pass
+        return self.buffer == b""
+
+
+class Daemon:
+    def __init__(self, model, *options, environment=None, wait=True):
+        self.log = ""
+        self.process = subprocess.Popen(
+            [program(), "serve", "--model", str(model), "--port", "0", *map(str, options)],
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+        )
+        os.set_blocking(self.process.stderr.fileno(), False)
+        self.port = int(self.wait_log(r"listening url=http://[^ ]*:(\d+)\n").group(1))
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.model = Path(model).name
+        if wait:
+            self.wait_log(r"ready url=.*\n")
+
+    def read_log(self):
+        self.log += (self.process.stderr.read() or b"").decode(errors="replace")
+        return self.log
+
+    def wait_log(self, pattern, seconds=START_SECONDS):
+        def found():
+            ended = self.process.poll() is not None
+            match = re.search(pattern, self.read_log())
+            assert match or not ended, f"the daemon ended: {self.log}"
+            return match
+
+        return wait_until(found, seconds, f"/{pattern}/ in the log")
+
+    def wire(self, **options):
+        return Wire(self.port, **options)
+
+    def request(self, path, body=None, raw=None, headers=None):
+        """(status, JSON or text)"""
+        data = json.dumps(body).encode() if body is not None else raw
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                status, kind, text = answer.status, answer.headers["Content-Type"], answer.read()
+        except urllib.error.HTTPError as answer:
+            with answer:
+                status, kind, text = answer.code, answer.headers["Content-Type"], answer.read()
+        return status, json.loads(text) if kind == "application/json" else text.decode()
+
+    def complete(self, **body):
+        status, answer = self.request("/v1/completions", body)
+        assert status == 200, answer
+        return answer
+
+    def metric(self, name, **labels):
+        """One value of /metrics; 0 where it is not there yet."""
+        _, text = self.request("/metrics")
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return sample.value
+        return 0
+
+    def is_idle(self):
+        return (
+            self.metric("vllm:num_requests_running") == 0
+            and self.metric("vllm:num_requests_waiting") == 0
+            and self.metric("vllm:kv_cache_usage_perc") == 0
+        )
+
+    def wait_idle(self, seconds=20):
+        wait_until(self.is_idle, seconds, "an idle engine with all pages back")
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait_end(self, seconds=STOP_SECONDS):
+        def ended():
+            self.read_log()
+            return self.process.poll() is not None
+
+        wait_until(ended, seconds, "the end of the daemon")
+        self.read_log()
+        return self.process.returncode
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        status = self.wait_end()
+        self.process.stderr.close()
+        return status
+
+
+def program():
+    path = os.environ.get("KVASIRD", ROOT / "build" / "kvasird")
+    if not Path(path).exists():
+        pytest.skip("no kvasird: set KVASIRD, or build into build/")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    with tarfile.open(ROOT / "tests" / "data" / "models" / "llama.tar.xz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory / "llama"
+
+
+@pytest.fixture
+def start(tiny_model):
+    """Starts daemons with options of the test's own; each must end well."""
+    daemons = []
+
+    def start_one(*options, model=tiny_model, **arguments):
+        daemons.append(Daemon(model, *options, **arguments))
+        return daemons[-1]
+
+    yield start_one
+    for daemon in daemons:
+        assert daemon.stop() == 0, daemon.log
+        assert "ERROR" not in daemon.log, daemon.log
+
+
+@pytest.fixture(scope="session")
+def daemon(tiny_model):
+    """One for all tests that leave it as they found it."""
+    running = Daemon(tiny_model, "--kv-tokens", 64 * 1024)
+    yield running
+    assert running.stop() == 0, running.log
+    assert "ERROR" not in running.log, running.log
+
+
+@pytest.fixture(scope="session")
+def real_daemon():
+    """A model that writes English."""
+    model = os.environ.get("KVASIR_MODEL")
+    if not model:
+        pytest.skip("no real model: set KVASIR_MODEL")
+    running = Daemon(model, "--kv-tokens", 32 * 1024)
+    yield running
+    assert running.stop() == 0, running.log
