@@ -31,19 +31,22 @@ static const Command commands[] = {
       "Runs every prompt through the model, teacher forced, and writes the logits of all its "
       "tokens." },
     { "generate", COMMAND_GENERATE, cmd_generate, "continue token ids, greedily",
-      "Prints {\"ids\": [...]}, one line for each prompt: what follows it, with the end-of-sequence "
+      "Prints {\"ids\": [...]}, one line for each prompt: what follows it, with the "
+      "end-of-sequence "
       "token if that came." },
     { "profile", COMMAND_PROFILE, cmd_profile, "measure what keys are rounded by",
       "Runs the model over a text and writes the second moments of its queries and the norms of "
       "its weights. serve does this by itself at first start." },
     { "eval", COMMAND_EVAL, cmd_eval, "measure what a KV format costs in quality",
-      "Runs the model over a text, teacher forced in chunks of one page, with a bf16 cache and with "
+      "Runs the model over a text, teacher forced in chunks of one page, with a bf16 cache and "
+      "with "
       "each --kv, and compares: perplexity, KL divergence from bf16, agreement of the most likely "
       "token, bytes." },
     { "chat-template", COMMAND_CHAT_TEMPLATE, cmd_chat_template,
       "turn chat requests into prompts, a JSON object a line",
       "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "
-      "input and writes a {\"text\"} or {\"error\"} line for each. Needs only the tokenizer's files." },
+      "input and writes a {\"text\"} or {\"error\"} line for each. Needs only the tokenizer's "
+      "files." },
     { "config", COMMAND_CONFIG, cmd_config, "print every option's value and where it came from",
       "Takes all options of serve, reads file and environment as serve would, and prints what "
       "that comes to." },

@@ -62,7 +62,7 @@ FILE_LINES_MAX = 1000
 FUNCTION_LINES_MAX = 80
 
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
-HOME_PATH = re.compile(r"(?<![\w.])/(home|root|Users|mnt|media|srv)/\w")
+HOME_PATH = re.compile(r"(?<![\w.])/(home|root|Users|mnt|media)/\w")
 
 
 def is_c(path):
