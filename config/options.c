@@ -120,7 +120,7 @@ const Option option_table[] = {
     { .name = "kv",
       TEXT(kv),
       .topic = TOPIC_MEMORY,
-      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_PLAN,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH | COMMAND_PLAN,
       .metavar = "SPEC",
       .fallback = "bf16",
       .help = "How keys and values are stored: bf16, a pair like k4v2 (each side 16, 8, 6, 4, 3 or "

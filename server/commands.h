@@ -10,6 +10,7 @@
 
 #include "config/config.h"
 
+int cmd_bench(const Config *config);
 int cmd_chat_template(const Config *config);
 int cmd_config(const Config *config);
 int cmd_eval(const Config *config);

@@ -42,6 +42,10 @@ static const Command commands[] = {
       "with "
       "each --kv, and compares: perplexity, KL divergence from bf16, agreement of the most likely "
       "token, bytes." },
+    { "bench", COMMAND_BENCH, cmd_bench, "measure speed against what the machine can do",
+      "Measures decoding, prompts, and attention over each KV format, and prints beside each what "
+      "the machine's memory bandwidth or its matrix library sets as the floor. Figures are medians "
+      "of several repetitions; let nothing else run meanwhile." },
     { "chat-template", COMMAND_CHAT_TEMPLATE, cmd_chat_template,
       "turn chat requests into prompts, a JSON object a line",
       "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "

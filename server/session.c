@@ -11,6 +11,7 @@
 /* Scratch of steps depends on the geometry alone, so one reserve serves every cache. */
 static int reserve(Session *s, Reason *why) {
     CLEANUP(free) KvStore *store = calloc(1, sizeof(*store));
+    uint32_t n_tails = s->options.max_sequences ? s->options.max_sequences : 1;
     size_t bytes = 0;
     int r;
 
@@ -18,7 +19,7 @@ static int reserve(Session *s, Reason *why) {
         return reason_set(why, -ENOMEM, "out of memory");
     r = kv_store_layout(
         store,
-        &(KvShape){ .geometry = decoder_kv_geometry(s->config), .n_pages = 1, .n_tails = 1 });
+        &(KvShape){ .geometry = decoder_kv_geometry(s->config), .n_pages = 1, .n_tails = n_tails });
     if (r)
         return reason_set(why, r, "%s: this shape of KV cache is not supported",
                           s->options.model_path);

@@ -18,6 +18,7 @@ typedef struct SessionOptions {
     uint32_t n_threads;       /* 0: one per core */
     uint32_t max_step_tokens; /* most rows of one step */
     uint32_t max_logit_rows;
+    uint32_t max_sequences; /* of a step; 0: one */
 } SessionOptions;
 
 typedef struct Session {
