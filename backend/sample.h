@@ -40,16 +40,17 @@ typedef struct SampleParams {
     uint32_t n_logit_bias;
 } SampleParams;
 
-#define SAMPLE_PARAMS_GREEDY { .top_p = 1, .repetition_penalty = 1 }
+#define SAMPLE_PARAMS_GREEDY \
+    { .top_p = 1, .repetition_penalty = 1 }
 
 typedef struct SampleRow {
-    const SampleParams *params;  /* borrowed */
-    const uint32_t *prompt;      /* [n_prompt], borrowed */
-    const uint32_t *output;      /* [n_output], borrowed: tokens generated so far */
-    const uint32_t *banned;      /* [n_banned] ids that must not be drawn, borrowed */
+    const SampleParams *params; /* borrowed */
+    const uint32_t *prompt;     /* [n_prompt], borrowed */
+    const uint32_t *output;     /* [n_output], borrowed: tokens generated so far */
+    const uint32_t *banned;     /* [n_banned] ids that must not be drawn, borrowed */
     uint32_t n_prompt, n_output, n_banned;
-    int n_top_logprobs;          /* -1: no logprobs; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
-    bool score_only;             /* do not draw: report the logprob of `target` */
+    int n_top_logprobs; /* -1: no logprobs; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
+    bool score_only;    /* do not draw: report the logprob of `target` */
     uint32_t target;
 } SampleRow;
 

@@ -26,8 +26,8 @@ typedef enum WeightFormat {
 } WeightFormat;
 
 typedef struct WeightFormatInfo {
-    const char *name;       /* as GGUF and safetensors users know it: "q4_1" */
-    uint32_t block_values;  /* values a block holds: 1, 32 or 256 */
+    const char *name;      /* as GGUF and safetensors users know it: "q4_1" */
+    uint32_t block_values; /* values a block holds: 1, 32 or 256 */
     uint32_t block_bytes;
 } WeightFormatInfo;
 

@@ -18,7 +18,8 @@ typedef struct Buffer {
     bool failed; /* an append could not get memory; the content is incomplete */
 } Buffer;
 
-#define BUFFER_NULL { .data = NULL }
+#define BUFFER_NULL \
+    { .data = NULL }
 
 void buffer_deinit(Buffer *b);
 CLEANUP_DEINIT_DEFINE(Buffer, buffer_deinit);

@@ -13,10 +13,11 @@ typedef struct List {
     struct List *next, *prev;
 } List;
 
-#define container_of(_ptr, _type, _member)                                                         \
-    ((_type *)(void *)((char *)(_ptr) - offsetof(_type, _member)))
+#define container_of(_ptr, _type, _member) \
+    ((_type *)(void *)((char *)(_ptr)-offsetof(_type, _member)))
 
-#define LIST_INIT(_l) { .next = &(_l), .prev = &(_l) }
+#define LIST_INIT(_l) \
+    { .next = &(_l), .prev = &(_l) }
 
 static inline void list_init(List *l) {
     l->next = l->prev = l;
@@ -64,10 +65,9 @@ static inline void list_splice(List *to, List *from) {
     list_init(from);
 }
 
-#define list_for_each(_it, _head)                                                                  \
-    for (List *_it = (_head)->next; _it != (_head); _it = _it->next)
+#define list_for_each(_it, _head) for (List *_it = (_head)->next; _it != (_head); _it = _it->next)
 
 /* The body may remove `_it`. */
-#define list_for_each_safe(_it, _head)                                                             \
-    for (List *_it = (_head)->next, *_it##_next = _it->next; _it != (_head);                       \
+#define list_for_each_safe(_it, _head)                                       \
+    for (List *_it = (_head)->next, *_it##_next = _it->next; _it != (_head); \
          _it = _it##_next, _it##_next = _it->next)

@@ -79,7 +79,8 @@ static bool client_line_allowed(void) {
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     window = atomic_load(&client_window_s);
-    if (window != now.tv_sec && atomic_compare_exchange_strong(&client_window_s, &window, now.tv_sec)) {
+    if (window != now.tv_sec &&
+        atomic_compare_exchange_strong(&client_window_s, &window, now.tv_sec)) {
         atomic_store(&client_lines, 0);
         dropped = atomic_exchange(&client_dropped, 0);
         if (dropped)

@@ -16,7 +16,8 @@ typedef struct Reason {
     char text[1024]; /* always terminated; too long a text ends in "..." */
 } Reason;
 
-#define REASON_NULL { .text = "" }
+#define REASON_NULL \
+    { .text = "" }
 
 /* Writes the sentence and returns `error`, so that a failing check is one statement:
  *     return reason_set(why, -EINVAL, "%s: expected 4 bytes, got %zu", name, n);
