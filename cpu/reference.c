@@ -212,7 +212,7 @@ static void attend_row(const AttentionArgs *args, const StepSequence *s, uint32_
             mean += weights[p] / sum * context->v[(size_t)p * n + c];
         out[c] = (float)mean;
     }
-    if (kv_store_quantizes(args->store, args->layer, KV_SIDE_V))
+    if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
         hadamard_apply(out, n);
 }
 

@@ -57,8 +57,7 @@ typedef struct KvGeometry {
     uint32_t head_dim; /* channels, a multiple of 2 */
 } KvGeometry;
 
-/* One format per (layer, side). What is quantized is also rotated by the Hadamard transform
- * (kvcache/rounding.h), in the tail already; bf16 is not. */
+/* One format per (layer, side). */
 typedef struct KvPlan {
     KvFormat formats[KV_LAYERS_MAX][KV_SIDES]; /* [n_layers] used */
 } KvPlan;
@@ -117,6 +116,12 @@ static inline DevAddr kv_store_block(const KvStore *s, uint32_t layer, KvSide si
 
 static inline bool kv_store_quantizes(const KvStore *s, uint32_t layer, KvSide side) {
     return s->regions[layer][side].format != KV_FORMAT_BF16;
+}
+
+/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. At
+ * 8 bits the rounding of rotated values to bf16 would cost more than the transform gains. */
+static inline bool kv_store_rotates(const KvStore *s, uint32_t layer, KvSide side) {
+    return kv_store_quantizes(s, layer, side) && s->regions[layer][side].format != KV_FORMAT_8;
 }
 
 static inline size_t kv_store_slot_index(const KvStore *s, uint32_t layer, KvSide side,

@@ -413,8 +413,8 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
                                      .n_kv_heads = c->n_kv_heads,
                                      .head_dim = c->head_dim,
                                      .n_freqs = c->head_dim / 2,
-                                     .hadamard_k = kv_store_quantizes(store, l, KV_SIDE_K),
-                                     .hadamard_v = kv_store_quantizes(store, l, KV_SIDE_V),
+                                     .hadamard_k = kv_store_rotates(store, l, KV_SIDE_K),
+                                     .hadamard_v = kv_store_rotates(store, l, KV_SIDE_V),
                                  });
     if (!r && d->moments)
         r = collect_moments(d, l, store, n_tokens);

@@ -24,7 +24,8 @@ static int upload_rounding(const KvStore *store, const BackendOps *ops, Backend 
         memcpy(moment,
                profile->q_moments + ((size_t)layer * store->geometry.n_kv_heads + head) * matrix,
                matrix * sizeof(*moment));
-        hadamard_conjugate(moment, n);
+        if (kv_store_rotates(store, layer, KV_SIDE_K))
+            hadamard_conjugate(moment, n);
         r = rounding_init(rounding, moment, n, DAMPING);
     } else {
         rounding_init_plain(rounding, n);
