@@ -6,6 +6,7 @@
  * (Hugging Face) or GGUF metadata. Immutable after load, so any thread may use it.
  */
 
+#include "model/token_ids.h"
 #include "util/buffer.h"
 #include "util/cleanup.h"
 #include "util/reason.h"
@@ -17,19 +18,6 @@
 typedef struct Tokenizer Tokenizer;
 typedef struct TextStream TextStream;
 
-#define TOKEN_NONE UINT32_MAX
-
-/* Growable ids; `ids` is owned. */
-typedef struct TokenIds {
-    uint32_t *ids;
-    size_t n, capacity;
-} TokenIds;
-
-#define TOKEN_IDS_NULL { .ids = NULL }
-
-void token_ids_deinit(TokenIds *ids);
-CLEANUP_DEINIT_DEFINE(TokenIds, token_ids_deinit);
-
 /* `path` is a model directory, a tokenizer.json, or a .gguf file. -EINVAL names the file and the
  * unknown component or broken entry; -ENOENT if there is no tokenizer. */
 int tokenizer_open(Tokenizer **outp, const char *path, Reason *why);
@@ -38,18 +26,20 @@ CLEANUP_DEFINE(Tokenizer, tokenizer_free);
 
 /* Appends the ids of `text` (valid UTF-8, may hold NUL). `add_special`: what the post-processor
  * puts around a text (BOS). Special tokens written out in the text are recognised when
- * `parse_special`. 0, -ENOMEM, -EILSEQ (not UTF-8). */
+ * `parse_special`; other added tokens always are. 0, -ENOMEM, -EILSEQ (not UTF-8), -EOVERFLOW (a
+ * pattern of this tokenizer needs too many steps on this text). */
 int tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, bool add_special,
                      bool parse_special, TokenIds *out);
 
-/* Appends the text of `ids`; `skip_special` leaves special tokens out. An id out of range is
- * -ERANGE. Incomplete UTF-8 comes out as U+FFFD, as the reference decoder does. */
+/* Appends the text of `ids`; `skip_special` leaves special tokens out. An id of tokenizer_size or
+ * above is -ERANGE (nothing is appended); one below it that names no token has no text. Incomplete
+ * UTF-8 comes out as U+FFFD, as the reference decoder does. 0, -ERANGE, -ENOMEM, -EOVERFLOW. */
 int tokenizer_decode(const Tokenizer *tokenizer, const uint32_t *ids, size_t n, bool skip_special,
                      Buffer *out);
 
-uint32_t tokenizer_size(const Tokenizer *tokenizer);        /* highest id + 1 */
-uint32_t tokenizer_bos(const Tokenizer *tokenizer);         /* TOKEN_NONE if there is none */
-uint32_t tokenizer_eos(const Tokenizer *tokenizer);         /* TOKEN_NONE if there is none */
+uint32_t tokenizer_size(const Tokenizer *tokenizer); /* highest id + 1 */
+uint32_t tokenizer_bos(const Tokenizer *tokenizer);  /* TOKEN_NONE if there is none */
+uint32_t tokenizer_eos(const Tokenizer *tokenizer);  /* TOKEN_NONE if there is none */
 bool tokenizer_is_special(const Tokenizer *tokenizer, uint32_t id);
 /* The id of a token written exactly so, or TOKEN_NONE. */
 uint32_t tokenizer_find(const Tokenizer *tokenizer, const char *token, size_t size);
@@ -63,7 +53,8 @@ int tokenizer_token_bytes(const Tokenizer *tokenizer, uint32_t id, Buffer *out);
 int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_special);
 TextStream *text_stream_free(TextStream *stream);
 CLEANUP_DEFINE(TextStream, text_stream_free);
-/* Takes one id, appends to `out` whatever text became certain. */
+/* Takes one id, appends to `out` whatever text became certain. An id that names no token has no
+ * text: models have more rows than tokenizers have tokens. 0, -ENOMEM, -EOVERFLOW. */
 int text_stream_push(TextStream *stream, uint32_t id, Buffer *out);
 /* Appends what is left (U+FFFD for an incomplete character). */
 int text_stream_finish(TextStream *stream, Buffer *out);

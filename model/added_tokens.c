@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The finder is a trie of bytes whose children are sibling lists. Text is scanned for bytes that
+ * begin a token and the trie is walked from each; tokens share few first bytes ("<" mostly), so
+ * this is a scan for one byte and rarely more.
+ */
+
+#include "model/added_tokens.h"
+
+#include "model/utf8.h"
+
+#include <errno.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#define NO_INDEX UINT32_MAX
+
+typedef struct TrieNode {
+    uint32_t child, sibling; /* 0: none; the root is nobody's child */
+    uint32_t index;          /* of the token that ends here, or NO_INDEX */
+    char byte;
+} TrieNode;
+
+void added_tokens_deinit(AddedTokens *added) {
+    for (size_t i = 0; i < added->n_tokens; i++)
+        free(added->tokens[i].text);
+    free(added->tokens);
+    *added = (AddedTokens){ .tokens = NULL };
+}
+
+int added_tokens_add(AddedTokens *added, const AddedToken *token) {
+    CLEANUP(free) char *text = malloc(token->size);
+    AddedToken *tokens;
+
+    if (!text)
+        return -ENOMEM;
+    tokens = reallocarray(added->tokens, added->n_tokens + 1, sizeof(*tokens));
+    if (!tokens)
+        return -ENOMEM;
+    added->tokens = tokens;
+    memcpy(text, token->text, token->size);
+    tokens[added->n_tokens] = *token;
+    tokens[added->n_tokens++].text = TAKE(text);
+    return 0;
+}
+
+void token_finder_init(TokenFinder *finder, const AddedTokens *added) {
+    *finder = (TokenFinder){ .added = added };
+}
+
+void token_finder_deinit(TokenFinder *finder) {
+    free(finder->nodes);
+    token_finder_init(finder, NULL);
+}
+
+/* A new node; its number, or 0 without memory (the root has been made before). */
+static uint32_t node_new(TokenFinder *finder, char byte) {
+    TrieNode *nodes = finder->nodes;
+
+    if (finder->n_nodes == finder->capacity) {
+        size_t capacity = finder->capacity ? finder->capacity * 2 : 64;
+
+        nodes = reallocarray(finder->nodes, capacity, sizeof(*nodes));
+        if (!nodes)
+            return 0;
+        finder->nodes = nodes;
+        finder->capacity = capacity;
+    }
+    nodes[finder->n_nodes] = (TrieNode){ .byte = byte, .index = NO_INDEX };
+    return (uint32_t)finder->n_nodes++;
+}
+
+static uint32_t node_child(const TokenFinder *finder, uint32_t at, char byte) {
+    uint32_t child = finder->nodes[at].child;
+
+    while (child && finder->nodes[child].byte != byte)
+        child = finder->nodes[child].sibling;
+    return child;
+}
+
+int token_finder_add(TokenFinder *finder, const char *text, size_t size, uint32_t index) {
+    uint32_t at = 0;
+
+    if (!size)
+        return 0;
+    if (!finder->n_nodes) {
+        node_new(finder, 0);
+        if (!finder->n_nodes)
+            return -ENOMEM;
+    }
+    for (size_t i = 0; i < size; i++) {
+        uint32_t child = node_child(finder, at, text[i]);
+
+        if (!child) {
+            child = node_new(finder, text[i]);
+            if (!child)
+                return -ENOMEM;
+            finder->nodes[child].sibling = finder->nodes[at].child;
+            finder->nodes[at].child = child;
+        }
+        at = child;
+    }
+    if (finder->nodes[at].index == NO_INDEX)
+        finder->nodes[at].index = index;
+    finder->begins[(uint8_t)text[0]] = true;
+    return 0;
+}
+
+/* The longest token at the beginning of `text`: its index, and its size; or NO_INDEX. */
+static uint32_t longest_at(const TokenFinder *finder, const char *text, size_t size,
+                           size_t *token_size) {
+    uint32_t at = 0, best = NO_INDEX;
+
+    for (size_t i = 0; i < size; i++) {
+        at = node_child(finder, at, text[i]);
+        if (!at)
+            break;
+        if (finder->nodes[at].index != NO_INDEX) {
+            best = finder->nodes[at].index;
+            *token_size = i + 1;
+        }
+    }
+    return best;
+}
+
+/* \w of the reference's other regular expressions: letters, marks, digits, connectors, joiners. */
+static bool is_word(uint32_t cp) {
+    switch (utf8proc_category((int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return cp == 0x200c || cp == 0x200d || (cp >= 0x24b6 && cp <= 0x24e9) ||
+               (cp >= 0x1f130 && cp <= 0x1f149) || (cp >= 0x1f150 && cp <= 0x1f169) ||
+               (cp >= 0x1f170 && cp <= 0x1f189);
+    }
+}
+
+/* White_Space. */
+static bool is_space(uint32_t cp) {
+    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
+           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f ||
+           cp == 0x205f || cp == 0x3000;
+}
+
+static bool inside_word(const char *text, size_t size, size_t start, size_t end) {
+    return (start > 0 && is_word(utf8_decode(text + utf8_last(text, start)))) ||
+           (end < size && is_word(utf8_decode(text + end)));
+}
+
+/* Moves `start` back over white space, not further than `floor`. */
+static size_t strip_left(const char *text, size_t floor, size_t start) {
+    while (start > floor) {
+        size_t before = utf8_last(text, start);
+
+        if (!is_space(utf8_decode(text + before)))
+            break;
+        start = before;
+    }
+    return start;
+}
+
+static size_t strip_right(const char *text, size_t size, size_t end) {
+    while (end < size && is_space(utf8_decode(text + end)))
+        end += utf8_size(text[end]);
+    return end;
+}
+
+/* Hands on what lies before the match at [start, end) and the match; moves `*done` behind both. */
+static int match_take(const char *text, size_t size, size_t start, size_t end,
+                      const AddedToken *token, bool at_start, size_t *done,
+                      const TokenFinderSink *sink) {
+    if (token->lstrip)
+        start = strip_left(text, *done, start);
+    if (token->rstrip)
+        end = strip_right(text, size, end);
+    if (start > *done) {
+        int r = sink->text(sink->ctx, text + *done, start - *done, at_start && !*done);
+
+        if (r)
+            return r;
+    }
+    *done = end;
+    return sink->token(sink->ctx, token->id);
+}
+
+int token_finder_run(const TokenFinder *finder, const char *text, size_t size, bool skip_special,
+                     bool at_start, const TokenFinderSink *sink) {
+    size_t done = 0, token_size = 0, at = 0;
+
+    while (finder->n_nodes && at < size) {
+        const AddedToken *token;
+        uint32_t index;
+        int r;
+
+        if (!finder->begins[(uint8_t)text[at]]) {
+            at++;
+            continue;
+        }
+        index = longest_at(finder, text + at, size - at, &token_size);
+        if (index == NO_INDEX) {
+            at++;
+            continue;
+        }
+        token = &finder->added->tokens[index];
+        at += token_size;
+        if ((skip_special && token->special) ||
+            (token->single_word && inside_word(text, size, at - token_size, at)))
+            continue;
+        r = match_take(text, size, at - token_size, at, token, at_start, &done, sink);
+        if (r)
+            return r;
+    }
+    if (done >= size)
+        return 0;
+    return sink->text(sink->ctx, text + done, size - done, at_start && !done);
+}
