@@ -50,6 +50,7 @@ GLOBAL_NAMES = {
     "lm_head": "output",
 }
 READERS = {
+    "I32": lambda raw: np.frombuffer(raw, "<i4"),
     "F32": lambda raw: np.frombuffer(raw, "<f4"),
     "F16": lambda raw: np.frombuffer(raw, "<f2").astype(np.float32),
     "BF16": lambda raw: (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32),
@@ -57,7 +58,7 @@ READERS = {
 
 
 def read_safetensors(path):
-    """Name to f32 array."""
+    """Name to array: f32, or int32."""
     raw = path.read_bytes()
     (size,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + size])
