@@ -105,6 +105,7 @@ void http_server_drain(HttpServer *server) {
         uv_close((uv_handle_t *)&server->listener, on_listener_closed);
     list_for_each_safe(link, &server->idle)
         http_connection_close(container_of(link, HttpConnection, idle_link));
+    http_server_check_empty(server);
 }
 
 /* Closing leaves `connections` as it is until the handles are gone. */

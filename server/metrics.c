@@ -109,6 +109,10 @@ static void put_engine(const Writer *w, Engine *engine) {
                 atomic_load(&stats->prompt_tokens));
     put_counter(w, "vllm:generation_tokens_total", "Tokens generated.",
                 atomic_load(&stats->generation_tokens));
+    put_counter(w, "vllm:prefix_cache_queries_total", "Tokens looked for in the prefix cache.",
+                atomic_load(&stats->prefix_query_tokens));
+    put_counter(w, "vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.",
+                atomic_load(&stats->prefix_hit_tokens));
     put_counter(w, "vllm:num_preemptions_total", "Sequences put back for want of pages.",
                 atomic_load(&stats->preemptions));
     put_counter(w, "kvasir_steps_total", "Steps of the model.", atomic_load(&stats->steps));
@@ -147,9 +151,10 @@ static void put_http(const Writer *w, const HttpServer *http) {
     static const char ended[] = "kvasir_http_connections_ended_total";
     static const char responses[] = "kvasir_http_responses_total";
 
-    put_gauge(w, "kvasir_http_connections", "Open connections.", http->n_connections);
+    put_gauge(w, "kvasir_http_open_connections", "Open connections.", http->n_connections);
     put_gauge(w, "kvasir_http_bodies_bytes", "Request bodies held.", (double)http->bodies_bytes);
-    put_counter(w, "kvasir_http_connections_total", "Connections accepted.", s->n_accepted);
+    put_counter(w, "kvasir_http_connections_accepted_total", "Connections accepted.",
+                s->n_accepted);
     put_family(w, ended, "counter", "Connections that a limit or the client ended early, by why.");
     put_labelled(w, ended, "reason", "max_connections", (double)s->n_refused);
     put_labelled(w, ended, "reason", "displaced", (double)s->n_displaced);

@@ -5,7 +5,9 @@
  * what is in flight finishes, then the process ends with status 0. A second signal, or the drain
  * timeout, cancels what is left. SIGHUP reads the configuration again.
  *
- * The loop ends by itself when its last handle is closed, which `end_if_done` sees to.
+ * The loop ends by itself when its last handle is closed, which `end_if_done` sees to. Signals are
+ * watched longer, and blocked for the rest: one that comes while the process cleans up is not to
+ * kill it.
  */
 #include "server/serve.h"
 
@@ -46,9 +48,6 @@ static void end_if_done(Server *s) {
         return;
     s->ending = true;
     api_close(&s->api);
-    uv_close((uv_handle_t *)&s->on_term, NULL);
-    uv_close((uv_handle_t *)&s->on_int, NULL);
-    uv_close((uv_handle_t *)&s->on_hup, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
 }
 
@@ -93,6 +92,8 @@ static void drain(Server *s) {
 static void on_end_signal(uv_signal_t *signal, int number) {
     Server *s = signal->data;
 
+    if (s->ending)
+        return;
     if (s->loading) { /* nothing is in flight, and loading cannot be stopped midway */
         notify_send("STOPPING=1");
         log_line(LOG_LEVEL_INFO, "stopped while loading", "signal=%s", strsignal(number));
@@ -224,6 +225,18 @@ static void watch_signal(Server *s, uv_signal_t *handle, uv_signal_cb callback, 
     uv_signal_init(&s->loop, handle);
     handle->data = s;
     uv_signal_start(handle, callback, number);
+    uv_unref((uv_handle_t *)handle); /* a watched signal does not keep the loop going */
+}
+
+static void unwatch_signals(Server *s) {
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    uv_close((uv_handle_t *)&s->on_term, NULL);
+    uv_close((uv_handle_t *)&s->on_int, NULL);
+    uv_close((uv_handle_t *)&s->on_hup, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
 }
 
 static int make_api(Server *s) {
@@ -274,6 +287,7 @@ static void run(Server *s) {
         engine_stop(s->model.engine, false);
     served_model_unload(&s->model);
     api_deinit(&s->api);
+    unwatch_signals(s);
 }
 
 int serve(const Config *config, Reason *why) {

@@ -131,7 +131,8 @@ class Daemon:
             self.wait_log(r"ready url=.*\n")
 
     def read_log(self):
-        self.log += (self.process.stderr.read() or b"").decode(errors="replace")
+        if not self.process.stderr.closed:
+            self.log += (self.process.stderr.read() or b"").decode(errors="replace")
         return self.log
 
     def wait_log(self, pattern, seconds=START_SECONDS):

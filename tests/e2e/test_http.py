@@ -314,7 +314,7 @@ def test_idle_connections_are_closed(start):
 def test_a_thousand_idle_connections(daemon):
     wires = [daemon.wire() for _ in range(1000)]
     try:
-        wait_until(lambda: daemon.metric("kvasir_http_connections") >= 1000)
+        wait_until(lambda: daemon.metric("kvasir_http_open_connections") >= 1000)
         assert daemon.complete(prompt=[5], max_tokens=2)["usage"]["completion_tokens"] <= 2
         for wire in wires[::100]:
             wire.send(HEALTH)
@@ -322,7 +322,7 @@ def test_a_thousand_idle_connections(daemon):
     finally:
         for wire in wires:
             wire.socket.close()
-    wait_until(lambda: daemon.metric("kvasir_http_connections") < 10)
+    wait_until(lambda: daemon.metric("kvasir_http_open_connections") < 10)
 
 
 def test_idle_connections_make_room_and_busy_ones_do_not(start):
@@ -350,7 +350,7 @@ def test_client_that_stops_reading_loses_its_sequence(start):
         wait_until(
             lambda: daemon.metric("kvasir_http_connections_ended_total", reason="stream_buffer"))
         daemon.wait_idle()
-        wait_until(lambda: daemon.metric("kvasir_http_connections") == 1)
+        wait_until(lambda: daemon.metric("kvasir_http_open_connections") == 1)
     assert daemon.metric("vllm:request_success_total", finished_reason="abort") == 1
 
 

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/json_writer.h"
+
+#include "util/json.h"
+
+#include <float.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void test_nesting_and_commas(void **state) {
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&out);
+
+    (void)state;
+    json_begin_object(&w, NULL);
+    json_put_u64(&w, "a", UINT64_MAX);
+    json_begin_array(&w, "b");
+    json_put_null(&w, NULL);
+    json_begin_object(&w, NULL);
+    json_end_object(&w);
+    json_begin_array(&w, NULL);
+    json_end_array(&w);
+    json_put_bool(&w, NULL, true);
+    json_end_array(&w);
+    json_put_key(&w, "k\"", 2);
+    json_put_float(&w, NULL, -0.5f);
+    json_put_text(&w, "t", NULL);
+    json_end_object(&w);
+    assert_string_equal(
+        buffer_text(&out),
+        "{\"a\":18446744073709551615,\"b\":[null,{},[],true],\"k\\\"\":-0.5,\"t\":null}");
+}
+
+/* Every character there is comes back from a JSON parser as it was. */
+static void test_every_character_survives(void **state) {
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    CLEANUP(json_unref) json_t *back = NULL;
+    JsonWriter w = JSON_WRITER(&out);
+
+    (void)state;
+    for (uint32_t c = 0; c < 0x110000; c++) {
+        if (c >= 0xd800 && c < 0xe000)
+            continue;
+        if (c < 0x80) {
+            buffer_append_char(&text, (char)c);
+        } else if (c < 0x800) {
+            buffer_append_char(&text, (char)(0xc0 | c >> 6));
+        } else if (c < 0x10000) {
+            buffer_append_char(&text, (char)(0xe0 | c >> 12));
+            buffer_append_char(&text, (char)(0x80 | (c >> 6 & 0x3f)));
+        } else {
+            buffer_append_char(&text, (char)(0xf0 | c >> 18));
+            buffer_append_char(&text, (char)(0x80 | (c >> 12 & 0x3f)));
+            buffer_append_char(&text, (char)(0x80 | (c >> 6 & 0x3f)));
+        }
+        if (c >= 0x80)
+            buffer_append_char(&text, (char)(0x80 | (c & 0x3f)));
+    }
+    json_put_string(&w, NULL, text.data, text.size);
+    assert_int_equal(json_parse(&back, out.data, out.size, JSON_DECODE_ANY, NULL), 0);
+    assert_int_equal(json_string_length(back), text.size);
+    assert_memory_equal(json_string_value(back), text.data, text.size);
+}
+
+static void test_floats_come_back_exactly(void **state) {
+    const float values[] = { 0, -0.0f, 1, -1.5f, 0.1f, FLT_MIN, FLT_MAX, -FLT_TRUE_MIN, 1e-7f };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++) {
+        CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+        CLEANUP(json_unref) json_t *back = NULL;
+        JsonWriter w = JSON_WRITER(&out);
+
+        json_put_float(&w, NULL, values[i]);
+        assert_int_equal(json_parse(&back, out.data, out.size, JSON_DECODE_ANY, NULL), 0);
+        assert_true((float)json_number_value(back) == values[i]);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nesting_and_commas),
+        cmocka_unit_test(test_every_character_survives),
+        cmocka_unit_test(test_floats_come_back_exactly),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
