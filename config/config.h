@@ -24,6 +24,12 @@ typedef struct ConfigTexts {
     uint32_t n;
 } ConfigTexts;
 
+/* What a query of a prompt sees exactly, besides the cache. */
+typedef enum PrefillExact {
+    PREFILL_EXACT_CHUNK, /* its chunk */
+    PREFILL_EXACT_PAGE,  /* its page: answers do not depend on chunking or caching */
+} PrefillExact;
+
 typedef enum ConfigOriginKind {
     CONFIG_FROM_DEFAULT,
     CONFIG_FROM_FILE,
@@ -63,6 +69,8 @@ typedef struct Config {
     char *kv;
     char *profile;
     uint32_t profile_seconds;
+    bool prefix_caching;
+    PrefillExact prefill_exact;
 
     /* batching */
     uint32_t max_num_seqs;

@@ -44,6 +44,7 @@
 #define DURATION(_field) FIELD(OPTION_DURATION, uint64_t, _field)
 #define CHOICE(_c_type, _field) FIELD(OPTION_CHOICE, _c_type, _field)
 
+static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
 
 const Option option_table[] = {
@@ -51,8 +52,8 @@ const Option option_table[] = {
     { .name = "model",
       PATH(model),
       .topic = TOPIC_MODEL,
-      .commands = IS_SERVER | RUNS_MODEL | READS_TOKENIZER,
-      .required = RUNS_MODEL | READS_TOKENIZER,
+      .commands = IS_SERVER | RUNS_MODEL | READS_TOKENIZER | COMMAND_PLAN,
+      .required = RUNS_MODEL | READS_TOKENIZER | COMMAND_PLAN,
       .unset = "must be given",
       .help = "A .gguf file, or a directory in Hugging Face layout (config.json, tokenizer.json, "
               "*.safetensors)" },
@@ -66,7 +67,7 @@ const Option option_table[] = {
     { .name = "max_model_len",
       U32(max_model_len),
       .topic = TOPIC_MODEL,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_PLAN,
       .metavar = "TOKENS",
       .min = 1,
       .max = 1u << 30,
@@ -100,7 +101,7 @@ const Option option_table[] = {
     { .name = "kv_memory",
       BYTES(kv_memory_bytes),
       .topic = TOPIC_MEMORY,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_PLAN,
       .min = MIB,
       .max = 64 * TIB,
       .fallback = "0",
@@ -110,7 +111,7 @@ const Option option_table[] = {
     { .name = "kv_tokens",
       U64(kv_tokens),
       .topic = TOPIC_MEMORY,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_PLAN,
       .metavar = "TOKENS",
       .min = 64,
       .max = UINT64_C(1) << 40,
@@ -142,11 +143,29 @@ const Option option_table[] = {
       .help = "The longest that making a profile may take; on a slow machine it then rests on "
               "fewer tokens" },
 
+    { .name = "prefix_caching",
+      BOOL(prefix_caching),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER | COMMAND_PLAN,
+      .fallback = "true",
+      .help = "Keep full pages of what was computed, and share them between requests that begin "
+              "alike" },
+    { .name = "prefill_exact",
+      CHOICE(PrefillExact, prefill_exact),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER,
+      .names = prefill_exact_names,
+      .fallback = "chunk",
+      .help =
+          "What a token of a prompt sees exactly where the cache is quantized: its whole chunk, "
+          "or only its page. With page, answers do not depend on chunking or on what was "
+          "cached; prompts take longer" },
+
     /* batching */
     { .name = "max_num_seqs",
       U32(max_num_seqs),
       .topic = TOPIC_BATCHING,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_PLAN,
       .metavar = "N",
       .min = 1,
       .max = 65536,
@@ -155,7 +174,7 @@ const Option option_table[] = {
     { .name = "max_batched_tokens",
       U32(max_batched_tokens),
       .topic = TOPIC_BATCHING,
-      .commands = IS_SERVER,
+      .commands = IS_SERVER | COMMAND_PLAN,
       .metavar = "TOKENS",
       .min = 1,
       .max = 1u << 20,

@@ -9,6 +9,7 @@
 
 #include "server/engine_state.h"
 
+#include "model/identity.h"
 #include "model/kv_cache.h"
 
 #include <assert.h>
@@ -63,19 +64,39 @@ static int make_store(Engine *e, Reason *why) {
     const EngineOptions *o = &e->options;
     const ModelConfig *config = checkpoint_config(o->checkpoint);
     KvShape shape = { .geometry = decoder_kv_geometry(config),
+                      .plan = o->plan,
                       .n_pages = e->ledger.n_pages,
-                      .n_tails = e->ledger.n_tails };
+                      .n_tails = e->ledger.n_tails,
+                      .n_sinks = e->ledger.n_sinks };
     ReserveArgs reserve = { .store = &e->store,
                             .max_batched_tokens = o->max_batched_tokens,
                             .n_heads = config->n_heads };
     size_t scratch_bytes = 0;
     int r;
 
-    r = kv_cache_open(&e->store, o->ops, o->backend, &shape, NULL, why);
+    r = kv_cache_open(&e->store, o->ops, o->backend, &shape, o->profile, why);
     if (!r)
         r = o->ops->reserve(o->backend, &reserve, &scratch_bytes, why);
     e->ledger.workspace_bytes += scratch_bytes;
     return r;
+}
+
+static int make_prefixes(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    int r;
+
+    if (!o->prefix_caching)
+        return 0;
+    model_identity(o->checkpoint, e->identity);
+    if (o->profile)
+        e->profile_hash = profile_hash(o->profile);
+    r = prefix_index_init(&e->prefixes, e->ledger.n_pages);
+    return r ? reason_set(why, r, "no memory for the index of prefixes") : 0;
+}
+
+/* One for each sequence that runs; as many again for first pages that are only cached. */
+uint32_t engine_n_sinks(uint32_t max_num_seqs, bool prefix_caching) {
+    return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
 }
 
 static int make_cache(Engine *e, Reason *why) {
@@ -83,6 +104,8 @@ static int make_cache(Engine *e, Reason *why) {
     LedgerRequest request = { .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
                               .kv_memory_bytes = o->kv_memory_bytes,
                               .kv_tokens = o->kv_tokens,
+                              .plan = o->plan,
+                              .n_sinks = engine_n_sinks(o->max_num_seqs, o->prefix_caching),
                               .max_num_seqs = o->max_num_seqs };
     int r;
 
@@ -94,7 +117,11 @@ static int make_cache(Engine *e, Reason *why) {
     r = make_store(e, why);
     if (r)
         return r;
-    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails, 0, NULL);
+    r = make_prefixes(e, why);
+    if (r)
+        return r;
+    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails, e->ledger.n_sinks,
+                       o->prefix_caching ? &e->prefixes : NULL);
     return r ? reason_set(why, r, "no memory for the book of KV pages") : 0;
 }
 
@@ -166,6 +193,7 @@ Engine *engine_free(Engine *e) {
     free(e->view_running);
     free(e->running);
     page_pool_deinit(&e->pool);
+    prefix_index_deinit(&e->prefixes);
     kv_cache_close(&e->store, e->options.ops, e->options.backend);
     decoder_free(e->decoder);
     if (e->has_inbox)

@@ -12,6 +12,7 @@
 
 #include "backend/ops.h"
 #include "kvcache/ledger.h"
+#include "kvcache/profile.h"
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
 #include "server/mailbox.h"
@@ -53,6 +54,7 @@ struct EngineRequest {
     uint32_t n_stop_tokens;
     int n_top_logprobs;      /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
     int n_prompt_logprobs;   /* the same, of the prompt's own tokens (echo) */
+    char *cache_salt;        /* prefixes are shared only between equal salts; owned; or NULL */
     uint64_t arrival_ns;     /* CLOCK_MONOTONIC */
     atomic_bool cancelled;   /* set by engine_cancel */
     EngineEvent *last_event; /* made with the request, so that its end can always be told */
@@ -103,7 +105,11 @@ typedef struct EngineOptions {
     uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
     uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs */
     uint32_t max_model_len;       /* 0: the model's */
-    uint32_t max_num_seqs;        /* lowered to max_batched_tokens: each may have a row in a step */
+    const KvPlan *plan;           /* borrowed; NULL: bf16 */
+    const Profile *profile; /* borrowed for engine_new; keys are rounded by it; NULL: plainly */
+    bool prefix_caching;    /* share full pages between requests */
+    bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */
+    uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
     uint32_t max_batched_tokens;
     Mailbox *events; /* where events go; borrowed */
 } EngineOptions;
@@ -114,6 +120,7 @@ typedef struct EngineStats {
     atomic_uint pages_used;
     atomic_ullong prompt_tokens, generation_tokens; /* totals */
     atomic_ullong steps, preemptions;
+    atomic_ullong prefix_query_tokens, prefix_hit_tokens;
 } EngineStats;
 
 /* Allocates everything (weights, workspace, cache). -ENOSPC etc. with the words in `why`. */
@@ -131,6 +138,9 @@ void engine_submit(Engine *engine, EngineRequest *request);
 /* Any thread; the request must not have had its last event taken yet. It ends within one step with
  * FINISH_CANCELLED, or with what it had already come to. */
 void engine_cancel(Engine *engine, EngineRequest *request);
+
+/* Sink slots an engine gives a plan that quantizes. */
+uint32_t engine_n_sinks(uint32_t max_num_seqs, bool prefix_caching);
 
 const Ledger *engine_ledger(const Engine *engine);
 EngineStats *engine_stats(Engine *engine);

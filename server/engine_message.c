@@ -30,6 +30,7 @@ EngineRequest *engine_request_free(EngineRequest *request) {
         free(request->stops[i]);
     free(request->stops);
     free(request->stop_tokens);
+    free(request->cache_salt);
     free(request->logit_bias);
     free(request->prompt);
     engine_event_free(request->last_event);

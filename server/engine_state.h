@@ -35,6 +35,9 @@ struct Engine {
     Ledger ledger;
     KvStore store; /* base is the engine's to free */
     PagePool pool;
+    PrefixIndex prefixes;             /* empty where options.prefix_caching is off */
+    char identity[HASH128_HEX_BYTES]; /* of the model */
+    Hash128 profile_hash;
     EngineStats stats;
 
     Mailbox inbox;
@@ -60,6 +63,12 @@ struct Engine {
     SampleResult *sample_results;
     uint32_t n_rows, n_logit_rows_max;
 };
+
+/* Takes what of a sequence's tokens is in the prefix cache already, at its admission; lessens what
+ * `item` asks for by that. */
+void engine_prefix_adopt(Engine *engine, Sequence *sequence, StepItem *item);
+/* Makes the pages that a sequence has filled findable. */
+void engine_prefix_publish(Engine *engine, Sequence *sequence);
 
 /* Plans one step and runs it. Sequences that ended have `finish` set and are still in place. */
 void engine_step(Engine *engine);

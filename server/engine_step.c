@@ -25,7 +25,8 @@ uint64_t engine_now_ns(void) {
 
 static StepPlan plan_step(Engine *e) {
     SchedulerLimits limits = { .max_num_seqs = e->options.max_num_seqs,
-                               .max_batched_tokens = e->options.max_batched_tokens };
+                               .max_batched_tokens = e->options.max_batched_tokens,
+                               .page_exact = e->options.page_exact };
     SchedulerView view = { .running = e->view_running,
                            .waiting = e->view_waiting,
                            .n_running = e->n_running,
@@ -61,6 +62,21 @@ static void admit(Engine *e, uint32_t n) {
     }
 }
 
+/* Pages for the step, and for a sequence that starts what it can share and its sinks. A plan never
+ * hands out more pages than are free, and there is a sink slot for every sequence that runs. */
+static void take_pages(Engine *e, Sequence *s, StepItem *item) {
+    bool starts = !s->n_pages && !s->n_computed, has_sinks = e->store.n_sinks;
+    int r;
+
+    if (starts)
+        engine_prefix_adopt(e, s, item);
+    sequence_take(s, &e->pool, item->n_new_pages);
+    if (starts && has_sinks && page_pool_sink(&e->pool, s->pages[0]) == PAGE_POOL_NONE) {
+        r = page_pool_take_sink(&e->pool, s->pages[0]);
+        assert(!r);
+    }
+}
+
 /* run */
 
 static StepBatch fill_batch(Engine *e) {
@@ -72,12 +88,13 @@ static StepBatch fill_batch(Engine *e) {
 
         if (!n)
             continue;
-        e->batch[batch.n_sequences++] = (StepSequence){ .i_token = batch.n_tokens,
-                                                        .n_tokens = n,
-                                                        .n_past = s->n_computed,
-                                                        .tail = s->tail,
-                                                        .sink = KV_NO_SINK,
-                                                        .pages = s->pages };
+        e->batch[batch.n_sequences++] =
+            (StepSequence){ .i_token = batch.n_tokens,
+                            .n_tokens = n,
+                            .n_past = s->n_computed,
+                            .tail = s->tail,
+                            .sink = page_pool_sink(&e->pool, s->pages[0]),
+                            .pages = s->pages };
         for (uint32_t j = 0; j < n; j++)
             e->tokens[batch.n_tokens++] = sequence_token(s, s->n_computed + j);
     }
@@ -172,6 +189,7 @@ static void advance(Engine *e) {
         Sequence *s = e->running[i];
 
         s->n_computed += e->items[i].n_tokens;
+        engine_prefix_publish(e, s);
         if (!s->prompt_done && s->n_computed >= s->request->n_prompt) {
             s->prompt_done = true;
             atomic_fetch_add_explicit(&e->stats.prompt_tokens, s->request->n_prompt,
@@ -198,9 +216,10 @@ void engine_step(Engine *e) {
     preempt(e, plan.n_preempted);
     admit(e, plan.n_admitted);
     for (uint32_t i = 0; i < e->n_running; i++)
-        sequence_take(e->running[i], &e->pool, e->items[i].n_new_pages);
+        if (e->items[i].n_tokens)
+            take_pages(e, e->running[i], &e->items[i]);
     batch = fill_batch(e);
-    assert(batch.n_tokens && batch.n_tokens == plan.n_tokens);
+    assert(batch.n_tokens && batch.n_tokens <= plan.n_tokens);
 
     r = decoder_step(e->decoder, &e->store, &batch, e->tokens);
     if (!r) {

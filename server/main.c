@@ -34,6 +34,9 @@ static const Command commands[] = {
       "Prints {\"ids\": [...]}, one line for each prompt: what follows it, with the "
       "end-of-sequence "
       "token if that came." },
+    { "plan", COMMAND_PLAN, cmd_plan, "print what the KV cache of serve would take",
+      "Reads the model's shape, not its weights, and prints the bytes of the cache by purpose and "
+      "how many tokens fit." },
     { "profile", COMMAND_PROFILE, cmd_profile, "measure what keys are rounded by",
       "Runs the model over a text and writes the second moments of its queries and the norms of "
       "its weights. serve does this by itself at first start." },
@@ -51,6 +54,13 @@ static const Command commands[] = {
       "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "
       "input and writes a {\"text\"} or {\"error\"} line for each. Needs only the tokenizer's "
       "files." },
+    { "tokenize", COMMAND_TOKENIZE, cmd_tokenize, "turn texts into token ids, a JSON object a line",
+      "Reads {\"text\"} lines from standard input and writes an {\"ids\"} or {\"error\"} line for "
+      "each. Needs only the tokenizer's files." },
+    { "detokenize", COMMAND_DETOKENIZE, cmd_detokenize,
+      "turn token ids into texts, a JSON object a line",
+      "Reads {\"ids\"} lines from standard input and writes a {\"text\"} or {\"error\"} line for "
+      "each, special tokens included. Needs only the tokenizer's files." },
     { "config", COMMAND_CONFIG, cmd_config, "print every option's value and where it came from",
       "Takes all options of serve, reads file and environment as serve would, and prints what "
       "that comes to." },

@@ -8,13 +8,12 @@
 
 #include "kvcache/kv_layout.h"
 
-#include <stdbool.h>
-
 typedef struct Draft {
     const SchedulerView *view;
     StepPlan *plan;
     uint32_t n_kept; /* running sequences that stay */
     uint32_t n_rows_left, n_pages_left;
+    bool page_exact;
 } Draft;
 
 static uint32_t pages_of(uint32_t n_tokens) {
@@ -46,6 +45,8 @@ static void give(Draft *d, uint32_t i_item, uint32_t n_rows, uint32_t n_new_page
 static uint32_t chunk_of(const Draft *d, const SchedulerSequence *s) {
     uint32_t n_rest = s->n_known - s->n_computed;
 
+    if (d->page_exact && n_rest > KV_PAGE_TOKENS - s->n_computed % KV_PAGE_TOKENS)
+        n_rest = KV_PAGE_TOKENS - s->n_computed % KV_PAGE_TOKENS;
     return n_rest < d->n_rows_left ? n_rest : d->n_rows_left;
 }
 
@@ -107,6 +108,7 @@ void scheduler_plan(const SchedulerView *view, const SchedulerLimits *limits, St
                 .plan = plan,
                 .n_kept = view->n_running,
                 .n_rows_left = limits->max_batched_tokens,
+                .page_exact = limits->page_exact,
                 .n_pages_left = view->n_pages_free };
 
     plan->n_preempted = plan->n_admitted = plan->n_tokens = 0;

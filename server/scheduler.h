@@ -19,6 +19,7 @@
  * Hence every running sequence arrived before every waiting one, and the oldest always advances.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct SchedulerSequence {
@@ -32,6 +33,7 @@ typedef struct SchedulerLimits {
     uint32_t max_num_seqs;       /* sequences that run at once */
     uint32_t max_batched_tokens; /* rows of a step; where it is less than max_num_seqs, it limits
                                     the sequences too */
+    bool page_exact;             /* a prompt's chunk ends where a page does, or with the prompt */
 } SchedulerLimits;
 
 typedef struct SchedulerView {

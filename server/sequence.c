@@ -253,6 +253,7 @@ static void describe(const Sequence *s, EngineEvent *event, uint64_t now_ns) {
     event->n_output = s->n_output;
     event->first_token_ns = s->first_token_ns;
     event->event_ns = now_ns;
+    event->n_cached = s->n_cached;
 }
 
 /* Prompt logprobs go with the first event after the prompt is complete. */

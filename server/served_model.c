@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/served_model.h"
 
+#include "server/model_run.h"
+
 #include <errno.h>
 
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
@@ -17,6 +19,10 @@ static int load_engine(ServedModel *model, const Config *config, Mailbox *events
         .backend = model->backend,
         .checkpoint = model->checkpoint,
         .tokenizer = model->tokenizer,
+        .plan = model->plan,
+        .profile = model->profile,
+        .prefix_caching = config->prefix_caching,
+        .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
         .kv_memory_bytes = config->kv_memory_bytes,
         .kv_tokens = config->kv_tokens,
         .max_model_len = config->max_model_len,
@@ -26,6 +32,14 @@ static int load_engine(ServedModel *model, const Config *config, Mailbox *events
     };
 
     return engine_new(&model->engine, &options, why);
+}
+
+static int load_plan(ServedModel *model, const Config *config, Reason *why) {
+    model->plan = calloc(1, sizeof(*model->plan));
+    if (!model->plan)
+        return reason_set(why, -ENOMEM, "out of memory");
+    return model_run_plan(config, config->kv, checkpoint_config(model->checkpoint)->n_layers,
+                          model->plan, &model->profile, why);
 }
 
 int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
@@ -46,6 +60,10 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     r = load_chat_template(model, config, why);
     if (r)
         return r;
+    on_phase("getting the model's profile", userdata);
+    r = load_plan(model, config, why);
+    if (r)
+        return r;
     on_phase("loading the weights and making the cache", userdata);
     r = cpu_backend_new(&model->backend, &backend, why);
     return r ? r : load_engine(model, config, events, why);
@@ -55,6 +73,8 @@ void served_model_unload(ServedModel *model) {
     engine_free(model->engine);
     if (model->backend)
         model->ops->free(model->backend);
+    profile_free(model->profile);
+    free(model->plan);
     chat_template_free(model->chat_template);
     tokenizer_free(model->tokenizer);
     checkpoint_free(model->checkpoint);

@@ -19,7 +19,9 @@ typedef struct ServedModel {
     ChatTemplate *chat_template; /* NULL: the model has none */
     const BackendOps *ops;
     Backend *backend;
-    Engine *engine; /* not started */
+    KvPlan *plan;     /* owned */
+    Profile *profile; /* owned; NULL where nothing is quantized */
+    Engine *engine;   /* not started */
 } ServedModel;
 
 #define SERVED_MODEL_NULL \

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The prefix cache in the engine: what a sequence finds when it is admitted, and what it leaves.
+ *
+ * Pages are looked up once, at admission, page by page down the chain of hashes; the pages found
+ * are held and count as computed. At least one token is always computed, since its logits are
+ * wanted. A full page becomes findable in the step that sealed it, output as well as prompt, so
+ * that a preempted sequence, or the next turn of a conversation, finds what it had.
+ */
+#include "server/engine_state.h"
+
+#include "model/identity.h"
+
+#include <assert.h>
+#include <string.h>
+
+static Hash128 root_of(const Engine *e, const EngineRequest *request) {
+    PrefixRoot root = { .identity = e->identity,
+                        .geometry = e->store.geometry,
+                        .plan = e->options.plan,
+                        .profile = e->profile_hash,
+                        .salt = request->cache_salt,
+                        .salt_size = request->cache_salt ? strlen(request->cache_salt) : 0 };
+
+    return prefix_chain_root(&root);
+}
+
+static Hash128 hash_page(const Sequence *s, Hash128 parent, uint32_t i_page) {
+    uint32_t tokens[KV_PAGE_TOKENS];
+
+    for (uint32_t j = 0; j < KV_PAGE_TOKENS; j++)
+        tokens[j] = sequence_token(s, i_page * KV_PAGE_TOKENS + j);
+    return prefix_chain_next(parent, tokens);
+}
+
+static void hold_found(Engine *e, Sequence *s) {
+    uint32_t n_pages_max = (sequence_n_known(s) - 1) / KV_PAGE_TOKENS;
+
+    while (s->n_pages < n_pages_max) {
+        Hash128 hash = hash_page(s, s->chain, s->n_pages);
+        uint32_t page = prefix_index_find(&e->prefixes, hash);
+
+        if (page == PREFIX_INDEX_NONE)
+            return;
+        page_pool_ref(&e->pool, page);
+        s->pages[s->n_pages++] = page;
+        s->chain = hash;
+    }
+}
+
+void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
+    uint32_t n_rest, n_hit;
+    bool first = !s->was_admitted;
+
+    assert(!s->n_pages && !s->n_computed);
+    s->was_admitted = true;
+    s->n_chained = 0;
+    if (!e->options.prefix_caching)
+        return;
+    s->chain = root_of(e, s->request);
+    /* Logits of the prompt's own tokens are wanted: they must be computed. */
+    if (!s->prompt_logprobs)
+        hold_found(e, s);
+    n_hit = s->n_pages * KV_PAGE_TOKENS;
+    s->n_chained = s->n_pages;
+    s->n_computed = n_hit;
+    n_rest = sequence_n_known(s) - n_hit;
+    item->n_tokens = item->n_tokens < n_rest ? item->n_tokens : n_rest;
+    item->n_new_pages -= s->n_pages;
+    if (first) {
+        s->n_cached = n_hit;
+        prefix_index_count(&e->prefixes, sequence_n_known(s), n_hit);
+    }
+    atomic_store_explicit(&e->stats.prefix_query_tokens, e->prefixes.n_query_tokens,
+                          memory_order_relaxed);
+    atomic_store_explicit(&e->stats.prefix_hit_tokens, e->prefixes.n_hit_tokens,
+                          memory_order_relaxed);
+}
+
+void engine_prefix_publish(Engine *e, Sequence *s) {
+    if (!e->options.prefix_caching)
+        return;
+    for (; s->n_chained < s->n_computed / KV_PAGE_TOKENS; s->n_chained++) {
+        uint32_t page = s->pages[s->n_chained];
+
+        s->chain = hash_page(s, s->chain, s->n_chained);
+        if (!prefix_index_has(&e->prefixes, page))
+            prefix_index_insert(&e->prefixes, s->chain, page); /* known already: stays private */
+    }
+}
