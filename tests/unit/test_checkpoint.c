@@ -5,7 +5,7 @@
  */
 #include "model/checkpoint.h"
 
-#include "model_files.h"
+#include "tests/unit/model_files.h"
 
 #include <errno.h>
 #include <sys/stat.h>

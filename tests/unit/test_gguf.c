@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/gguf.h"
 
-#include "model_files.h"
+#include "tests/unit/model_files.h"
 
 #include <errno.h>
 #include <sys/stat.h>

@@ -5,7 +5,7 @@
  */
 #include "model/model_config.h"
 
-#include "model_files.h"
+#include "tests/unit/model_files.h"
 
 #include <errno.h>
 #include <math.h>
