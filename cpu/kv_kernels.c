@@ -58,7 +58,7 @@ static void fit_uniform(KvFormat format, const KvBlockLayout *l, uint8_t *block,
         uint8_t code = kv_scale_ceil(fmaxf((high - low) / steps, fabsf(middle) / 63));
         int8_t half_steps;
 
-        scale = kv_scale_value(code);
+        scale = kv_scales[code];
         half_steps = scale > 0 ? (int8_t)rintf(middle / (scale * 0.5f)) : 0;
         center = (float)half_steps * (scale * 0.5f);
         block[l->scales_offset + i] = code;
@@ -279,7 +279,7 @@ static void open_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
             memcpy(&half, block + l->centers_offset + 2 * (size_t)i, sizeof(half));
             s->offsets[i] = kv_half_value(half) + 0.5f * s->scales[i];
         } else {
-            s->scales[i] = kv_scale_value(block[l->scales_offset + i]);
+            s->scales[i] = kv_scales[block[l->scales_offset + i]];
             s->offsets[i] =
                 centered ? 0.5f * s->scales[i] * (float)(1 + (int8_t)block[l->centers_offset + i])
                          : 0;

@@ -6,13 +6,6 @@
 #include <string.h>
 
 #define BLOCK_ALIGN_BYTES 16
-#define SCALES_PER_OCTAVE 16
-#define SCALE_FIRST_EXPONENT (-28) /* of code 1 */
-#define SCALE_FINE_EXPONENT (-10)  /* where the fine steps begin */
-#define SCALE_FINE_END 4           /* and end */
-#define SCALE_FINE_CODE (1 + SCALE_FINE_EXPONENT - SCALE_FIRST_EXPONENT)
-#define SCALE_COARSE_CODE \
-    (SCALE_FINE_CODE + SCALES_PER_OCTAVE * (SCALE_FINE_END - SCALE_FINE_EXPONENT))
 
 /* The level sets are Lloyd and Max's for the normal density, at the integer scale below 128 that
  * loses least to rounding: distortion after the unbiased gain 0.13312, 0.035785, 0.0095975, where
@@ -93,38 +86,52 @@ double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim) {
 
 /* scales */
 
-/* 2^(i/16), rounded to nearest. */
-static const float octave[SCALES_PER_OCTAVE] = {
-    0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f, 0x1.3dea64p+0f,
-    0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
-    0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f,
+/* Nine powers of two from _low on. */
+#define DOUBLINGS(_low)                                                                \
+    (_low), 2 * (_low), 4 * (_low), 8 * (_low), 16 * (_low), 32 * (_low), 64 * (_low), \
+        128 * (_low), 256 * (_low)
+
+/* An octave from _low on, a power of two: 2^(i/16), rounded to nearest. */
+#define OCTAVE(_low)                                                               \
+    0x1.000000p+0f * (_low), 0x1.0b5586p+0f * (_low), 0x1.172b84p+0f * (_low),     \
+        0x1.2387a6p+0f * (_low), 0x1.306fe0p+0f * (_low), 0x1.3dea64p+0f * (_low), \
+        0x1.4bfdaep+0f * (_low), 0x1.5ab07ep+0f * (_low), 0x1.6a09e6p+0f * (_low), \
+        0x1.7a1148p+0f * (_low), 0x1.8ace54p+0f * (_low), 0x1.9c4918p+0f * (_low), \
+        0x1.ae89fap+0f * (_low), 0x1.c199bep+0f * (_low), 0x1.d5818ep+0f * (_low), \
+        0x1.ea4afap+0f * (_low)
+
+const float kv_scales[KV_SCALES] = {
+    0,
+    DOUBLINGS(0x1p-28f),
+    DOUBLINGS(0x1p-19f),
+    OCTAVE(0x1p-10f),
+    OCTAVE(0x1p-9f),
+    OCTAVE(0x1p-8f),
+    OCTAVE(0x1p-7f),
+    OCTAVE(0x1p-6f),
+    OCTAVE(0x1p-5f),
+    OCTAVE(0x1p-4f),
+    OCTAVE(0x1p-3f),
+    OCTAVE(0x1p-2f),
+    OCTAVE(0x1p-1f),
+    OCTAVE(0x1p0f),
+    OCTAVE(0x1p1f),
+    OCTAVE(0x1p2f),
+    OCTAVE(0x1p3f),
+    DOUBLINGS(0x1p4f),
+    0x1p13f,
+    0x1p14f,
+    0x1p15f,
+    0x1p16f,
 };
 
-float kv_scale_value(uint8_t code) {
-    uint32_t fine = (uint32_t)code - SCALE_FINE_CODE;
-
-    if (code == 0)
-        return 0;
-    if (code < SCALE_FINE_CODE)
-        return ldexpf(1, SCALE_FIRST_EXPONENT + code - 1);
-    if (code < SCALE_COARSE_CODE)
-        return ldexpf(octave[fine % SCALES_PER_OCTAVE],
-                      SCALE_FINE_EXPONENT + (int)(fine / SCALES_PER_OCTAVE));
-    return ldexpf(1, SCALE_FINE_END + code - SCALE_COARSE_CODE);
-}
-
 uint8_t kv_scale_ceil(float x) {
-    uint32_t low = 0, high = KV_SCALES - 1; /* the answer lies in low .. high */
+    uint32_t code = 0;
 
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-
-        if (kv_scale_value((uint8_t)middle) >= x)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return (uint8_t)low;
+    /* The last code whose scale is below x, bit by bit. */
+    for (uint32_t bit = KV_SCALES / 2; bit; bit /= 2)
+        code += kv_scales[code + bit] < x ? bit : 0;
+    return (uint8_t)(code + (kv_scales[code] < x && code < KV_SCALES - 1));
 }
 
 uint8_t kv_scale_nearest(float x) {
@@ -133,8 +140,7 @@ uint8_t kv_scale_nearest(float x) {
     if (above <= 1)
         return above;
     /* The nearer by ratio: x^2 against the product of the two neighbours. */
-    return (double)x * x < (double)kv_scale_value(above) * kv_scale_value(above - 1) ? above - 1
-                                                                                     : above;
+    return (double)x * x < (double)kv_scales[above] * kv_scales[above - 1] ? above - 1 : above;
 }
 
 /* codes */
@@ -175,36 +181,32 @@ void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_
 
 /* half floats */
 
-float kv_half_value(uint16_t half) {
-    int exponent = half >> 10 & 31, mantissa = half & 1023;
-    float magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                      : exponent == 0 ? ldexpf((float)mantissa, -24)
-                                      : ldexpf((float)(mantissa + 1024), exponent - 25);
+static uint32_t float_bits(float x) {
+    uint32_t u;
 
-    return half & 0x8000 ? -magnitude : magnitude;
+    memcpy(&u, &x, sizeof(u));
+    return u;
 }
 
-/* |x| <= 65504, in units of the half's last place there, handed to `round`. */
-static uint16_t half_by(float x, float (*round)(float)) {
-    float magnitude = fabsf(x);
+/* `subnormal`: |x| rounded to a multiple of 2^-24, the step of subnormal halves, which normal ones
+ * go on from; `carry`: what rounding adds below the 10 bits of mantissa that stay. */
+static uint16_t half_of(float x, float subnormal, uint32_t carry) {
     uint16_t sign = signbit(x) ? 0x8000 : 0;
-    int exponent;
 
-    if (magnitude >= 65504)
+    if (fabsf(x) >= 65504)
         return sign | 0x7bff;
-    frexpf(magnitude, &exponent); /* magnitude < 2^exponent */
-    if (exponent < -13 || magnitude == 0)
-        exponent = -13; /* the step of subnormals */
+    if (fabsf(x) < 0x1p-14f)
+        return sign | (uint16_t)subnormal;
     /* Rounding up to the next power of two carries into the exponent field, as it should. */
-    return sign | (uint16_t)((exponent + 13) * 1024 + (int)round(ldexpf(magnitude, 11 - exponent)));
+    return sign | (uint16_t)(((float_bits(fabsf(x)) + carry) >> 13) - ((127 - 15) << 10));
 }
 
 uint16_t kv_half_nearest(float x) {
-    return half_by(x, rintf);
+    return half_of(x, rintf(fabsf(x) * 0x1p24f), 0xfff + (float_bits(x) >> 13 & 1));
 }
 
 uint16_t kv_half_ceil(float x) {
-    return half_by(x, ceilf);
+    return half_of(x, ceilf(fabsf(x) * 0x1p24f), 0x1fff);
 }
 
 /* the reference */
@@ -213,7 +215,7 @@ static float scale_at(KvFormat format, const uint8_t *block, const KvBlockLayout
     uint16_t half;
 
     if (kv_formats[format].meta_bytes == 1)
-        return kv_scale_value(block[l->scales_offset + i]);
+        return kv_scales[block[l->scales_offset + i]];
     memcpy(&half, block + l->scales_offset + 2 * (size_t)i, sizeof(half));
     return kv_half_value(half);
 }

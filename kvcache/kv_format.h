@@ -42,6 +42,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define KV_HEAD_DIM_MAX 512
 #define KV_SCALES 256
@@ -89,7 +90,7 @@ double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim);
  * 2^4, where keys and values of real models live, 1/16 octave apart; then the powers of two up to
  * 2^16. Every finite input has a scale that covers it.
  */
-float kv_scale_value(uint8_t code);
+extern const float kv_scales[KV_SCALES];
 
 /* The smallest scale that is >= x (the largest one if none is), and the one nearest to x by ratio.
  * x >= 0. */
@@ -103,7 +104,20 @@ void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_
 /* IEEE half floats; ceil never rounds towards zero (x >= 0). */
 uint16_t kv_half_nearest(float x);
 uint16_t kv_half_ceil(float x);
-float kv_half_value(uint16_t half);
+
+static inline float kv_half_value(uint16_t half) {
+    /* Exponent and mantissa moved to f32's places are 2^-112 of the value, subnormals included;
+     * exponent 31 (infinity, NaN) becomes 255. */
+    uint32_t u = (half & 0x7fffu) << 13, special = (half & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
+    float x;
+
+    memcpy(&x, &u, sizeof(x));
+    x *= 0x1p112f;
+    memcpy(&u, &x, sizeof(u));
+    u |= special | (half & 0x8000u) << 16;
+    memcpy(&x, &u, sizeof(x));
+    return x;
+}
 
 /* The readable reference: a sealed block as f32, K [head_dim][64] or V [64][head_dim]. */
 void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void *block,
