@@ -71,7 +71,7 @@ class LimitReached(BaseException):
 
 
 class Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}: marks what the assistant said; only rendered here."""
+    """{% generation %} ... {% endgeneration %}: what the assistant said; only rendered here."""
 
     tags = {"generation"}
 
