@@ -3,8 +3,9 @@
 /*
  * A piece is a doubly linked list of symbols in an array; a join widens the left symbol and drops
  * the right one. Short pieces look for the best pair by scanning; long ones (a megabyte without a
- * space is one piece) keep candidates in a heap. A candidate is stale when the two symbols at its
- * place no longer cover what they covered: widths only grow, so comparing the width is enough.
+ * space is one piece) keep candidates in a heap: 64-bit keys, rank << 32 | place of the left
+ * symbol, so that the smallest is the one to join next. A candidate is stale if the symbols that
+ * stand at its place by now do not join with its rank.
  */
 
 #include "model/bpe.h"
@@ -29,12 +30,6 @@ typedef struct BpeSymbol {
     uint32_t previous, next;
     uint32_t rank, joined; /* of the pair with `next`; kept while scanning */
 } BpeSymbol;
-
-typedef struct BpeJoin {
-    uint64_t key;  /* rank << 32 | place of the left symbol: the smallest joins first */
-    uint32_t size; /* bytes that both covered when this was found */
-    uint32_t id;
-} BpeJoin;
 
 void bpe_init(Bpe *bpe) {
     *bpe = (Bpe){ .unknown_id = TOKEN_NONE };
@@ -251,78 +246,75 @@ static void join_by_scan(const Bpe *bpe, const char *piece, BpeSymbol *symbols, 
     }
 }
 
-/* Joining by heap: a binary min-heap on `key`. */
+/* Joining by heap: a min-heap of four children, which a cache line holds. */
 
-static void heap_sink(BpeJoin *heap, size_t n, size_t at) {
-    BpeJoin moving = heap[at];
+#define HEAP_CHILDREN 4
+
+static void heap_sink(uint64_t *heap, size_t n, size_t at) {
+    uint64_t moving = heap[at];
 
     for (;;) {
-        size_t child = at * 2 + 1;
+        size_t child = at * HEAP_CHILDREN + 1, last = child + HEAP_CHILDREN, least = child;
 
         if (child >= n)
             break;
-        if (child + 1 < n && heap[child + 1].key < heap[child].key)
-            child++;
-        if (moving.key <= heap[child].key)
+        for (child++; child < last && child < n; child++)
+            if (heap[child] < heap[least])
+                least = child;
+        if (moving <= heap[least])
             break;
-        heap[at] = heap[child];
-        at = child;
+        heap[at] = heap[least];
+        at = least;
     }
     heap[at] = moving;
 }
 
-static void heap_rise(BpeJoin *heap, size_t at) {
-    BpeJoin moving = heap[at];
+static void heap_rise(uint64_t *heap, size_t at) {
+    uint64_t moving = heap[at];
 
-    while (at > 0 && moving.key < heap[(at - 1) / 2].key) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
+    while (at > 0 && moving < heap[(at - 1) / HEAP_CHILDREN]) {
+        heap[at] = heap[(at - 1) / HEAP_CHILDREN];
+        at = (at - 1) / HEAP_CHILDREN;
     }
     heap[at] = moving;
 }
 
-/* Writes the candidate of `left` and its neighbour; false if they do not join. */
-static bool join_find(const Bpe *bpe, const char *piece, const BpeSymbol *symbols, uint32_t left,
-                      BpeJoin *join) {
-    const BpeSymbol *symbol = &symbols[left];
-    uint32_t rank;
+/* Writes the candidate of `left` and its neighbour; how many there are: 0 or 1. */
+static size_t join_find(const Bpe *bpe, const char *piece, const BpeSymbol *symbols, uint32_t left,
+                        uint64_t *join) {
+    uint32_t id, rank;
 
-    if (left == NO_SYMBOL || symbol->next == NO_SYMBOL)
-        return false;
-    rank = pair_find(bpe, piece, symbol, &symbols[symbol->next], &join->id);
-    if (rank == NO_RANK)
-        return false;
-    join->key = (uint64_t)rank << 32 | left;
-    join->size = symbol->size + symbols[symbol->next].size;
-    return true;
+    if (left == NO_SYMBOL || symbols[left].next == NO_SYMBOL)
+        return 0;
+    rank = pair_find(bpe, piece, &symbols[left], &symbols[symbols[left].next], &id);
+    *join = (uint64_t)rank << 32 | left;
+    return rank != NO_RANK;
 }
 
 /* `heap` has room for 2 * n: n at the start, and each of less than n joins takes one candidate out
  * and puts at most two in. */
 static void join_by_heap(const Bpe *bpe, const char *piece, BpeSymbol *symbols, uint32_t n,
-                         BpeJoin *heap) {
+                         uint64_t *heap) {
     size_t n_heap = 0;
 
     for (uint32_t i = 0; i < n; i++)
         n_heap += join_find(bpe, piece, symbols, i, &heap[n_heap]);
-    for (size_t i = n_heap / 2; i-- > 0;)
+    for (size_t i = n_heap; i-- > 0;)
         heap_sink(heap, n_heap, i);
     while (n_heap) {
-        BpeJoin best = heap[0];
-        uint32_t at = (uint32_t)best.key;
+        uint32_t at = (uint32_t)heap[0], rank = (uint32_t)(heap[0] >> 32), id;
         BpeSymbol *left = &symbols[at];
 
         heap[0] = heap[--n_heap];
         if (n_heap)
             heap_sink(heap, n_heap, 0);
         if (!left->size || left->next == NO_SYMBOL ||
-            left->size + symbols[left->next].size != best.size)
+            pair_find(bpe, piece, left, &symbols[left->next], &id) != rank)
             continue;
-        symbols_join(symbols, left, best.id);
+        symbols_join(symbols, left, id);
         if (join_find(bpe, piece, symbols, at, &heap[n_heap]))
             heap_rise(heap, n_heap++);
-        if (left->previous != NO_SYMBOL &&
-            join_find(bpe, piece, symbols, left->previous, &heap[n_heap]))
+        if (join_find(bpe, piece, symbols, left->previous, &heap[n_heap]))
             heap_rise(heap, n_heap++);
     }
 }

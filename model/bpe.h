@@ -37,7 +37,7 @@ typedef struct Bpe {
 /* One call's memory: reused from piece to piece, never shared between threads. */
 typedef struct BpeScratch {
     struct BpeSymbol *symbols;
-    struct BpeJoin *heap;
+    uint64_t *heap;
     size_t symbol_capacity, heap_capacity;
 } BpeScratch;
 

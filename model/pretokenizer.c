@@ -173,6 +173,27 @@ static int cut_metaspace(PreTokenizerRun *run, size_t step_index, const char *te
     return cut_from(run, step_index + 1, own->data, own->size, at_start);
 }
 
+static int cut_at_marks(PreTokenizerRun *run, size_t step_index, const char *text, size_t size,
+                        bool at_start) {
+    const CutStep *step = &run->pretokenizer->steps[step_index];
+    size_t done = 0, behind = 0; /* behind the mark found last */
+
+    while (behind < size) {
+        const char *mark = memmem(text + behind, size - behind, step->mark, step->mark_size);
+        size_t at = mark ? (size_t)(mark - text) : size;
+
+        if (at > behind && at < size) {
+            int r = cut_from(run, step_index + 1, text + done, at - done, at_start && !done);
+
+            if (r)
+                return r;
+            done = at;
+        }
+        behind = at + step->mark_size;
+    }
+    return cut_from(run, step_index + 1, text + done, size - done, at_start && !done);
+}
+
 /* `size` is never 0. */
 static int cut_from(PreTokenizerRun *run, size_t step, const char *text, size_t size,
                     bool at_start) {
@@ -185,6 +206,8 @@ static int cut_from(PreTokenizerRun *run, size_t step, const char *text, size_t 
         return cut_prefix(run, step, text, size, at_start);
     case CUT_METASPACE:
         return cut_metaspace(run, step, text, size, at_start);
+    case CUT_AT_MARKS:
+        return cut_at_marks(run, step, text, size, at_start);
     }
     return -EINVAL;
 }

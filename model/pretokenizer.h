@@ -24,6 +24,7 @@ typedef enum CutKind {
     CUT_SPLIT,     /* at matches of `pattern` */
     CUT_PREFIX,    /* a space in front, unless one is there */
     CUT_METASPACE, /* spaces become `mark`, which also goes in front as `prefix` says */
+    CUT_AT_MARKS,  /* before each `mark` that follows something else */
 } CutKind;
 
 typedef enum CutPrefix {
@@ -37,7 +38,7 @@ typedef struct CutStep {
     TextPattern *pattern; /* split; owned */
     SplitBehavior behavior;
     bool invert;  /* what does not match is the match */
-    char mark[4]; /* metaspace */
+    char mark[4]; /* metaspace, at marks */
     size_t mark_size;
     CutPrefix prefix;
 } CutStep;

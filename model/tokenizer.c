@@ -17,6 +17,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* U+2581, SentencePiece's sign for a space. */
+#define MARK "\xe2\x96\x81"
+#define MARK_BYTES 3
+
 Tokenizer *tokenizer_new(void) {
     Tokenizer *tokenizer = calloc(1, sizeof(*tokenizer));
 
@@ -194,7 +198,43 @@ static void byte_ids_fill(Tokenizer *tokenizer, bool byte_fallback) {
     }
 }
 
+/* Whether a piece holds the mark behind something else than a mark. */
+static bool has_mark_inside(const char *text, size_t size) {
+    bool other = false;
+
+    for (size_t at = 0; at < size; at += utf8_size(text[at])) {
+        bool mark = size - at >= MARK_BYTES && !memcmp(text + at, MARK, MARK_BYTES);
+
+        if (mark && other)
+            return true;
+        other |= !mark;
+    }
+    return false;
+}
+
+/* SentencePiece-style models see the whole text as one piece. If no token has a mark inside, no
+ * join ever crosses from another character to a mark, so cutting there changes no id, and words
+ * can be remembered. */
+static int cut_at_marks(Tokenizer *tokenizer) {
+    CutStep step = { .kind = CUT_AT_MARKS, .mark = MARK, .mark_size = MARK_BYTES };
+    const Vocab *pieces = &tokenizer->bpe.pieces;
+    size_t size;
+
+    if (tokenizer->pretokenizer.n_steps || tokenizer->pretokenizer.byte_level ||
+        tokenizer->bpe.ignore_merges || vocab_find(pieces, MARK, MARK_BYTES) == TOKEN_NONE)
+        return 0;
+    for (uint32_t id = 0; id < pieces->n_ids; id++) {
+        const char *text = vocab_text(pieces, id, &size);
+
+        if (text && has_mark_inside(text, size))
+            return 0;
+    }
+    return pretokenizer_add(&tokenizer->pretokenizer, step);
+}
+
 int tokenizer_complete(Tokenizer *tokenizer, bool byte_fallback, Reason *why) {
+    int r;
+
     if (!tokenizer->tokens.n_tokens)
         return reason_set(why, -EINVAL, "the vocabulary is empty");
     tokenizer->special = calloc(tokenizer->tokens.n_ids, sizeof(*tokenizer->special));
@@ -202,7 +242,8 @@ int tokenizer_complete(Tokenizer *tokenizer, bool byte_fallback, Reason *why) {
         return -ENOMEM;
     tokenizer->bpe.byte_level = tokenizer->pretokenizer.byte_level;
     byte_ids_fill(tokenizer, byte_fallback);
-    return finders_fill(tokenizer);
+    r = cut_at_marks(tokenizer);
+    return r ? r : finders_fill(tokenizer);
 }
 
 uint32_t tokenizer_size(const Tokenizer *tokenizer) {
