@@ -18,13 +18,8 @@
 
 #include <assert.h>
 
-#if defined(__AVX512F__)
 #define TILE_VECTORS 2
 #define TILE_TOKENS 6
-#else
-#define TILE_VECTORS 2
-#define TILE_TOKENS 3
-#endif
 
 /* One tile's operands; the vectors are those from `lane` on, of one group. */
 typedef struct Tile {
@@ -159,7 +154,6 @@ V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile 
                              TileSums sums) {
     const uint32_t value_bytes = format == WEIGHT_F32 ? 4 : 2;
     const uint8_t *weights = tile->group + tile->lane * value_bytes;
-    V_UNROLL(2)
     for (uint32_t i = 0; i < tile->n_cols; i++) {
         prefetch(weights, GROUP_ROWS * value_bytes);
         Vf w[TILE_VECTORS];
@@ -241,11 +235,9 @@ V_INLINE void product(WeightFormat format, const ProductArgs *args) {
                 TILE_CASE(1);
                 TILE_CASE(2);
                 TILE_CASE(3);
-#if TILE_TOKENS > 3
                 TILE_CASE(4);
                 TILE_CASE(5);
                 TILE_CASE(6);
-#endif
             default:
                 assert(false);
             }

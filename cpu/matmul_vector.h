@@ -31,7 +31,11 @@ typedef uint8_t Vub __attribute__((__vector_size__(V_LANES)));
 #else
 #define V_INLINE static inline __attribute__((__always_inline__))
 #define V_PRAGMA(_text) _Pragma(#_text)
+#if defined(__clang__)
+#define V_UNROLL(_n) V_PRAGMA(clang loop unroll(full))
+#else
 #define V_UNROLL(_n) V_PRAGMA(GCC unroll _n)
+#endif
 #endif
 
 V_INLINE Vi vi_load(const void *p) {
@@ -53,16 +57,27 @@ V_INLINE Vi vi_set1_pair(const int16_t *p) {
     return vi_set1(x);
 }
 
+/* Keeps the compiler from adding a long chain of terms up in another order, which is the same
+ * number but needs a register a term. */
+V_INLINE Vi vi_in_order(Vi v) {
+#if defined(__SSE2__)
+    __asm__("" : "+v"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
 /* Lane by lane, both 16-bit halves: sum + low(a) * low(b) + high(a) * high(b), signed. */
 V_INLINE Vi vi_dot_pairs(Vi sum, Vi a, Vi b) {
 #if defined(__AVX512VNNI__)
     return (Vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
-    return sum + (Vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+    return vi_in_order(sum + (Vi)_mm512_madd_epi16((__m512i)a, (__m512i)b));
 #elif defined(__AVX2__)
-    return sum + (Vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return vi_in_order(sum + (Vi)_mm256_madd_epi16((__m256i)a, (__m256i)b));
 #elif defined(__SSE2__)
-    return sum + (Vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+    return vi_in_order(sum + (Vi)_mm_madd_epi16((__m128i)a, (__m128i)b));
 #elif defined(__ARM_NEON)
     int32x4_t low = vmlal_s16((int32x4_t)sum, vmovn_s32((int32x4_t)a), vmovn_s32((int32x4_t)b));
     return (Vi)vmlal_s16(low, vshrn_n_s32((int32x4_t)a, 16), vshrn_n_s32((int32x4_t)b, 16));
@@ -119,17 +134,29 @@ V_INLINE Vi v_to_i32(Vf x) {
 }
 
 V_INLINE Vf v_load_s8(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+#elif defined(__AVX2__)
+    return (Vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+#else
     Vsb b;
 
     memcpy(&b, p, sizeof(b));
     return v_from_i32(__builtin_convertvector(b, Vi));
+#endif
 }
 
 V_INLINE Vf v_load_u8(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+#elif defined(__AVX2__)
+    return (Vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
+#else
     Vub b;
 
     memcpy(&b, p, sizeof(b));
     return v_from_i32(__builtin_convertvector(b, Vi));
+#endif
 }
 
 V_INLINE Vf v_load_f16(const uint8_t *p) {
