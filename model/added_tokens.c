@@ -8,6 +8,7 @@
 
 #include "model/added_tokens.h"
 
+#include "model/unicode_drift.h"
 #include "model/utf8.h"
 
 #include <errno.h>
@@ -142,7 +143,7 @@ static bool is_word(uint32_t cp) {
     default:
         return cp == 0x200c || cp == 0x200d || (cp >= 0x24b6 && cp <= 0x24e9) ||
                (cp >= 0x1f130 && cp <= 0x1f149) || (cp >= 0x1f150 && cp <= 0x1f169) ||
-               (cp >= 0x1f170 && cp <= 0x1f189);
+               (cp >= 0x1f170 && cp <= 0x1f189) || unicode_is_addition(cp, "LMN");
     }
 }
 

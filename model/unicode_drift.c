@@ -101,6 +101,17 @@ void unicode_class_additions(const char *name, UnicodeRangeFn *fn, void *ctx) {
     }
 }
 
+bool unicode_is_addition(uint32_t cp, const char *letters) {
+    for (size_t i = 0; i < COUNT(class_additions); i++) {
+        const ClassRange *addition = &class_additions[i];
+
+        if (cp >= addition->range.first && cp <= addition->range.last && !addition->name[2] &&
+            strchr(letters, addition->name[0]))
+            return true;
+    }
+    return false;
+}
+
 bool unicode_is_inert(uint32_t cp) {
     size_t low = 0, high = COUNT(inert);
 

@@ -24,6 +24,10 @@ typedef void UnicodeRangeFn(void *ctx, UnicodeRange range);
  * category ("L", "Lu", ...) or "Han"; other names have none. */
 void unicode_class_additions(const char *name, UnicodeRangeFn *fn, void *ctx);
 
+/* Whether it is one of those additions. `letters`: the first letters of the general categories to
+ * look in ("LM"). */
+bool unicode_is_addition(uint32_t cp, const char *letters);
+
 /* Whether normalization passes this code point through unchanged, as a starter that neither
  * decomposes nor composes. */
 bool unicode_is_inert(uint32_t cp);
