@@ -398,7 +398,7 @@ static void store_outputs(const Region *region, const Tile *tile, uint32_t head,
         for (uint32_t c = 0; c < head_dim; c++)
             out[c] = scratch->total[(size_t)i * head_dim + c] * inverse;
         if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
-            hadamard_apply(out, head_dim);
+            region->attention->kernels->hadamard(out, 1, head_dim);
     }
 }
 

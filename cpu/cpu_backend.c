@@ -178,11 +178,6 @@ static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
     return 0;
 }
 
-static void hadamard_heads(float *x, uint32_t n_heads, uint32_t head_dim) {
-    for (uint32_t h = 0; h < n_heads; h++)
-        hadamard_apply(x + (size_t)h * head_dim, head_dim);
-}
-
 static void rope_row(Backend *backend, const void *arg, uint32_t row) {
     const RopeArgs *args = arg;
     const float *cos = floats(args->table) + (size_t)row * 2 * args->n_freqs;
@@ -196,11 +191,11 @@ static void rope_row(Backend *backend, const void *arg, uint32_t row) {
     for (uint32_t h = 0; h < args->n_kv_heads; h++)
         backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
     if (args->hadamard_k) {
-        hadamard_heads(q, args->n_heads, args->head_dim);
-        hadamard_heads(k, args->n_kv_heads, args->head_dim);
+        backend->kernels->hadamard(q, args->n_heads, args->head_dim);
+        backend->kernels->hadamard(k, args->n_kv_heads, args->head_dim);
     }
     if (args->hadamard_v)
-        hadamard_heads(v, args->n_kv_heads, args->head_dim);
+        backend->kernels->hadamard(v, args->n_kv_heads, args->head_dim);
     backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->k_out + kv_at, k,
                               args->n_kv_heads * args->head_dim);
     backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->v_out + kv_at, v,

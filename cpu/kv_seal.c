@@ -28,10 +28,6 @@ static inline Vf v_fused(Vf a, Vf b, Vf c) {
 #endif
 }
 
-static inline Vf v_min(Vf a, Vf b) {
-    return v_select(a < b, a, b);
-}
-
 static inline void store_codes(uint8_t *codes, Vi v) {
     Vub narrow = __builtin_convertvector(v, Vub);
 

@@ -39,6 +39,11 @@ static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {
     }
 }
 
+static void hadamard(float *x, uint32_t n_vectors, uint32_t n) {
+    for (uint32_t i = 0; i < n_vectors; i++)
+        hadamard_apply(x + (size_t)i * n, n);
+}
+
 static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint32_t u, low;
@@ -122,6 +127,7 @@ const VectorKernels reference_kernels = {
     .rmsnorm = rmsnorm,
     .gated = gated,
     .rotate = rotate,
+    .hadamard = hadamard,
     .to_bf16 = to_bf16,
     .scores = scores,
     .softmax = softmax,

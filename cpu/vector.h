@@ -75,35 +75,74 @@ static inline Vf v_select(Vi mask, Vf a, Vf b) {
     return (Vf)(((Vi)a & mask) | ((Vi)b & ~mask));
 }
 
+/* a > b ? a : b, lane by lane: b where one of them is NaN. */
 static inline Vf v_max(Vf a, Vf b) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return v_select(a > b, a, b);
+#endif
 }
+
+static inline Vf v_min(Vf a, Vf b) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return v_select(a < b, a, b);
+#endif
+}
+
+/* Lane i with lane i + n / 2, for n lanes, then n / 2, and so on. */
+#if defined(__AVX2__)
+#define V_FOLD(_v, _op)                                               \
+    __extension__({                                                   \
+        __m128 fold_ = V_FOLD_TO_4(_v, _op);                          \
+        fold_ = _mm_##_op##_ps(fold_, _mm_movehl_ps(fold_, fold_));   \
+        _mm_cvtss_f32(_mm_##_op##_ps(fold_, _mm_movehdup_ps(fold_))); \
+    })
+#define V_FOLD_8(_v, _op)                                                                 \
+    __extension__({                                                                       \
+        __m256 eight_ = (_v);                                                             \
+        _mm_##_op##_ps(_mm256_castps256_ps128(eight_), _mm256_extractf128_ps(eight_, 1)); \
+    })
+#if defined(__AVX512F__)
+#define V_FOLD_TO_4(_v, _op)                                             \
+    V_FOLD_8(_mm256_##_op##_ps(_mm512_castps512_ps256((__m512)(_v)),     \
+                               _mm512_extractf32x8_ps((__m512)(_v), 1)), \
+             _op)
+#else
+#define V_FOLD_TO_4(_v, _op) V_FOLD_8((__m256)(_v), _op)
+#endif
+#endif
 
 static inline float v_sum(Vf v) {
-    float x[V_LANES];
-
-    memcpy(x, &v, sizeof(v));
-    for (int n = V_LANES / 2; n; n /= 2)
-        for (int i = 0; i < n; i++)
-            x[i] += x[i + n];
-    return x[0];
+#if defined(__AVX2__)
+    return V_FOLD(v, add);
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
+/* As v_max takes the greater of two. */
 static inline float v_max_lane(Vf v) {
-    float x[V_LANES];
+#if defined(__AVX2__)
+    return V_FOLD(v, max);
+#else
+    float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
 
-    memcpy(x, &v, sizeof(v));
-    for (int n = V_LANES / 2; n; n /= 2)
-        for (int i = 0; i < n; i++)
-            x[i] = x[i] > x[i + n] ? x[i] : x[i + n];
-    return x[0];
+    return a > b ? a : b;
+#endif
 }
 
 /* exp(x), 2 ulp; 0 below -87.33, saturates above 88.37; NaN stays. Cody-Waite reduction by ln 2 and
  * the degree-6 Taylor polynomial on [-ln2/2, ln2/2]. */
 static inline Vf v_exp(Vf x) {
     const float low = -87.33f, high = 88.37f, magic = 12582912.0f; /* 1.5 * 2^23: rounds to int */
-    Vf clamped = v_select(x < low, v_set1(low), v_select(x > high, v_set1(high), x));
+    Vf clamped = v_max(v_set1(low), v_min(v_set1(high), x));
     Vf t = v_fma(clamped, v_set1(1.44269504f), v_set1(magic));
     Vf n = t - magic;
     Vf r = v_fma(n, v_set1(-0.693359375f), clamped);

@@ -9,11 +9,22 @@
 #include "cpu/vector_kernels.h"
 
 #include "cpu/vector.h"
+#include "kvcache/rounding.h"
 
 #include <assert.h>
 #include <math.h>
 
 #define QUERIES_TILE 4 /* with V_BLOCK vectors each they fill the registers */
+
+static Vi lane_index(void) {
+    int32_t lanes[V_LANES];
+    Vi v;
+
+    for (int32_t i = 0; i < V_LANES; i++)
+        lanes[i] = i;
+    memcpy(&v, lanes, sizeof(v));
+    return v;
+}
 
 static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon) {
     Vf squares = { 0 };
@@ -63,6 +74,47 @@ static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {
 
         x[i] = a * cos[i] - b * sin[i];
         x[n + i] = b * cos[i] + a * sin[i];
+    }
+}
+
+/* Stages half = 1, 2, 4, ... of the transform; those within a vector swap lanes i and i ^ half, and
+ * the upper of the two changes its sign. */
+static Vf hadamard_lanes(Vf x) {
+    const Vi index = lane_index();
+
+    for (int32_t half = 1; half < V_LANES; half *= 2) {
+        Vi upper = (index & half) != 0;
+        Vf negated = (Vf)((Vi)x ^ (upper & INT32_MIN));
+
+        x = __builtin_shuffle(x, index ^ half) + negated;
+    }
+    return x;
+}
+
+static void hadamard(float *x, uint32_t n_vectors, uint32_t n) {
+    uint32_t block = hadamard_block(n);
+    float scale = (float)(1 / sqrt((double)block));
+
+    if (block < V_LANES) {
+        for (uint32_t i = 0; i < n_vectors; i++)
+            hadamard_apply(x + (size_t)i * n, n);
+        return;
+    }
+    for (size_t first = 0; first < (size_t)n_vectors * n; first += block) {
+        float *b = x + first;
+
+        for (uint32_t i = 0; i < block; i += V_LANES)
+            v_store(b + i, hadamard_lanes(v_load(b + i)));
+        for (uint32_t half = V_LANES; half < block; half *= 2)
+            for (uint32_t i = 0; i < block; i += 2 * half)
+                for (uint32_t j = i; j < i + half; j += V_LANES) {
+                    Vf low = v_load(b + j), high = v_load(b + j + half);
+
+                    v_store(b + j, low + high);
+                    v_store(b + j + half, low - high);
+                }
+        for (uint32_t i = 0; i < block; i += V_LANES)
+            v_store(b + i, v_load(b + i) * scale);
     }
 }
 
@@ -125,14 +177,15 @@ static void scores(float *out, const float *queries, const uint16_t *keys, uint3
     }
 }
 
-static Vi lane_index(void) {
-    int32_t lanes[V_LANES];
-    Vi v;
+/* Lanes outside of low .. high - 1 get no weight. */
+static void hide_lanes(float *scores, uint32_t low, uint32_t high) {
+    const Vi index = lane_index();
 
-    for (int32_t i = 0; i < V_LANES; i++)
-        lanes[i] = i;
-    memcpy(&v, lanes, sizeof(v));
-    return v;
+    for (int32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_LANES) {
+        Vi seen = (index + j >= (int32_t)low) & (index + j < (int32_t)high);
+
+        v_store(scores + j, v_select(seen, v_load(scores + j), v_set1(-INFINITY)));
+    }
 }
 
 static void scale_in_place(float *x, float factor, uint32_t n) {
@@ -146,17 +199,13 @@ static void scale_in_place(float *x, float factor, uint32_t n) {
 
 static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
                     uint32_t head_dim) {
-    const Vi index = lane_index();
     Vf max = v_set1(-INFINITY), sum = { 0 };
-    float new_max, shift;
+    float new_max;
 
-    for (int32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_LANES) {
-        Vi valid = (index + j >= (int32_t)low) & (index + j < (int32_t)high);
-        Vf s = v_select(valid, v_load(scores + j), v_set1(-INFINITY));
-
-        v_store(scores + j, s);
-        max = v_max(s, max); /* a NaN score loses here and reaches the sum below */
-    }
+    if (low > 0 || high < ATTENTION_BLOCK_KEYS)
+        hide_lanes(scores, low, high);
+    for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_LANES)
+        max = v_max(v_load(scores + j), max); /* a NaN score loses here and reaches the sum below */
     new_max = v_max_lane(max);
     new_max = new_max > state->max ? new_max : state->max;
     if (new_max == -INFINITY) {
@@ -170,7 +219,8 @@ static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *st
         sum += w;
     }
     if (new_max != state->max) {
-        shift = state->max == -INFINITY ? 0 : expf(state->max - new_max);
+        float shift = v_exp(v_set1(state->max - new_max))[0];
+
         state->sum *= shift;
         scale_in_place(out, shift, head_dim);
         state->max = new_max;
@@ -303,6 +353,7 @@ const VectorKernels VECTOR_KERNELS = {
     .rmsnorm = rmsnorm,
     .gated = gated,
     .rotate = rotate,
+    .hadamard = hadamard,
     .to_bf16 = to_bf16,
     .scores = scores,
     .softmax = softmax,

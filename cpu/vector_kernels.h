@@ -24,6 +24,8 @@ typedef struct VectorKernels {
     void (*gated)(float *out, const float *gate, const float *up, uint32_t n);
     /* one head, in place: (x[c], x[c + n]) turned by (cos[c], sin[c]) for c < n */
     void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
+    /* hadamard_apply (kvcache/rounding.h) to each of x [n_vectors][n], with the same result */
+    void (*hadamard)(float *x, uint32_t n_vectors, uint32_t n);
     /* round to nearest even; NaN stays NaN */
     void (*to_bf16)(uint16_t *out, const float *in, uint32_t n);
 

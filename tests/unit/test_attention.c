@@ -347,6 +347,22 @@ static void divergence_agrees_with_the_reference(void **state) {
     }
 }
 
+static void the_hadamard_transform_is_the_same_to_the_bit(void **state) {
+    static const uint32_t dims[] = { 8, 32, 64, 80, 96, 128, 256, 512 };
+    Random r = random_start("the_hadamard_transform_is_the_same_to_the_bit");
+    float out[3 * 512], ref[3 * 512];
+
+    (void)state;
+    for (size_t i = 0; i < N_KERNELS; i++)
+        for (size_t d = 0; cpu_isa_available(kernels_need[i]) && d < sizeof(dims) / 4; d++) {
+            random_normals(&r, ref, 3 * dims[d]);
+            memcpy(out, ref, sizeof(out));
+            all_kernels[i]->hadamard(out, 3, dims[d]);
+            reference_kernels.hadamard(ref, 3, dims[d]);
+            assert_memory_equal(out, ref, 3 * dims[d] * sizeof(float));
+        }
+}
+
 static void rounding_to_bf16_keeps_nan_and_infinity(void **state) {
     const float in[] = { NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f, 1.01171875f, 1e-40f };
     const uint16_t want[] = { 0x7fc0, 0x7f80, 0xff80, 0x7f80, 0x3f80, 0x3f82, 0x0001 };
@@ -369,6 +385,7 @@ int main(void) {
         cmocka_unit_test(a_row_is_the_same_to_the_bit_for_every_chunking_and_batch),
         cmocka_unit_test(row_kernels_agree_with_the_reference),
         cmocka_unit_test(divergence_agrees_with_the_reference),
+        cmocka_unit_test(the_hadamard_transform_is_the_same_to_the_bit),
         cmocka_unit_test(rounding_to_bf16_keeps_nan_and_infinity),
     };
 
