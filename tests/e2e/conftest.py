@@ -216,7 +216,8 @@ def tiny_model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     with tarfile.open(ROOT / "tests" / "data" / "models" / "llama.tar.xz") as archive:
         # Python 3.11.2, which Debian 12 has, knows no filters yet.
-        archive.extractall(directory, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(directory, **safely)
     return directory / "llama"
 
 
