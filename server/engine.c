@@ -91,6 +91,9 @@ static int make_prefixes(Engine *e, Reason *why) {
     if (o->profile)
         e->profile_hash = profile_hash(o->profile);
     r = prefix_index_init(&e->prefixes, e->ledger.n_pages);
+    e->pages_seen = calloc(e->ledger.n_pages, sizeof(*e->pages_seen));
+    if (!e->pages_seen)
+        r = -ENOMEM;
     return r ? reason_set(why, r, "no memory for the index of prefixes") : 0;
 }
 
@@ -193,6 +196,7 @@ Engine *engine_free(Engine *e) {
     free(e->view_running);
     free(e->running);
     page_pool_deinit(&e->pool);
+    free(e->pages_seen);
     prefix_index_deinit(&e->prefixes);
     kv_cache_close(&e->store, e->options.ops, e->options.backend);
     decoder_free(e->decoder);

@@ -77,6 +77,19 @@ void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
                           memory_order_relaxed);
 }
 
+void engine_prefix_count_shared(Engine *e) {
+    if (!e->options.prefix_caching || e->pool.n_free >= e->n_running)
+        return;
+    memset(e->pages_seen, 0, e->pool.n_pages * sizeof(*e->pages_seen));
+    for (uint32_t i = 0; i < e->n_running; i++)
+        for (uint32_t j = 0; j < e->running[i]->n_pages; j++) {
+            bool *seen = &e->pages_seen[e->running[i]->pages[j]];
+
+            e->view_running[i].n_shared_pages += *seen;
+            *seen = true;
+        }
+}
+
 void engine_prefix_publish(Engine *e, Sequence *s) {
     if (!e->options.prefix_caching)
         return;

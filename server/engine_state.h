@@ -36,6 +36,7 @@ struct Engine {
     KvStore store; /* base is the engine's to free */
     PagePool pool;
     PrefixIndex prefixes;             /* empty where options.prefix_caching is off */
+    bool *pages_seen;                 /* [n_pages] of engine_prefix_count_shared */
     char identity[HASH128_HEX_BYTES]; /* of the model */
     Hash128 profile_hash;
     EngineStats stats;
@@ -67,6 +68,8 @@ struct Engine {
 /* Takes what of a sequence's tokens is in the prefix cache already, at its admission; lessens what
  * `item` asks for by that. */
 void engine_prefix_adopt(Engine *engine, Sequence *sequence, StepItem *item);
+/* Fills n_shared_pages in the view of the running sequences, where it will be read. */
+void engine_prefix_count_shared(Engine *engine);
 /* Makes the pages that a sequence has filled findable. */
 void engine_prefix_publish(Engine *engine, Sequence *sequence);
 

@@ -35,6 +35,7 @@ static StepPlan plan_step(Engine *e) {
 
     for (uint32_t i = 0; i < e->n_running; i++)
         e->view_running[i] = sequence_view(e->running[i]);
+    engine_prefix_count_shared(e);
     list_for_each(link, &e->waiting) {
         if (view.n_waiting == limits.max_num_seqs)
             break;

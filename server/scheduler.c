@@ -51,8 +51,9 @@ static uint32_t chunk_of(const Draft *d, const SchedulerSequence *s) {
 }
 
 static void preempt_youngest(Draft *d) {
-    d->n_kept--;
-    d->n_pages_left += d->view->running[d->n_kept].n_pages;
+    const SchedulerSequence *s = &d->view->running[--d->n_kept];
+
+    d->n_pages_left += s->n_pages - s->n_shared_pages;
     d->plan->n_preempted++;
 }
 

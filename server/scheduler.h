@@ -23,10 +23,13 @@
 #include <stdint.h>
 
 typedef struct SchedulerSequence {
-    uint32_t n_known;    /* its tokens, prompt and output */
-    uint32_t n_computed; /* of them in the cache; < n_known */
-    uint32_t n_max;      /* tokens it may ever put in the cache; no more than all pages hold */
-    uint32_t n_pages;    /* pages it holds; a running one holds pages for its whole prompt */
+    uint32_t n_known;        /* its tokens, prompt and output */
+    uint32_t n_computed;     /* of them in the cache; < n_known */
+    uint32_t n_max;          /* tokens it may ever put in the cache; no more than all pages hold */
+    uint32_t n_pages;        /* pages it holds; a running one holds pages for its whole prompt */
+    uint32_t n_shared_pages; /* of them, those that an older running one holds too: they do not
+                                come free with it. Not read while there are as many free pages as
+                                running sequences: then none is preempted */
 } SchedulerSequence;
 
 typedef struct SchedulerLimits {
