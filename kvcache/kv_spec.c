@@ -63,7 +63,7 @@ static KvFormat parse_side(const char **textp, char letter) {
     const char *text = *textp;
     uint32_t bits = 0;
 
-    if (*text++ != letter)
+    if (*text++ != letter || *text == '0')
         return KV_FORMATS;
     while (*text >= '0' && *text <= '9' && bits < 100)
         bits = bits * 10 + (uint32_t)(*text++ - '0');
@@ -76,6 +76,9 @@ int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why
     KvFormat k, v;
 
     memset(plan, 0, sizeof(*plan));
+    if (n_layers > KV_LAYERS_MAX)
+        return reason_set(why, -EINVAL, "the model has %u layers; a KV cache has at most %d",
+                          n_layers, KV_LAYERS_MAX);
     if (!strcmp(spec, "bf16"))
         return 0;
     if (!strncmp(spec, "plan:", 5))
