@@ -100,8 +100,9 @@ def test_image_builds_and_answers(root, default_model):
         pytest.skip("neither docker nor buildah works here")
     base = os.environ.get("DOCKER_BASE", "debian:12-slim")
     build = ["docker", "build"] if name == "docker" else ["buildah", "bud"]
-    built = subprocess.run([*build, "--build-arg", f"BASE={base}", "-t", "kvasird-test",
-                            "-f", "docker/Dockerfile", "."], cwd=root, capture_output=True, text=True)
+    built = subprocess.run(
+        [*build, "--build-arg", f"BASE={base}", "-t", "kvasird-test", "-f", "docker/Dockerfile", "."],
+        cwd=root, capture_output=True, text=True)
     if built.returncode and re.search(r"pull|resolve|manifest|registry|lookup", built.stderr):
         pytest.skip(f"{base} cannot be pulled here")
     assert built.returncode == 0, built.stderr[-4000:]
@@ -109,7 +110,8 @@ def test_image_builds_and_answers(root, default_model):
         return
     container = subprocess.run(
         ["docker", "run", "-d", "--rm", "--read-only", "-p", "127.0.0.1::8000",
-         "-v", f"{default_model}:/model.gguf:ro", "kvasird-test", "serve", "--model", "/model.gguf"],
+         "-v", f"{default_model}:/model.gguf:ro", "kvasird-test",
+         "serve", "--model", "/model.gguf", "--kv-memory", "256MiB"],
         check=True, capture_output=True, text=True).stdout.strip()
     try:
         address = subprocess.run(["docker", "port", container, "8000"], check=True,

@@ -41,7 +41,8 @@ FILES = [name for name in tree_files() if name not in EXEMPT and not name.starts
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
 def test_tree(check):
-    complaints = [f"{name}:{line}: {what}" for name in FILES for line, what in check(name, read(name))]
+    complaints = [f"{name}:{line}: {what}"
+                  for name in FILES for line, what in check(name, read(name))]
     assert not complaints, "\n" + "\n".join(complaints)
 
 
@@ -63,7 +64,8 @@ def test_no_file_names_the_folder_it_was_made_in():
 
 def test_every_layer_exists_and_has_its_arrows():
     folders = {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("*/*.c")}
-    assert {folder for folder in folders if not folder.startswith(("build", "tests"))} <= set(checks.LAYERS)
+    folders = {folder for folder in folders if not folder.startswith(("build", "tests"))}
+    assert folders <= set(checks.LAYERS)
 
 
 def test_c_files_are_formatted():
@@ -71,7 +73,8 @@ def test_c_files_are_formatted():
     if not tool.exists():
         pytest.skip("clang-format is not in this Python's environment")
     files = [name for name in FILES if checks.is_c(name)]
-    run = subprocess.run([tool, "--dry-run", "-Werror", *files], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([tool, "--dry-run", "-Werror", *files], cwd=ROOT, capture_output=True,
+                         text=True)
     complaints = [line for line in run.stderr.split("\n") if ": error:" in line]
     assert run.returncode == 0, "run ./dev format\n" + "\n".join(complaints[:40])
 
