@@ -6,7 +6,10 @@
 #include "server/eval.h"
 
 #include "kvcache/kv_spec.h"
+#include "model/tokenizer.h"
+#include "server/profile_store.h"
 #include "util/buffer.h"
+#include "util/mapped_file.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -16,15 +19,15 @@
 
 #include <cmocka.h>
 
-enum { WINDOW = 100, N_WINDOWS = 3, N_TOKENS = N_WINDOWS * WINDOW };
+enum { WINDOW = 300, N_WINDOWS = 2, N_TOKENS = N_WINDOWS * WINDOW };
 
-static char directory[64];
+static char directory[64], model_path[80];
 static Session session;
 static uint32_t tokens[N_TOKENS + 40];
 
 static int setup_model(void **state) {
     const char *root = getenv("KVASIR_SOURCE_ROOT");
-    CLEANUP(buffer_deinit) Buffer command = BUFFER_NULL, path = BUFFER_NULL;
+    CLEANUP(buffer_deinit) Buffer command = BUFFER_NULL;
     SessionOptions options = { .n_threads = 2,
                                .max_step_tokens = KV_PAGE_TOKENS,
                                .max_logit_rows = KV_PAGE_TOKENS };
@@ -36,13 +39,12 @@ static int setup_model(void **state) {
         return -1;
     buffer_printf(&command, "tar -xJf '%s/tests/data/models/llama.tar.xz' -C '%s'",
                   root ? root : ".", directory);
-    buffer_printf(&path, "%s/llama", directory);
-    options.model_path = buffer_text(&path);
+    snprintf(model_path, sizeof(model_path), "%s/llama", directory);
+    options.model_path = model_path;
     if (system(buffer_text(&command)) || session_init(&session, &options, &why)) {
         print_error("%s\n", why.text);
         return -1;
     }
-    session.options.model_path = "llama";
     for (uint32_t i = 0; i < N_TOKENS + 40; i++)
         tokens[i] = 2 + (i * 31 + i * i * 7) % 500;
     return 0;
@@ -57,12 +59,12 @@ static int teardown_model(void **state) {
     return system(buffer_text(&command));
 }
 
-static void cache_open(SessionCache *cache, const char *spec) {
+static void cache_open(SessionCache *cache, const char *spec, const Profile *profile) {
     Reason why = REASON_NULL;
     KvPlan plan;
 
     if (kv_spec_parse(&plan, spec, session.config->n_layers, &why) ||
-        session_cache_init(cache, &session, WINDOW, &plan, NULL, &why))
+        session_cache_init(cache, &session, WINDOW, &plan, profile, &why))
         fail_msg("%s", why.text);
 }
 
@@ -107,7 +109,7 @@ static float *logits_of(const char *spec) {
     float *logits = calloc(N_TOKENS * n_vocab, sizeof(*logits));
 
     assert_non_null(logits);
-    cache_open(&cache, spec);
+    cache_open(&cache, spec, NULL);
     for (uint32_t i = 0; i < N_TOKENS;) {
         uint32_t at = i % WINDOW;
         uint32_t n = WINDOW - at < KV_PAGE_TOKENS ? WINDOW - at : KV_PAGE_TOKENS;
@@ -196,7 +198,7 @@ static void test_a_run_is_the_sum_over_its_logits(void **state) {
 
     (void)state;
     for (uint32_t i = 0; i < N_RUNS; i++)
-        cache_open(&runs[i].cache, specs[i]);
+        cache_open(&runs[i].cache, specs[i], NULL);
     n_told = 0;
     assert_int_equal(eval_run(&session, runs, N_RUNS, tokens, N_TOKENS + 40, WINDOW, tell, &n_told),
                      0);
@@ -214,11 +216,56 @@ static void test_a_run_is_the_sum_over_its_logits(void **state) {
     }
 }
 
+static void read_text(const char *name, TokenIds *out) {
+    const char *root = getenv("KVASIR_SOURCE_ROOT");
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
+    CLEANUP(mapped_file_close) MappedFile file = MAPPED_FILE_NULL;
+    CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
+    Reason why = REASON_NULL;
+
+    buffer_printf(&path, "%s/%s", root ? root : ".", name);
+    if (tokenizer_open(&tokenizer, model_path, &why) ||
+        mapped_file_open(&file, buffer_text(&path), &why) ||
+        tokenizer_encode(tokenizer, (const char *)file.data, file.size, false, false, out))
+        fail_msg("%s", why.text);
+}
+
+/* Keys alone, with moments of the built-in text, on another text. */
+static void test_compensated_rounding_is_not_worse_than_plain(void **state) {
+    static const char *const specs[] = { "bf16", "k3v16", "k3v16", "k2v16", "k2v16" };
+    enum { N_RUNS = sizeof(specs) / sizeof(specs[0]) };
+    ProfileStoreOptions where = { .model_path = model_path, .n_threads = 2, .time_ms_max = 60000 };
+    CLEANUP(profile_free) Profile *profile = NULL;
+    CLEANUP(token_ids_deinit) TokenIds text = TOKEN_IDS_NULL;
+    EvalRun runs[N_RUNS] = { { .name = specs[0] } };
+    double klds[N_RUNS];
+    Reason why = REASON_NULL;
+
+    (void)state;
+    if (profile_store_measure(&profile, &where, &why))
+        fail_msg("%s", why.text);
+    for (uint32_t i = 0; i < N_RUNS; i++)
+        cache_open(&runs[i].cache, specs[i], i % 2 ? NULL : profile);
+    read_text("LICENSE", &text);
+    assert_true(text.n >= 2100);
+    assert_int_equal(eval_run(&session, runs, N_RUNS, text.ids, 2100, WINDOW, NULL, NULL), 0);
+    for (uint32_t i = 0; i < N_RUNS; i++) {
+        klds[i] = eval_kld(&runs[i].stats);
+        session_cache_deinit(&runs[i].cache);
+        eval_stats_deinit(&runs[i].stats);
+    }
+    print_message("K3 plain %g, compensated %g; K2 plain %g, compensated %g\n", klds[1], klds[2],
+                  klds[3], klds[4]);
+    assert_true(klds[2] < klds[1]);
+    assert_true(klds[4] < klds[3]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_statistics_of_given_numbers),
         cmocka_unit_test(test_equal_rows_have_no_error),
         cmocka_unit_test(test_a_run_is_the_sum_over_its_logits),
+        cmocka_unit_test(test_compensated_rounding_is_not_worse_than_plain),
     };
 
     return cmocka_run_group_tests(tests, setup_model, teardown_model);
