@@ -87,10 +87,11 @@ V_INLINE void tile_add_part(WeightFormat format, uint32_t n_tokens, const uint8_
     const uint8_t *run = block + format_header_bytes(format) + i_run * format_run_bytes(format);
     Vi dots[TILE_TOKENS][TILE_VECTORS];
     V_UNROLL(8)
-    for (uint32_t t = 0; t < n_tokens; t++)
+    for (uint32_t t = 0; t < n_tokens; t++) {
         V_UNROLL(8)
-    for (uint32_t v = 0; v < TILE_VECTORS; v++)
-        dots[t][v] = (Vi){ 0 };
+        for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            dots[t][v] = (Vi){ 0 };
+    }
 
     V_UNROLL(16)
     for (uint32_t i = 0; i < n_pairs; i++) {
@@ -203,20 +204,22 @@ V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs
     };
     TileSums sums;
     V_UNROLL(8)
-    for (uint32_t t = 0; t < n_tokens; t++)
+    for (uint32_t t = 0; t < n_tokens; t++) {
         V_UNROLL(8)
-    for (uint32_t v = 0; v < TILE_VECTORS; v++)
-        sums[t][v] = (Vf){ 0 };
+        for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            sums[t][v] = (Vf){ 0 };
+    }
     if (format_is_block(format))
         tile_sum_blocks(format, n_tokens, &tile, sums);
     else
         tile_sum_plain(format, n_tokens, &tile, sums);
     V_UNROLL(8)
-    for (uint32_t t = 0; t < n_tokens; t++)
+    for (uint32_t t = 0; t < n_tokens; t++) {
         V_UNROLL(8)
-    for (uint32_t v = 0; v < TILE_VECTORS; v++)
-        if (row + v * V_LANES < weight->n_rows)
-            sums_store(args, sums[t][v], token + t, row + v * V_LANES);
+        for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            if (row + v * V_LANES < weight->n_rows)
+                sums_store(args, sums[t][v], token + t, row + v * V_LANES);
+    }
 }
 
 #define TILE_CASE(_n)                           \

@@ -15,9 +15,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define BLOCK_VALUES_MAX 256
 #define GROUPS_PER_TASK 8
+#define PLAIN_COLS 64
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
 typedef struct BlockValues {
     uint16_t d, min;                  /* f16: d and m, or d and dmin */
@@ -131,10 +134,19 @@ static uint16_t *plane_word(uint8_t *plane, uint32_t bits, uint32_t lane, uint32
     return (uint16_t *)(void *)slice + lane * 2 + column % 2;
 }
 
-static void plane_put(uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column, uint8_t q) {
-    uint32_t shift;
-    uint16_t *word = plane_word(plane, bits, lane, column, &shift);
-    *word |= (uint16_t)((q & ((1u << bits) - 1)) << shift);
+/* A lane of a plane: `bits` bits of each of a run's values, from bit from_bit on. */
+static inline void plane_write(uint8_t *plane, uint32_t bits, uint32_t lane, const uint8_t *q,
+                               uint32_t from_bit) {
+    uint32_t per_word = 16 / bits, mask = (1u << bits) - 1;
+    for (uint32_t slice = 0; slice < bits; slice++)
+        for (uint32_t half = 0; half < 2; half++) {
+            const uint8_t *first = q + 2 * slice * per_word + half;
+            uint32_t word = 0;
+            for (uint32_t i = 0; i < per_word; i++)
+                word |= (first[2 * i] >> from_bit & mask) << (i * bits);
+            uint16_t stored = (uint16_t)word;
+            memcpy(plane + slice * SLICE_BYTES + lane * 4 + half * 2, &stored, sizeof(stored));
+        }
 }
 
 static uint32_t plane_get(const uint8_t *plane, uint32_t bits, uint32_t lane, uint32_t column) {
@@ -143,17 +155,18 @@ static uint32_t plane_get(const uint8_t *plane, uint32_t bits, uint32_t lane, ui
     return *word >> shift & ((1u << bits) - 1);
 }
 
-/* column: of the block. */
-static void quant_put(WeightFormat format, uint8_t *block, uint32_t lane, uint32_t column,
-                      uint8_t q) {
-    uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
-    uint8_t *run =
-        block + format_header_bytes(format) + column / RUN_COLS * format_run_bytes(format);
-    plane_put(run, low_bits, lane, column % RUN_COLS, q);
-    if (high_bits)
-        plane_put(run + plane_bytes(low_bits), high_bits, lane, column % RUN_COLS, q >> low_bits);
+static void run_put(WeightFormat format, uint8_t *run, uint32_t lane, const uint8_t *q) {
+    if (format_low_bits(format) == 8)
+        plane_write(run, 8, lane, q, 0);
+    else
+        plane_write(run, 4, lane, q, 0);
+    if (format_high_bits(format) == 1)
+        plane_write(run + plane_bytes(4), 1, lane, q, 4);
+    else if (format_high_bits(format) == 2)
+        plane_write(run + plane_bytes(4), 2, lane, q, 4);
 }
 
+/* column: of the block. */
 static int32_t quant_get(WeightFormat format, const uint8_t *block, uint32_t lane,
                          uint32_t column) {
     uint32_t low_bits = format_low_bits(format), high_bits = format_high_bits(format);
@@ -178,51 +191,65 @@ static void header_put(WeightFormat format, uint8_t *block, uint32_t lane, const
     }
 }
 
-static void pack_block_row(const Weight *weight, uint8_t *group, uint32_t lane,
-                           const uint8_t *row) {
-    WeightFormat format = weight->format;
-    const WeightFormatInfo *info = &weight_formats[format];
-    BlockValues values = { 0 };
-    for (uint32_t i = 0; i < weight->n_cols / info->block_values; i++) {
-        uint8_t *block = group + i * format_block_bytes(format);
-        block_read(format, &values, row + (size_t)i * info->block_bytes);
-        header_put(format, block, lane, &values);
-        for (uint32_t j = 0; j < info->block_values; j++)
-            quant_put(format, block, lane, j, values.quants[j]);
-    }
-}
-
-static void pack_plain_row(const Weight *weight, uint8_t *group, uint32_t lane,
-                           const uint8_t *row) {
-    size_t value_bytes = weight_formats[weight->format].block_bytes;
-    for (uint32_t i = 0; i < weight->n_cols; i++)
-        memcpy(group + ((size_t)i * GROUP_ROWS + lane) * value_bytes, row + i * value_bytes,
-               value_bytes);
-}
-
 typedef struct PackArgs {
     const Weight *weight;
     const WeightSource *source;
 } PackArgs;
 
-static void pack_groups(void *arg, uint32_t i_task, uint32_t i_thread) {
+static const uint8_t *source_row(const WeightSource *source, uint32_t row) {
+    uint32_t from = source->row_order ? source->row_order[row] : row;
+    return (const uint8_t *)source->data + from * weight_row_bytes(source->format, source->n_cols);
+}
+
+/* Rows inside, blocks outside: what is written stays in the cache until it is whole. */
+static void pack_block_group(const WeightSource *source, uint8_t *group, uint32_t row,
+                             uint32_t n_rows) {
+    WeightFormat format = source->format;
+    const WeightFormatInfo *info = &weight_formats[format];
+    BlockValues values = { 0 };
+    for (uint32_t i = 0; i < source->n_cols / info->block_values; i++) {
+        uint8_t *block = group + i * format_block_bytes(format);
+        for (uint32_t lane = 0; lane < n_rows; lane++) {
+            block_read(format, &values,
+                       source_row(source, row + lane) + (size_t)i * info->block_bytes);
+            header_put(format, block, lane, &values);
+            for (uint32_t j = 0; j < format_block_runs(format); j++)
+                run_put(format, block + format_header_bytes(format) + j * format_run_bytes(format),
+                        lane, values.quants + j * RUN_COLS);
+        }
+    }
+}
+
+/* The same, with PLAIN_COLS columns for a block. */
+static void pack_plain_group(const WeightSource *source, uint8_t *group, uint32_t row,
+                             uint32_t n_rows) {
+    bool wide = weight_formats[source->format].block_bytes == 4;
+    for (uint32_t i = 0; i < source->n_cols; i += PLAIN_COLS) {
+        uint32_t end = source->n_cols - i < PLAIN_COLS ? source->n_cols : i + PLAIN_COLS;
+        for (uint32_t lane = 0; lane < n_rows; lane++) {
+            const uint8_t *from = source_row(source, row + lane);
+            for (uint32_t j = i; wide && j < end; j++)
+                memcpy(group + ((size_t)j * GROUP_ROWS + lane) * 4, from + (size_t)j * 4, 4);
+            for (uint32_t j = i; !wide && j < end; j++)
+                memcpy(group + ((size_t)j * GROUP_ROWS + lane) * 2, from + (size_t)j * 2, 2);
+        }
+    }
+}
+
+static void pack_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     (void)i_thread;
     const PackArgs *args = arg;
     const Weight *weight = args->weight;
-    const WeightSource *source = args->source;
-    size_t row_bytes = weight_row_bytes(weight->format, weight->n_cols);
-    uint32_t row = i_task * GROUPS_PER_TASK * GROUP_ROWS;
-    uint32_t row_end = row + GROUPS_PER_TASK * GROUP_ROWS;
-    if (row_end > weight->n_rows)
-        row_end = weight->n_rows;
-    for (; row < row_end; row++) {
-        uint32_t from = source->row_order ? source->row_order[row] : row;
-        const uint8_t *src = (const uint8_t *)source->data + from * row_bytes;
-        uint8_t *group = weight->data + row / GROUP_ROWS * weight->group_bytes;
+    uint32_t end = (i_task + 1) * GROUPS_PER_TASK;
+    for (uint32_t i = i_task * GROUPS_PER_TASK; i < end && i < weight->n_groups; i++) {
+        uint32_t row = i * GROUP_ROWS;
+        uint32_t n_rows = weight->n_rows - row < GROUP_ROWS ? weight->n_rows - row : GROUP_ROWS;
+        uint8_t *group = weight->data + i * weight->group_bytes;
+        memset(group, 0, weight->group_bytes);
         if (format_is_block(weight->format))
-            pack_block_row(weight, group, row % GROUP_ROWS, src);
+            pack_block_group(args->source, group, row, n_rows);
         else
-            pack_plain_row(weight, group, row % GROUP_ROWS, src);
+            pack_plain_group(args->source, group, row, n_rows);
     }
 }
 
@@ -257,6 +284,18 @@ static void weight_measure(Weight *weight) {
         (size_t)weight->n_cols / info->block_values * format_block_bytes(weight->format);
 }
 
+/* Large weights lie in huge pages: a stream over small ones spends some of its time on page tables.
+ */
+static void *data_new(size_t size_bytes) {
+    bool huge = size_bytes >= HUGE_PAGE_BYTES;
+    void *data = NULL;
+    if (posix_memalign(&data, huge ? HUGE_PAGE_BYTES : WEIGHT_ALIGN_BYTES, size_bytes) != 0)
+        return NULL;
+    if (huge)
+        madvise(data, size_bytes, MADV_HUGEPAGE); /* a wish: the system may have none */
+    return data;
+}
+
 int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *why) {
     int r = weight_check(source, why);
     if (r < 0)
@@ -270,19 +309,16 @@ int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *wh
     weight_measure(weight);
 
     size_t size;
-    if (__builtin_mul_overflow(weight->group_bytes, weight->n_groups, &size) ||
-        size > SIZE_MAX - WEIGHT_ALIGN_BYTES)
+    if (__builtin_mul_overflow(weight->group_bytes, weight->n_groups, &size))
         return reason_set(why, -ENOMEM, "a weight of %u rows and %u columns is too large",
                           source->n_rows, source->n_cols);
-    size = (size + WEIGHT_ALIGN_BYTES - 1) / WEIGHT_ALIGN_BYTES * WEIGHT_ALIGN_BYTES;
     weight->data_bytes = size;
-    weight->data = aligned_alloc(WEIGHT_ALIGN_BYTES, size);
+    weight->data = data_new(size);
     if (!weight->data)
         return reason_set(why, -ENOMEM, "no memory for a weight of %zu bytes", size);
-    memset(weight->data, 0, size);
 
     PackArgs args = { .weight = weight, .source = source };
-    team_run(team, pack_groups, &args, (weight->n_groups - 1) / GROUPS_PER_TASK + 1);
+    team_run(team, pack_task, &args, (weight->n_groups - 1) / GROUPS_PER_TASK + 1);
     *outp = TAKE(weight);
     return 0;
 }
