@@ -79,6 +79,11 @@ static int copy_lists(EngineRequest *request, const ApiPrompt *prompt, const Api
         memcpy(request->stop_tokens, params->stop_tokens, n_stops * sizeof(*request->stop_tokens));
     request->n_prompt = (uint32_t)prompt->ids.n;
     request->n_stop_tokens = params->n_stop_tokens;
+    if (params->cache_salt) {
+        request->cache_salt = strdup(params->cache_salt);
+        if (!request->cache_salt)
+            return -ENOMEM;
+    }
     return api_params_copy_stops(params, &request->stops, &request->n_stops);
 }
 

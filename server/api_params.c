@@ -71,6 +71,13 @@ static int read_model(const Reading *r, const char *name, const json_t *value) {
                : wrong(r, name, value, "a string without NUL");
 }
 
+static int read_cache_salt(const Reading *r, const char *name, const json_t *value) {
+    r->params->cache_salt = json_string_value(value);
+    return json_string_length(value) && strlen(r->params->cache_salt) == json_string_length(value)
+               ? 0
+               : wrong(r, name, value, "a string, not empty and without NUL");
+}
+
 static int read_n(const Reading *r, const char *name, const json_t *value) {
     uint32_t max = r->context->limits.choices_max;
     int64_t n;
@@ -239,6 +246,7 @@ static const Param table[] = {
     { "best_of", GENERATES, PARAM_U32, AT(best_of), .min = 1, .max = 1024 },
     { "stop", GENERATES, PARAM_CUSTOM, .read = read_stop },
     { "stop_token_ids", GENERATES, PARAM_CUSTOM, .read = read_stop_tokens },
+    { "cache_salt", GENERATES, PARAM_CUSTOM, .read = read_cache_salt },
     { "ignore_eos", GENERATES, PARAM_BOOL, AT(ignore_eos) },
     { "skip_special_tokens", GENERATES, PARAM_BOOL, AT(skip_special_tokens) },
     { "include_stop_str_in_output", GENERATES, PARAM_BOOL, AT(include_stop_text) },

@@ -39,7 +39,8 @@ typedef struct ApiParamsContext {
 
 /* JSON values and texts are borrowed from the body. */
 typedef struct ApiParams {
-    const char *model; /* NULL: not given */
+    const char *model;      /* NULL: not given */
+    const char *cache_salt; /* likewise */
     const json_t *prompt, *messages, *tools, *template_kwargs, *tokens;
     const json_t *tool_choice;
 
