@@ -61,13 +61,6 @@ static const Command commands[] = {
       "turn token ids into texts, a JSON object a line",
       "Reads {\"ids\"} lines from standard input and writes a {\"text\"} or {\"error\"} line for "
       "each, special tokens included. Needs only the tokenizer's files." },
-    { "tokenize", COMMAND_TOKENIZE, cmd_tokenize, "turn texts into token ids, a JSON object a line",
-      "Reads {\"text\"} lines from standard input and writes an {\"ids\"} or {\"error\"} line for "
-      "each. Needs only the tokenizer's files." },
-    { "detokenize", COMMAND_DETOKENIZE, cmd_detokenize,
-      "turn token ids into texts, a JSON object a line",
-      "Reads {\"ids\"} lines from standard input and writes a {\"text\"} or {\"error\"} line for "
-      "each, special tokens included. Needs only the tokenizer's files." },
     { "config", COMMAND_CONFIG, cmd_config, "print every option's value and where it came from",
       "Takes all options of serve, reads file and environment as serve would, and prints what "
       "that comes to." },
