@@ -260,8 +260,9 @@ static int weight_check(const WeightSource *source, Reason *why) {
     if (source->n_rows == 0 || source->n_cols == 0)
         return reason_set(why, -EINVAL, "a weight of %u rows and %u columns is empty",
                           source->n_rows, source->n_cols);
-    if (source->n_rows > UINT32_MAX - GROUPS_PER_TASK * GROUP_ROWS ||
-        source->n_cols % info->block_values)
+    if (source->n_rows > UINT32_MAX - GROUPS_PER_TASK * GROUP_ROWS)
+        return reason_set(why, -EINVAL, "a weight of %u rows: too many", source->n_rows);
+    if (source->n_cols % info->block_values)
         return reason_set(why, -EINVAL,
                           "rows of %u values are not whole blocks of %s, which hold %u values",
                           source->n_cols, info->name, info->block_values);
@@ -272,7 +273,7 @@ static int weight_check(const WeightSource *source, Reason *why) {
     return 0;
 }
 
-/* A group's size. At most 2^32 columns of 4 bytes and 16 rows: no overflow in 64 bits. */
+/* A group's size. At most 2^32 columns of 4 bytes and 32 rows: no overflow in 64 bits. */
 static void weight_measure(Weight *weight) {
     const WeightFormatInfo *info = &weight_formats[weight->format];
     weight->n_groups = (weight->n_rows - 1) / GROUP_ROWS + 1;
@@ -284,8 +285,7 @@ static void weight_measure(Weight *weight) {
         (size_t)weight->n_cols / info->block_values * format_block_bytes(weight->format);
 }
 
-/* Large weights lie in huge pages: a stream over small ones spends some of its time on page tables.
- */
+/* Large weights lie in huge pages: a stream over small ones spends time on page tables. */
 static void *data_new(size_t size_bytes) {
     bool huge = size_bytes >= HUGE_PAGE_BYTES;
     void *data = NULL;
