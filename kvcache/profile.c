@@ -34,7 +34,7 @@ static bool geometry_valid(const KvGeometry *g) {
            g->head_dim <= KV_HEAD_DIM_MAX;
 }
 
-/* Of a valid geometry; its bounds keep both sides' bytes below 2^63. */
+/* Of a valid geometry; its bounds keep the bytes below 2^63. */
 static size_t moments_count(const KvGeometry *g) {
     return (size_t)g->n_layers * g->n_kv_heads * g->head_dim * g->head_dim;
 }
@@ -43,8 +43,7 @@ static int allocate_moments(Profile *profile) {
     size_t n = moments_count(&profile->geometry);
 
     profile->q_moments = calloc(n, sizeof(*profile->q_moments));
-    profile->v_moments = calloc(n, sizeof(*profile->v_moments));
-    return profile->q_moments && profile->v_moments ? 0 : -ENOMEM;
+    return profile->q_moments ? 0 : -ENOMEM;
 }
 
 int profile_new(Profile **outp, const KvGeometry *geometry) {
@@ -67,7 +66,6 @@ Profile *profile_free(Profile *profile) {
     if (!profile)
         return NULL;
     free(profile->q_moments);
-    free(profile->v_moments);
     free(profile);
     return NULL;
 }
@@ -88,7 +86,6 @@ Hash128 profile_hash(const Profile *profile) {
     hasher_update(&hasher, profile->k_norms, norms_bytes);
     hasher_update(&hasher, profile->v_norms, norms_bytes);
     hasher_update(&hasher, profile->q_moments, moments_bytes);
-    hasher_update(&hasher, profile->v_moments, moments_bytes);
     return hasher_digest(&hasher);
 }
 
@@ -126,8 +123,6 @@ static int check_content(const Profile *profile, Reason *why) {
         r = check_norms(profile->v_norms, g->n_layers, "v_norms", why);
     if (!r)
         r = check_moments(profile->q_moments, g, "q_moments", why);
-    if (!r)
-        r = check_moments(profile->v_moments, g, "v_moments", why);
     return r;
 }
 
@@ -202,8 +197,6 @@ static int write_profile(int fd, const Profile *profile, const Buffer *front) {
     r = write_hashed(fd, &hasher, front->data, front->size);
     if (!r)
         r = write_hashed(fd, &hasher, profile->q_moments, moments_bytes);
-    if (!r)
-        r = write_hashed(fd, &hasher, profile->v_moments, moments_bytes);
     if (r)
         return r;
     checksum = hasher_digest(&hasher);
@@ -404,7 +397,7 @@ static int check_model(const Profile *found, const char *identity, const KvGeome
 /* The file must be exactly as long as its head says. */
 static int check_size(const MappedFile *file, size_t head_bytes, const KvGeometry *g, Reason *why) {
     size_t front_bytes = PREFIX_BYTES + head_bytes, offset = body_offset(head_bytes);
-    size_t size = offset + 2 * moments_count(g) * sizeof(float) + sizeof(Hash128);
+    size_t size = offset + moments_count(g) * sizeof(float) + sizeof(Hash128);
 
     if (file->size != size)
         return reason_set(why, -EINVAL,
@@ -426,7 +419,6 @@ static int read_body(Profile *profile, const MappedFile *file, size_t head_bytes
     if (r)
         return reason_set(why, r, "no memory for its moments");
     memcpy(profile->q_moments, body, bytes);
-    memcpy(profile->v_moments, body + bytes, bytes);
     return check_content(profile, why);
 }
 

@@ -14,7 +14,7 @@
  *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, text, k_norms,
  *                           v_norms
  *   zeros                   up to a multiple of 64 bytes
- *   body                    f32: q_moments, then v_moments
+ *   body                    f32: q_moments
  *   checksum                16 bytes: XXH3-128 of everything before it, low half first
  *
  * A file is taken whole or refused: damaged, of another version, of another model.
@@ -37,11 +37,10 @@ typedef struct Profile {
     uint64_t n_tokens;                       /* of text it was measured on */
     char text_name[PROFILE_TEXT_NAME_BYTES]; /* which text; UTF-8 */
 
-    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned */
-    float *q_moments; /* mean of q q^T over tokens and the query heads of the KV head; q after
-                         rotary embedding, before any Hadamard transform */
-    float *v_moments; /* sum of W_O,h^T W_O,h over those heads; W_O,h [dim][head_dim] is what the
-                         output projection makes of head h */
+    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned: mean of q q^T over tokens and
+     * the query heads of the KV head; q after rotary embedding, before any Hadamard transform.
+     * Values are rounded plainly (cpu/kv_seal.c says why) and need none. */
+    float *q_moments;
 
     double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* [n_layers] used: Frobenius norms of
                                                               W_K and W_V */
@@ -52,7 +51,7 @@ int profile_new(Profile **outp, const KvGeometry *geometry);
 Profile *profile_free(Profile *profile);
 CLEANUP_DEFINE(Profile, profile_free);
 
-/* Floats in q_moments, and in v_moments. */
+/* Floats in q_moments. */
 size_t profile_moments_count(const Profile *profile);
 
 /* Replaces `path` in one go: whoever reads it sees the old file or the new one, also after a crash.

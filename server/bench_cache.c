@@ -29,7 +29,7 @@ static int made_up_profile(Profile **outp, const KvGeometry *geometry) {
     for (size_t i = 0; i < profile_moments_count(p); i++) {
         bool on_diagonal = i / n % n == i % n;
 
-        p->q_moments[i] = p->v_moments[i] = on_diagonal ? 1 : OFF_DIAGONAL;
+        p->q_moments[i] = on_diagonal ? 1 : OFF_DIAGONAL;
     }
     *outp = TAKE(p);
     return 0;
@@ -233,21 +233,20 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     int r = 0;
 
     for (uint32_t l = 0; !r && l < c->n_layers; l++)
-        r = s->ops->rope(
-            s->backend,
-            &(RopeArgs){ .q = o->q,
-                         .k = o->k,
-                         .v = o->v,
-                         .k_out = o->k_bf16,
-                         .v_out = o->v_bf16,
-                         .table = o->rotations,
-                         .n_tokens = n_tokens,
-                         .n_heads = c->n_heads,
-                         .n_kv_heads = c->n_kv_heads,
-                         .head_dim = c->head_dim,
-                         .n_freqs = c->head_dim / 2,
-                         .hadamard_k = kv_store_rotates(cache->store, l, KV_SIDE_K),
-                         .hadamard_v = kv_store_rotates(cache->store, l, KV_SIDE_V) });
+        r = s->ops->rope(s->backend,
+                         &(RopeArgs){ .q = o->q,
+                                      .k = o->k,
+                                      .v = o->v,
+                                      .k_out = o->k_bf16,
+                                      .v_out = o->v_bf16,
+                                      .table = o->rotations,
+                                      .n_tokens = n_tokens,
+                                      .n_heads = c->n_heads,
+                                      .n_kv_heads = c->n_kv_heads,
+                                      .head_dim = c->head_dim,
+                                      .n_freqs = c->head_dim / 2,
+                                      .hadamard_k = kv_store_rotates(cache->store, l, KV_SIDE_K),
+                                      .hadamard_v = kv_store_rotates(cache->store, l, KV_SIDE_V) });
     return r ? r : s->ops->sync(s->backend);
 }
 
