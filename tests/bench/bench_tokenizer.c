@@ -4,8 +4,9 @@
  * Tokenizer speed on one core: load time, megabytes a second over a text, and the time that a
  * megabyte of one letter, of spaces and of digits takes.
  *
- *     bench_tokenizer TEXT MODEL...
+ *     bench_tokenizer [TEXT MODEL...]
  *
+ * Without arguments: over all tokenizers of the optional shared directory, and KVASIR_MODEL.
  * TEXT: a file to encode whole and in lines; MODEL: what kvasird --model takes. Times are this
  * thread's processor time, which other programs' load lengthens little; each is the median of
  * several runs.
@@ -122,14 +123,40 @@ static int read_text(const char *path, Buffer *text) {
     return ferror(file) || buffer_failed(text);
 }
 
+#define EXIT_SKIPPED 77
+
+/* What there is to measure where nothing is named. */
+static int bench_shared(Buffer *text) {
+    static const char *const names[] = { "llama3_2",    "llama2",  "mistral_nemo",
+                                         "deepseek_v3", "qwen2_5", "qwen3" };
+    const char *given = getenv("KVASIR_SHARED"), *root = getenv("KVASIR_SOURCE_ROOT");
+    const char *model = getenv("KVASIR_MODEL");
+    char shared[512], path[1024];
+    int failed = 0;
+
+    snprintf(shared, sizeof(shared), "%s%s",
+             given  ? given
+             : root ? root
+                    : ".",
+             given ? "" : "/../shared");
+    snprintf(path, sizeof(path), "%s/text/wiki.test.raw", shared);
+    if (read_text(path, text)) {
+        fprintf(stderr, "usage: bench_tokenizer TEXT MODEL...\n");
+        return EXIT_SKIPPED;
+    }
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/tokenizers/%s", shared, names[i]);
+        failed |= bench(path, text);
+    }
+    return model ? failed | bench(model, text) : failed;
+}
+
 int main(int argc, char **argv) {
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
     int failed = 0;
 
-    if (argc < 3) {
-        fprintf(stderr, "usage: bench_tokenizer TEXT MODEL...\n");
-        return 2;
-    }
+    if (argc == 1)
+        return bench_shared(&text);
     if (read_text(argv[1], &text))
         return 1;
     for (int i = 2; i < argc; i++)
