@@ -1,40 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Keys are met in blocks of 64, at the same block borders whatever the step: sealed pages first,
- * then the block the sequence's tail lies in (with the step's own tokens put into its free lanes),
- * then, for a long chunk, scratch blocks that hold the rest of the step's tokens. A softmax runs
- * over a segment of 8 blocks from scratch, and segments are merged in order. All borders are
- * multiples of absolute positions, so a row's result is the same to the bit for every chunking and
- * every batch, as long as what the pages hold is the same.
+ * Cuts a step into tiles and tasks, and writes the cache; the arithmetic is in attention_tile.c.
  *
- * State: scratch, sized once. Runs on the engine's thread and the team's.
+ * A softmax runs over a segment of 8 blocks of keys from scratch, and segments are merged in order.
+ * All borders are multiples of absolute positions, so a row's result is the same to the bit for
+ * every chunking and every batch, as long as what the pages hold is the same. It also makes the
+ * segments of a long sequence tasks of their own: the thread that finishes the last one merges.
+ *
+ * State: scratch, sized once, and which keys and values attention has put into tails already, so
+ * that the write to the cache that follows need not. Runs on the engine's thread and the team's.
  */
 #include "cpu/attention.h"
 
+#include "cpu/attention_tile.h"
+
 #include <assert.h>
 #include <errno.h>
-#include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SEGMENT_BLOCKS 8
-#define TILE_QUERIES 32 /* (token, head) pairs of one KV head that share the keys they read */
+#define SPLIT_SHARES 8                     /* a tile of more than 1 / 8 of a thread's work is cut */
+#define SPLIT_PART_BYTES ((size_t)4 << 20) /* for parts of cut tiles; where they run out, none is \
+                                            */
+#define SPLIT_NONE UINT32_MAX
 
-static_assert(ATTENTION_BLOCK_KEYS == KV_PAGE_TOKENS, "a block of keys is a page");
+/* A tile, or one segment of it. */
+typedef struct TileTask {
+    uint32_t i_tile;
+    uint32_t segment; /* SPLIT_NONE: all of them */
+} TileTask;
 
-typedef struct TileScratch {
-    KvScratch *kv;       /* of sealing, and of opened blocks */
-    float *folded;       /* [TILE_QUERIES][head_dim]: queries times the scales of a block */
-    float *queries;      /* [TILE_QUERIES][head_dim], times the scale */
-    float *scores;       /* [TILE_QUERIES][64] */
-    float *part, *total; /* [TILE_QUERIES][head_dim]: of the segment; of all before it */
-    SoftmaxState *part_state, *total_state; /* [TILE_QUERIES] */
-} TileScratch;
-
-typedef struct Tile {
-    uint32_t i_sequence;
-    uint32_t first, end; /* rows of the sequence: first <= r < end */
-} Tile;
+/* Where the parts of a cut tile meet. */
+typedef struct SplitTile {
+    uint32_t i_part;  /* of its first segment and head, in queries */
+    uint32_t i_count; /* of its first head */
+} SplitTile;
 
 struct Attention {
     Team *team;
@@ -46,17 +47,16 @@ struct Attention {
     void *memory;           /* owned; everything below lies in it */
     TileScratch *scratch;   /* [threads] */
     Tile *tiles;            /* [max_batched_tokens] */
+    SplitTile *splits;      /* [max_batched_tokens], of the tiles that are cut */
+    TileTask *tasks;        /* [max_batched_tokens + n_part_queries] */
+    TilePart parts;         /* [n_part_queries] */
+    atomic_uint *n_left;    /* [n_counts] segments of a cut tile and head that are not done */
     uint32_t *extra_first;  /* [n_tails] first extra block of each sequence of the step */
     uint16_t *extra_blocks; /* [n_extra_max][n_kv_heads][2 sides][64 * head_dim] */
-    uint32_t n_extra_max;
-};
+    uint32_t n_extra_max, n_part_queries, n_counts;
 
-/* What a parallel region needs to know. */
-typedef struct Region {
-    const Attention *attention;
-    const AttentionArgs *args;
-    uint32_t group; /* query heads a KV head serves */
-} Region;
+    AttentionArgs staged; /* whose keys and values are in tails and extra blocks; or zeros */
+};
 
 /* scratch */
 
@@ -72,10 +72,15 @@ static void *place(Placer *p, size_t size_bytes) {
     return at;
 }
 
+static TilePart place_part(Placer *p, uint32_t n_queries, uint32_t head_dim) {
+    return (TilePart){ .out = place(p, (size_t)n_queries * head_dim * sizeof(float)),
+                       .states = place(p, n_queries * sizeof(SoftmaxState)) };
+}
+
 static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     Placer p = { .base = base };
     size_t head_bytes = a->head_dim * sizeof(float);
-    uint32_t n_threads = team_threads(a->team);
+    uint32_t n_threads = team_threads(a->team), n_tokens = reserve->max_batched_tokens;
 
     a->scratch = place(&p, n_threads * sizeof(*a->scratch));
     for (uint32_t i = 0; i < n_threads; i++) {
@@ -84,25 +89,22 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
             .folded = place(&p, TILE_QUERIES * head_bytes),
             .queries = place(&p, TILE_QUERIES * head_bytes),
             .scores = place(&p, TILE_QUERIES * ATTENTION_BLOCK_KEYS * sizeof(float)),
-            .part = place(&p, TILE_QUERIES * head_bytes),
-            .total = place(&p, TILE_QUERIES * head_bytes),
-            .part_state = place(&p, TILE_QUERIES * sizeof(SoftmaxState)),
-            .total_state = place(&p, TILE_QUERIES * sizeof(SoftmaxState)),
+            .part = place_part(&p, TILE_QUERIES, a->head_dim),
+            .total = place_part(&p, TILE_QUERIES, a->head_dim),
         };
 
         if (base)
             a->scratch[i] = s;
     }
-    a->tiles = place(&p, reserve->max_batched_tokens * sizeof(*a->tiles));
+    a->tiles = place(&p, n_tokens * sizeof(*a->tiles));
+    a->splits = place(&p, n_tokens * sizeof(*a->splits));
+    a->tasks = place(&p, ((size_t)n_tokens + a->n_part_queries) * sizeof(*a->tasks));
+    a->parts = place_part(&p, a->n_part_queries, a->head_dim);
+    a->n_left = place(&p, a->n_counts * sizeof(*a->n_left));
     a->extra_first = place(&p, reserve->store->n_tails * sizeof(*a->extra_first));
     a->extra_blocks = place(&p, (size_t)a->n_extra_max * a->n_kv_heads * KV_SIDES *
                                     reserve->store->tail_block_bytes);
     return p.used;
-}
-
-/* Blocks a sequence of the step touches beyond the one its tail lies in. */
-static uint32_t extra_blocks(const StepSequence *s) {
-    return (s->n_past % KV_PAGE_TOKENS + s->n_tokens - 1) / KV_PAGE_TOKENS;
 }
 
 int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
@@ -125,6 +127,9 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
     a->n_extra_max =
         n_tokens / KV_PAGE_TOKENS +
         (n_tokens / 2 < reserve->store->n_tails ? n_tokens / 2 : reserve->store->n_tails);
+    a->n_part_queries =
+        (uint32_t)(SPLIT_PART_BYTES / (a->head_dim * sizeof(float) + sizeof(SoftmaxState)));
+    a->n_counts = SPLIT_SHARES * team_threads(team) * g->n_kv_heads;
     size = place_all(a, NULL, reserve);
     a->memory = aligned_alloc(64, size);
     if (!a->memory)
@@ -144,388 +149,257 @@ Attention *attention_free(Attention *a) {
     return NULL;
 }
 
-/* blocks */
+/* planning */
 
-static uint16_t *tail_block(const KvStore *store, uint32_t layer, KvSide side, uint32_t slot,
-                            uint32_t head) {
-    return (uint16_t *)(uintptr_t)kv_store_tail(store, layer, side, slot, head);
-}
+/* Where the step's tokens beyond the tails' blocks go. */
+static void place_extra_blocks(Attention *a, const StepBatch *batch) {
+    uint32_t n_extra = 0;
 
-static uint16_t *extra_block(const Attention *a, uint32_t i_extra, KvSide side, uint32_t head) {
-    size_t i = ((size_t)i_extra * a->n_kv_heads + head) * KV_SIDES + side;
-
-    return a->extra_blocks + i * ((size_t)KV_PAGE_TOKENS * a->head_dim);
-}
-
-/* Block `i` of a sequence where it is bf16: page, tail or extra. */
-static const uint16_t *block_at(const Region *region, uint32_t i_sequence, uint32_t i, KvSide side,
-                                uint32_t head) {
-    const AttentionArgs *args = region->args;
-    const StepSequence *s = &args->batch->sequences[i_sequence];
-    uint32_t tail = s->n_past / KV_PAGE_TOKENS;
-
-    if (i < tail)
-        return (const uint16_t *)(uintptr_t)kv_store_block(args->store, args->layer, side,
-                                                           s->pages[i], head);
-    if (i == tail)
-        return tail_block(args->store, args->layer, side, s->tail, head);
-    return extra_block(region->attention, region->attention->extra_first[i_sequence] + i - tail - 1,
-                       side, head);
-}
-
-/* Puts one token's key and value into lane `lane` of a block pair. */
-static void put_token(uint16_t *k_block, uint16_t *v_block, uint32_t lane, const uint16_t *k,
-                      const uint16_t *v, uint32_t head_dim) {
-    for (uint32_t c = 0; c < head_dim; c++)
-        k_block[(size_t)c * KV_PAGE_TOKENS + lane] = k[c];
-    memcpy(v_block + (size_t)lane * head_dim, v, head_dim * sizeof(*v));
-}
-
-static const uint16_t *token_at(DevAddr base, uint32_t row, uint32_t head, const Attention *a) {
-    return (const uint16_t *)(uintptr_t)base + ((size_t)row * a->n_kv_heads + head) * a->head_dim;
-}
-
-/* One task: the step's own tokens of one (sequence, KV head) into tail lanes and extra blocks. */
-static void stage_task(void *arg, uint32_t i_task, uint32_t i_thread) {
-    const Region *region = arg;
-    const Attention *a = region->attention;
-    const AttentionArgs *args = region->args;
-    uint32_t i_sequence = i_task / a->n_kv_heads, head = i_task % a->n_kv_heads;
-    const StepSequence *s = &args->batch->sequences[i_sequence];
-
-    (void)i_thread;
-    for (uint32_t r = 0; r < s->n_tokens; r++) {
-        uint32_t block = (s->n_past + r) / KV_PAGE_TOKENS;
-
-        put_token((uint16_t *)block_at(region, i_sequence, block, KV_SIDE_K, head),
-                  (uint16_t *)block_at(region, i_sequence, block, KV_SIDE_V, head),
-                  (s->n_past + r) % KV_PAGE_TOKENS, token_at(args->k, s->i_token + r, head, a),
-                  token_at(args->v, s->i_token + r, head, a), a->head_dim);
+    for (uint32_t i = 0; i < batch->n_sequences; i++) {
+        a->extra_first[i] = n_extra;
+        n_extra += step_extra_blocks(&batch->sequences[i]);
     }
+    assert(n_extra <= a->n_extra_max);
+}
+
+/* Cuts the step's rows into tiles. Late tiles of a sequence see the most keys and come first, so
+ * that the short ones even out the end of the region. */
+static uint32_t cut_tiles(Attention *a, const AttentionStep *step) {
+    uint32_t n_tiles = 0;
+
+    for (uint32_t i = 0; i < step->batch->n_sequences; i++)
+        for (uint32_t end = step->batch->sequences[i].n_tokens; end;) {
+            Tile *tile = &a->tiles[n_tiles++];
+
+            *tile = (Tile){ .i_sequence = i,
+                            .first = (end - 1) / a->tile_tokens * a->tile_tokens,
+                            .end = end };
+            tile_find_segments(step, tile);
+            end = tile->first;
+        }
+    return n_tiles;
+}
+
+static uint64_t tile_work(const AttentionStep *step, const Tile *tile) {
+    return (uint64_t)tile->n_segments * tile_queries(step, tile);
+}
+
+/* Tasks, each for every KV head: first the segments of tiles that are a large share of the work,
+ * then the other tiles. */
+static uint32_t plan_tasks(Attention *a, const AttentionStep *step, uint32_t n_tiles) {
+    uint32_t n_tasks = 0, n_counts = 0, n_part_queries = 0;
+    uint64_t work = 0;
+
+    for (uint32_t i = 0; i < n_tiles; i++)
+        work += tile_work(step, &a->tiles[i]);
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        const Tile *tile = &a->tiles[i];
+        uint64_t part_queries = tile_work(step, tile) * a->n_kv_heads;
+        bool large = tile->n_segments > 1 &&
+                     part_queries * team_threads(a->team) * SPLIT_SHARES > work * a->n_kv_heads;
+
+        a->splits[i].i_count = SPLIT_NONE;
+        if (!large || part_queries > a->n_part_queries - n_part_queries ||
+            a->n_kv_heads > a->n_counts - n_counts)
+            continue;
+        a->splits[i] = (SplitTile){ .i_part = n_part_queries, .i_count = n_counts };
+        for (uint32_t head = 0; head < a->n_kv_heads; head++)
+            atomic_init(&a->n_left[n_counts + head], tile->n_segments);
+        for (uint32_t k = 0; k < tile->n_segments; k++)
+            a->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = tile->first_segment + k };
+        n_part_queries += (uint32_t)part_queries;
+        n_counts += a->n_kv_heads;
+    }
+    for (uint32_t i = 0; i < n_tiles; i++)
+        if (a->splits[i].i_count == SPLIT_NONE)
+            a->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = SPLIT_NONE };
+    return n_tasks;
 }
 
 /* attention */
 
-static uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
+typedef struct Region {
+    Attention *attention;
+    AttentionStep step;
+} Region;
+
+static void stage_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const Region *region = arg;
+    uint32_t n_heads = region->step.n_kv_heads;
+
+    (void)i_thread;
+    step_stage(&region->step, i_task / n_heads, i_task % n_heads);
 }
 
-/* The lanes of block `block` that a row at `position` sees: *lowp <= j < *highp, possibly none. */
-static void visible_lanes(uint32_t position, uint32_t window, uint32_t block, uint32_t *lowp,
-                          uint32_t *highp) {
-    uint32_t start = block * KV_PAGE_TOKENS;
-    uint32_t oldest = window && position >= window ? position - window + 1 : 0;
-    uint32_t low = oldest > start ? min_u32(oldest - start, KV_PAGE_TOKENS) : 0;
-    uint32_t high = position + 1 > start ? min_u32(position + 1 - start, KV_PAGE_TOKENS) : 0;
-
-    *lowp = low < high ? low : 0;
-    *highp = low < high ? high : 0;
-}
-
-/* A sealed page of a side that is quantized, or NULL. */
-static const void *sealed_block(const Region *region, uint32_t i_sequence, uint32_t i, KvSide side,
-                                uint32_t head) {
-    const AttentionArgs *args = region->args;
-    const StepSequence *s = &args->batch->sequences[i_sequence];
-
-    if (i >= s->n_past / KV_PAGE_TOKENS || !kv_store_quantizes(args->store, args->layer, side))
-        return NULL;
-    return (const void *)(uintptr_t)kv_store_block(args->store, args->layer, side, s->pages[i],
-                                                   head);
-}
-
-/* The exact first tokens that stand in for those of a quantized first page, or NULL. */
-static const uint16_t *sink_block(const Region *region, uint32_t i_sequence, uint32_t i,
-                                  KvSide side, uint32_t head) {
-    const AttentionArgs *args = region->args;
-    uint32_t sink = args->batch->sequences[i_sequence].sink;
-
-    if (i || !args->store->n_sinks || sink == KV_NO_SINK)
-        return NULL;
-    return (const uint16_t *)(uintptr_t)kv_store_sink(args->store, args->layer, side, sink, head);
-}
-
-static float bf16_value(uint16_t h) {
-    uint32_t u = (uint32_t)h << 16;
-    float x;
-
-    memcpy(&x, &u, sizeof(x));
-    return x;
-}
-
-static void tile_scores(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
-                        uint32_t n_queries, const TileScratch *scratch) {
-    const Attention *a = region->attention;
-    const AttentionArgs *args = region->args;
-    const void *sealed = sealed_block(region, tile->i_sequence, block, KV_SIDE_K, head);
-    const uint16_t *sinks = sink_block(region, tile->i_sequence, block, KV_SIDE_K, head);
-
-    if (!sealed) {
-        a->kernels->scores(scratch->scores, scratch->queries,
-                           block_at(region, tile->i_sequence, block, KV_SIDE_K, head), n_queries,
-                           a->head_dim);
-        return;
-    }
-    a->kv_kernels->open(args->store->regions[args->layer][KV_SIDE_K].format, KV_SIDE_K, a->head_dim,
-                        sealed, scratch->kv);
-    a->kv_kernels->scores(scratch->scores, scratch->queries, scratch->folded, scratch->kv,
-                          n_queries, a->head_dim);
-    for (uint32_t i = 0; sinks && i < n_queries; i++)
-        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
-            float sum = 0;
-
-            for (uint32_t c = 0; c < a->head_dim; c++)
-                sum += scratch->queries[(size_t)i * a->head_dim + c] *
-                       bf16_value(sinks[c * KV_SINK_TOKENS + j]);
-            scratch->scores[i * ATTENTION_BLOCK_KEYS + j] = sum;
-        }
-}
-
-/* Adds the sinks' values and takes their weights out, so that the sealed block adds nothing. */
-static void add_sink_values(float *out, float *weights, const uint16_t *sinks, uint32_t n_queries,
-                            uint32_t head_dim) {
-    for (uint32_t i = 0; i < n_queries; i++)
-        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
-            float weight = weights[i * ATTENTION_BLOCK_KEYS + j];
-
-            for (uint32_t c = 0; c < head_dim; c++)
-                out[(size_t)i * head_dim + c] += weight * bf16_value(sinks[j * head_dim + c]);
-            weights[i * ATTENTION_BLOCK_KEYS + j] = 0;
-        }
-}
-
-static void tile_values(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
-                        uint32_t n_queries, uint32_t low, uint32_t high,
-                        const TileScratch *scratch) {
-    const Attention *a = region->attention;
-    const AttentionArgs *args = region->args;
-    const void *sealed = sealed_block(region, tile->i_sequence, block, KV_SIDE_V, head);
-    const uint16_t *sinks = sink_block(region, tile->i_sequence, block, KV_SIDE_V, head);
-
-    if (!sealed) {
-        a->kernels->values(scratch->part, scratch->scores,
-                           block_at(region, tile->i_sequence, block, KV_SIDE_V, head), n_queries,
-                           a->head_dim, low, high);
-        return;
-    }
-    if (sinks)
-        add_sink_values(scratch->part, scratch->scores, sinks, n_queries, a->head_dim);
-    a->kv_kernels->open(args->store->regions[args->layer][KV_SIDE_V].format, KV_SIDE_V, a->head_dim,
-                        sealed, scratch->kv);
-    a->kv_kernels->values(scratch->part, scratch->scores, scratch->kv, n_queries, a->head_dim, low,
-                          high);
-}
-
-static void tile_block(const Region *region, const Tile *tile, uint32_t head, uint32_t block,
+static void whole_tile(const AttentionStep *step, const Tile *tile, uint32_t head,
                        const TileScratch *scratch) {
-    const VectorKernels *kernels = region->attention->kernels;
-    uint32_t head_dim = region->attention->head_dim;
-    uint32_t n_past = region->args->batch->sequences[tile->i_sequence].n_past;
-    uint32_t n_queries = (tile->end - tile->first) * region->group;
-    uint32_t first = KV_PAGE_TOKENS, end = 0;
+    uint32_t n_queries = tile_queries(step, tile), end = tile->first_segment + tile->n_segments;
 
-    tile_scores(region, tile, head, block, n_queries, scratch);
-    for (uint32_t i = 0; i < n_queries; i++) {
-        uint32_t low, high;
-
-        visible_lanes(n_past + tile->first + i / region->group, region->args->window, block, &low,
-                      &high);
-        kernels->softmax(scratch->scores + i * ATTENTION_BLOCK_KEYS, low, high,
-                         &scratch->part_state[i], scratch->part + (size_t)i * head_dim, head_dim);
-        if (low < high) {
-            first = min_u32(first, low);
-            end = high > end ? high : end;
-        }
+    tile_reset(scratch->total, n_queries, step->head_dim);
+    for (uint32_t segment = tile->first_segment; segment < end; segment++) {
+        tile_segment(step, tile, head, segment, scratch, scratch->part);
+        tile_merge(scratch->total, scratch->part, n_queries, step->head_dim);
     }
-    if (first < end)
-        tile_values(region, tile, head, block, n_queries, first, end, scratch);
+    tile_store(step, tile, head, scratch->total);
 }
 
-/* Takes a finished segment into the total of those before it. */
-static void merge_segment(SoftmaxState *total, float *total_out, const SoftmaxState *part,
-                          const float *part_out, uint32_t head_dim) {
-    float max = total->max > part->max ? total->max : part->max;
-    float keep, add;
+static TilePart split_part(const Attention *a, const AttentionStep *step, uint32_t i_tile,
+                           uint32_t head, uint32_t i_segment) {
+    size_t i = a->splits[i_tile].i_part +
+               ((size_t)i_segment * a->n_kv_heads + head) * tile_queries(step, &a->tiles[i_tile]);
 
-    if (part->max == -INFINITY)
+    return (TilePart){ .out = a->parts.out + i * a->head_dim, .states = a->parts.states + i };
+}
+
+/* One segment of a cut tile; whoever is last merges them all. */
+static void split_tile(const Attention *a, const AttentionStep *step, const TileTask *task,
+                       uint32_t head, const TileScratch *scratch) {
+    const Tile *tile = &a->tiles[task->i_tile];
+    uint32_t i_segment = task->segment - tile->first_segment, n_queries = tile_queries(step, tile);
+
+    tile_segment(step, tile, head, task->segment, scratch,
+                 split_part(a, step, task->i_tile, head, i_segment));
+    if (atomic_fetch_sub(&a->n_left[a->splits[task->i_tile].i_count + head], 1) != 1)
         return;
-    if (total->max == -INFINITY) {
-        *total = *part;
-        memcpy(total_out, part_out, head_dim * sizeof(*total_out));
-        return;
-    }
-    keep = expf(total->max - max);
-    add = expf(part->max - max);
-    total->max = max;
-    total->sum = total->sum * keep + part->sum * add;
-    for (uint32_t c = 0; c < head_dim; c++)
-        total_out[c] = total_out[c] * keep + part_out[c] * add;
+    tile_reset(scratch->total, n_queries, step->head_dim);
+    for (uint32_t i = 0; i < tile->n_segments; i++)
+        tile_merge(scratch->total, split_part(a, step, task->i_tile, head, i), n_queries,
+                   step->head_dim);
+    tile_store(step, tile, head, scratch->total);
 }
 
-static void reset_states(SoftmaxState *states, float *out, uint32_t n, uint32_t head_dim) {
-    for (uint32_t i = 0; i < n; i++)
-        states[i] = (SoftmaxState){ .max = -INFINITY };
-    memset(out, 0, (size_t)n * head_dim * sizeof(*out));
-}
-
-static void load_queries(const Region *region, const Tile *tile, uint32_t head, float *queries) {
-    const AttentionArgs *args = region->args;
-    uint32_t head_dim = region->attention->head_dim, group = region->group;
-    uint32_t row = args->batch->sequences[tile->i_sequence].i_token + tile->first;
-
-    for (uint32_t i = 0; i < (tile->end - tile->first) * group; i++) {
-        const float *q =
-            (const float *)(uintptr_t)args->q +
-            ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
-
-        for (uint32_t c = 0; c < head_dim; c++)
-            queries[(size_t)i * head_dim + c] = q[c] * args->scale;
-    }
-}
-
-static void store_outputs(const Region *region, const Tile *tile, uint32_t head,
-                          const TileScratch *scratch) {
-    const AttentionArgs *args = region->args;
-    uint32_t head_dim = region->attention->head_dim, group = region->group;
-    uint32_t row = args->batch->sequences[tile->i_sequence].i_token + tile->first;
-
-    for (uint32_t i = 0; i < (tile->end - tile->first) * group; i++) {
-        float *out =
-            (float *)(uintptr_t)args->out +
-            ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
-        float inverse = 1 / scratch->total_state[i].sum;
-
-        for (uint32_t c = 0; c < head_dim; c++)
-            out[c] = scratch->total[(size_t)i * head_dim + c] * inverse;
-        if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
-            region->attention->kernels->hadamard(out, 1, head_dim);
-    }
-}
-
-/* One task: a tile of rows against all keys of one KV head. */
 static void tile_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     const Region *region = arg;
     const Attention *a = region->attention;
-    const Tile *tile = &a->tiles[i_task / a->n_kv_heads];
-    const TileScratch *s = &a->scratch[i_thread];
-    uint32_t head = i_task % a->n_kv_heads, window = region->args->window;
-    uint32_t n_past = region->args->batch->sequences[tile->i_sequence].n_past;
-    uint32_t n_queries = (tile->end - tile->first) * region->group;
-    uint32_t oldest =
-        window && n_past + tile->first >= window ? n_past + tile->first - window + 1 : 0;
-    uint32_t last = (n_past + tile->end - 1) / KV_PAGE_TOKENS;
+    const TileScratch *scratch = &a->scratch[i_thread];
+    const TileTask *task = &a->tasks[i_task / a->n_kv_heads];
+    const Tile *tile = &a->tiles[task->i_tile];
+    uint32_t head = i_task % a->n_kv_heads;
 
-    load_queries(region, tile, head, s->queries);
-    reset_states(s->total_state, s->total, n_queries, a->head_dim);
-    reset_states(s->part_state, s->part, n_queries, a->head_dim);
-    for (uint32_t block = oldest / KV_PAGE_TOKENS; block <= last; block++) {
-        tile_block(region, tile, head, block, s);
-        if (block % SEGMENT_BLOCKS != SEGMENT_BLOCKS - 1 && block != last)
-            continue;
-        for (uint32_t i = 0; i < n_queries; i++)
-            merge_segment(&s->total_state[i], s->total + (size_t)i * a->head_dim, &s->part_state[i],
-                          s->part + (size_t)i * a->head_dim, a->head_dim);
-        reset_states(s->part_state, s->part, n_queries, a->head_dim);
-    }
-    store_outputs(region, tile, head, s);
-}
-
-/* Cuts the step's rows into tiles and counts the extra blocks. Late tiles of a sequence see the
- * most keys and come first, so that the short ones even out the end of the region. */
-static uint32_t cut_tiles(Attention *a, const StepBatch *batch) {
-    uint32_t n_tiles = 0, n_extra = 0;
-
-    for (uint32_t i = 0; i < batch->n_sequences; i++) {
-        const StepSequence *s = &batch->sequences[i];
-
-        a->extra_first[i] = n_extra;
-        n_extra += extra_blocks(s);
-        for (uint32_t end = s->n_tokens; end;) {
-            uint32_t first = (end - 1) / a->tile_tokens * a->tile_tokens;
-
-            a->tiles[n_tiles++] = (Tile){ .i_sequence = i, .first = first, .end = end };
-            end = first;
-        }
-    }
-    assert(n_extra <= a->n_extra_max);
-    return n_tiles;
+    tile_load(&region->step, tile, head, scratch);
+    if (task->segment == SPLIT_NONE)
+        whole_tile(&region->step, tile, head, scratch);
+    else
+        split_tile(a, &region->step, task, head, scratch);
 }
 
 void attention_run(Attention *a, const AttentionArgs *args) {
-    Region region = {
-        .attention = a,
-        .args = args,
-        .group = args->n_heads / a->n_kv_heads,
-    };
-    uint32_t n_tiles = cut_tiles(a, args->batch);
+    Region region = { .attention = a,
+                      .step = { .kernels = a->kernels,
+                                .kv_kernels = a->kv_kernels,
+                                .store = args->store,
+                                .batch = args->batch,
+                                .k = args->k,
+                                .v = args->v,
+                                .layer = args->layer,
+                                .head_dim = a->head_dim,
+                                .n_kv_heads = a->n_kv_heads,
+                                .extra_blocks = a->extra_blocks,
+                                .extra_first = a->extra_first,
+                                .args = args,
+                                .group = args->n_heads / a->n_kv_heads } };
+    uint32_t n_tasks;
 
-    team_run(a->team, stage_task, &region, args->batch->n_sequences * a->n_kv_heads);
-    team_run(a->team, tile_task, &region, n_tiles * a->n_kv_heads);
+    place_extra_blocks(a, args->batch);
+    n_tasks = plan_tasks(a, &region.step, cut_tiles(a, &region.step));
+    /* A single token of a sequence is staged by the one task that meets its block. */
+    if (args->batch->n_tokens > args->batch->n_sequences)
+        team_run(a->team, stage_task, &region, args->batch->n_sequences * a->n_kv_heads);
+    team_run(a->team, tile_task, &region, n_tasks * a->n_kv_heads);
+    a->staged = *args;
 }
 
 /* cache writes */
 
-typedef struct AppendRegion {
-    const Attention *attention;
-    const KvAppendArgs *args;
-} AppendRegion;
-
-/* The first tokens of a full tail, into the sequence's sink slot. */
-static void keep_sinks(const KvStore *store, uint32_t layer, KvSide side, const StepSequence *s,
-                       uint32_t head) {
-    const uint16_t *tail = tail_block(store, layer, side, s->tail, head);
-    uint16_t *sinks = (uint16_t *)(uintptr_t)kv_store_sink(store, layer, side, s->sink, head);
+/* The first tokens of a full first page, into the sequence's sink slot. */
+static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequence *s, uint32_t head,
+                       const uint16_t *tail) {
+    const KvStore *store = step->store;
+    uint16_t *sinks = (uint16_t *)(uintptr_t)kv_store_sink(store, step->layer, side, s->sink, head);
 
     if (side == KV_SIDE_V)
         memcpy(sinks, tail, store->sink_block_bytes);
     else
-        for (uint32_t c = 0; c < store->geometry.head_dim; c++)
+        for (uint32_t c = 0; c < step->head_dim; c++)
             memcpy(sinks + (size_t)c * KV_SINK_TOKENS, tail + (size_t)c * KV_PAGE_TOKENS,
                    KV_SINK_TOKENS * sizeof(*sinks));
 }
 
-static void seal(const Attention *a, const KvStore *store, uint32_t layer, const StepSequence *s,
-                 uint32_t i_page, uint32_t head, KvScratch *scratch) {
-    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-        const uint16_t *tail = tail_block(store, layer, side, s->tail, head);
-        void *block = (void *)(uintptr_t)kv_store_block(store, layer, side, s->pages[i_page], head);
+/* Block `i_page`, which is full, into its page. */
+static void seal_page(const AttentionStep *step, uint32_t i_sequence, uint32_t i_page,
+                      uint32_t head, KvScratch *scratch) {
+    const StepSequence *s = &step->batch->sequences[i_sequence];
+    const KvStore *store = step->store;
 
-        if (!kv_store_quantizes(store, layer, side)) {
-            memcpy(block, tail, store->tail_block_bytes);
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
+        const uint16_t *tail = step_block(step, i_sequence, i_page, side, head);
+        void *page =
+            (void *)(uintptr_t)kv_store_block(store, step->layer, side, s->pages[i_page], head);
+
+        if (!kv_store_quantizes(store, step->layer, side)) {
+            memcpy(page, tail, store->tail_block_bytes);
             continue;
         }
-        a->kv_kernels->seal(
-            store->regions[layer][side].format, side, store->geometry.head_dim, tail,
-            (const Rounding *)(uintptr_t)kv_store_rounding(store, layer, head), block, scratch);
+        step->kv_kernels->seal(
+            store->regions[step->layer][side].format, side, step->head_dim, tail,
+            (const Rounding *)(uintptr_t)kv_store_rounding(store, step->layer, head), page,
+            scratch);
         if (!i_page && store->n_sinks && s->sink != KV_NO_SINK)
-            keep_sinks(store, layer, side, s, head);
+            keep_sinks(step, side, s, head, tail);
     }
 }
 
-/* One task: one (sequence, KV head). */
-static void append_task(void *arg, uint32_t i_task, uint32_t i_thread) {
-    const AppendRegion *region = arg;
-    const Attention *a = region->attention;
-    const KvAppendArgs *args = region->args;
-    uint32_t head = i_task % a->n_kv_heads;
-    const StepSequence *s = &args->batch->sequences[i_task / a->n_kv_heads];
-    uint16_t *k_tail = tail_block(args->store, args->layer, KV_SIDE_K, s->tail, head);
-    uint16_t *v_tail = tail_block(args->store, args->layer, KV_SIDE_V, s->tail, head);
+static uint32_t full_pages(const StepSequence *s) {
+    return (s->n_past + s->n_tokens) / KV_PAGE_TOKENS;
+}
 
-    for (uint32_t r = 0; r < s->n_tokens; r++) {
-        uint32_t position = s->n_past + r;
+/* One (sequence, KV head), whose tokens are staged: pages that are full now are sealed, and what
+ * began behind them is the tail. */
+static void finish_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const Region *region = arg;
+    const AttentionStep *step = &region->step;
+    uint32_t i_sequence = i_task / step->n_kv_heads, head = i_task % step->n_kv_heads;
+    const StepSequence *s = &step->batch->sequences[i_sequence];
+    uint32_t first = s->n_past / KV_PAGE_TOKENS, end = full_pages(s);
 
-        put_token(k_tail, v_tail, position % KV_PAGE_TOKENS,
-                  token_at(args->k, s->i_token + r, head, a),
-                  token_at(args->v, s->i_token + r, head, a), a->head_dim);
-        if (position % KV_PAGE_TOKENS == KV_PAGE_TOKENS - 1)
-            seal(a, args->store, args->layer, s, position / KV_PAGE_TOKENS, head,
-                 a->scratch[i_thread].kv);
-    }
+    for (uint32_t i = first; i < end; i++)
+        seal_page(step, i_sequence, i, head, region->attention->scratch[i_thread].kv);
+    if (end == first || (s->n_past + s->n_tokens) % KV_PAGE_TOKENS == 0)
+        return;
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
+        memcpy(step_block(step, i_sequence, first, side, head),
+               step_block(step, i_sequence, end, side, head), step->store->tail_block_bytes);
+}
+
+static bool is_staged(const Attention *a, const KvAppendArgs *args) {
+    return a->staged.k == args->k && a->staged.v == args->v && a->staged.layer == args->layer &&
+           a->staged.batch == args->batch && a->staged.store == args->store;
 }
 
 void attention_append(Attention *a, const KvAppendArgs *args) {
-    AppendRegion region = { .attention = a, .args = args };
+    Region region = { .attention = a,
+                      .step = { .kernels = a->kernels,
+                                .kv_kernels = a->kv_kernels,
+                                .store = args->store,
+                                .batch = args->batch,
+                                .k = args->k,
+                                .v = args->v,
+                                .layer = args->layer,
+                                .head_dim = a->head_dim,
+                                .n_kv_heads = a->n_kv_heads,
+                                .extra_blocks = a->extra_blocks,
+                                .extra_first = a->extra_first } };
+    uint32_t n_tasks = args->batch->n_sequences * a->n_kv_heads;
+    bool any_full = false;
 
-    team_run(a->team, append_task, &region, args->batch->n_sequences * a->n_kv_heads);
+    if (!is_staged(a, args)) {
+        place_extra_blocks(a, args->batch);
+        team_run(a->team, stage_task, &region, n_tasks);
+    }
+    a->staged = (AttentionArgs){ .store = NULL };
+    for (uint32_t i = 0; i < args->batch->n_sequences; i++)
+        any_full = any_full || full_pages(&args->batch->sequences[i]) >
+                                   args->batch->sequences[i].n_past / KV_PAGE_TOKENS;
+    if (any_full)
+        team_run(a->team, finish_task, &region, n_tasks);
 }

@@ -19,8 +19,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define ROWS_PER_TASK 8 /* of the ops that treat each row alone */
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
 struct Backend {
     Team *team;
@@ -39,16 +41,17 @@ static float *floats(DevAddr address) {
 
 static int cpu_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, const char *purpose,
                           Reason *why) {
+    bool is_large = size_bytes >= HUGE_PAGE_BYTES;
     void *memory = NULL;
 
     (void)backend;
-    if (size_bytes <= SIZE_MAX - KV_BLOCK_ALIGN_BYTES)
-        memory =
-            aligned_alloc(KV_BLOCK_ALIGN_BYTES, (size_bytes + KV_BLOCK_ALIGN_BYTES - 1) /
-                                                    KV_BLOCK_ALIGN_BYTES * KV_BLOCK_ALIGN_BYTES);
-    if (!memory)
+    if (posix_memalign(&memory, is_large ? HUGE_PAGE_BYTES : KV_BLOCK_ALIGN_BYTES, size_bytes))
         return reason_set(why, -ENOMEM, "no memory for %s: %zu bytes were refused", purpose,
                           size_bytes);
+    /* Attention reads blocks of some KiB from all over the store: with small pages the processor
+     * would spend as much time on looking up addresses. */
+    if (is_large)
+        madvise(memory, size_bytes, MADV_HUGEPAGE);
     memset(memory, 0, size_bytes);
     *outp = (DevAddr)(uintptr_t)memory;
     return 0;

@@ -58,8 +58,9 @@ static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     }
 }
 
-static void scores(float *out, const float *queries, const uint16_t *keys, uint32_t n_queries,
-                   uint32_t head_dim) {
+static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
+                   uint32_t n_queries, uint32_t head_dim) {
+    (void)next;
     for (uint32_t i = 0; i < n_queries; i++)
         for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j++) {
             double sum = 0;
@@ -91,8 +92,9 @@ static void softmax(float *s, uint32_t low, uint32_t high, SoftmaxState *state, 
         out[c] = (float)(out[c] * shift);
 }
 
-static void values(float *out, const float *weights, const uint16_t *v, uint32_t n_queries,
-                   uint32_t head_dim, uint32_t low, uint32_t high) {
+static void values(float *out, const float *weights, const uint16_t *v, const uint16_t *next,
+                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high) {
+    (void)next;
     for (uint32_t i = 0; i < n_queries; i++)
         for (uint32_t c = 0; c < head_dim; c++) {
             double sum = out[i * head_dim + c];

@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <math.h>
 
+#define CACHE_LINE_BYTES 64
 #define QUERIES_TILE 4 /* with V_BLOCK vectors each they fill the registers */
 
 static Vi lane_index(void) {
@@ -131,16 +132,28 @@ static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     }
 }
 
+/* A row of n 16-bit numbers of the block to come: spread over the work on this one, its lines come
+ * in at the pace at which memory gives them. */
+static inline void prefetch_row(const uint16_t *next, uint32_t row, uint32_t n) {
+    const char *line = (const char *)(next + (size_t)row * n);
+
+    for (size_t at = 0; at < n * sizeof(*next); at += CACHE_LINE_BYTES)
+        __builtin_prefetch(line + at);
+}
+
 /* Scores of `n` queries against V_BLOCK vectors of keys; n and head_dim constant after inlining. */
 static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
                                                                   const float *queries,
-                                                                  const uint16_t *keys, uint32_t n,
+                                                                  const uint16_t *keys,
+                                                                  const uint16_t *next, uint32_t n,
                                                                   uint32_t head_dim) {
     Vf sums[QUERIES_TILE][V_BLOCK] = { 0 };
 
     for (uint32_t c = 0; c < head_dim; c++) {
         const uint16_t *row = keys + c * ATTENTION_BLOCK_KEYS;
 
+        if (next)
+            prefetch_row(next, c, ATTENTION_BLOCK_KEYS);
         for (uint32_t b = 0; b < V_BLOCK; b++) {
             Vf k = v_load_bf16(row + b * V_LANES);
 
@@ -153,25 +166,25 @@ static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
             v_store(scores + i * ATTENTION_BLOCK_KEYS + b * V_LANES, sums[i][b]);
 }
 
-static void scores(float *out, const float *queries, const uint16_t *keys, uint32_t n_queries,
-                   uint32_t head_dim) {
+static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
+                   uint32_t n_queries, uint32_t head_dim) {
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
         const float *q = queries + (size_t)i * head_dim;
         float *s = out + (size_t)i * ATTENTION_BLOCK_KEYS;
 
-        for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_BLOCK * V_LANES)
+        for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_BLOCK * V_LANES, next = NULL)
             switch (n_queries - i) {
             case 1:
-                scores_tile(s + j, q, keys + j, 1, head_dim);
+                scores_tile(s + j, q, keys + j, next, 1, head_dim);
                 break;
             case 2:
-                scores_tile(s + j, q, keys + j, 2, head_dim);
+                scores_tile(s + j, q, keys + j, next, 2, head_dim);
                 break;
             case 3:
-                scores_tile(s + j, q, keys + j, 3, head_dim);
+                scores_tile(s + j, q, keys + j, next, 3, head_dim);
                 break;
             default:
-                scores_tile(s + j, q, keys + j, QUERIES_TILE, head_dim);
+                scores_tile(s + j, q, keys + j, next, QUERIES_TILE, head_dim);
                 break;
             }
     }
@@ -228,23 +241,24 @@ static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *st
     state->sum += v_sum(sum);
 }
 
-static inline __attribute__((__always_inline__)) void values_tile(float *out, const float *weights,
-                                                                  const uint16_t *values,
-                                                                  uint32_t n, uint32_t n_vectors,
-                                                                  uint32_t head_dim, uint32_t low,
-                                                                  uint32_t high) {
+static inline __attribute__((__always_inline__)) void values_tile(
+    float *out, const float *weights, const uint16_t *values, const uint16_t *next, uint32_t n,
+    uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_load(out + (size_t)i * head_dim + b * V_LANES);
-    for (uint32_t j = low; j < high; j++)
+    for (uint32_t j = low; j < high; j++) {
+        if (next)
+            prefetch_row(next, j, head_dim);
         for (uint32_t b = 0; b < n_vectors; b++) {
             Vf v = v_load_bf16(values + (size_t)j * head_dim + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v, sums[i][b]);
         }
+    }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             v_store(out + (size_t)i * head_dim + b * V_LANES, sums[i][b]);
@@ -271,36 +285,37 @@ static void values_rest(float *out, const float *weights, const uint16_t *values
 
 static inline __attribute__((__always_inline__)) void values_group(float *out, const float *weights,
                                                                    const uint16_t *values,
-                                                                   uint32_t n, uint32_t head_dim,
-                                                                   uint32_t low, uint32_t high) {
+                                                                   const uint16_t *next, uint32_t n,
+                                                                   uint32_t head_dim, uint32_t low,
+                                                                   uint32_t high) {
     uint32_t c = 0;
 
-    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES)
-        values_tile(out + c, weights, values + c, n, V_BLOCK, head_dim, low, high);
-    for (; c + V_LANES <= head_dim; c += V_LANES)
-        values_tile(out + c, weights, values + c, n, 1, head_dim, low, high);
+    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES, next = NULL)
+        values_tile(out + c, weights, values + c, next, n, V_BLOCK, head_dim, low, high);
+    for (; c + V_LANES <= head_dim; c += V_LANES, next = NULL)
+        values_tile(out + c, weights, values + c, next, n, 1, head_dim, low, high);
     if (c < head_dim)
         values_rest(out, weights, values, n, c, head_dim, low, high);
 }
 
-static void values(float *out, const float *weights, const uint16_t *values_, uint32_t n_queries,
-                   uint32_t head_dim, uint32_t low, uint32_t high) {
-    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
+static void values(float *out, const float *weights, const uint16_t *values_, const uint16_t *next,
+                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high) {
+    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE, next = NULL) {
         float *o = out + (size_t)i * head_dim;
         const float *w = weights + (size_t)i * ATTENTION_BLOCK_KEYS;
 
         switch (n_queries - i) {
         case 1:
-            values_group(o, w, values_, 1, head_dim, low, high);
+            values_group(o, w, values_, next, 1, head_dim, low, high);
             break;
         case 2:
-            values_group(o, w, values_, 2, head_dim, low, high);
+            values_group(o, w, values_, next, 2, head_dim, low, high);
             break;
         case 3:
-            values_group(o, w, values_, 3, head_dim, low, high);
+            values_group(o, w, values_, next, 3, head_dim, low, high);
             break;
         default:
-            values_group(o, w, values_, QUERIES_TILE, head_dim, low, high);
+            values_group(o, w, values_, next, QUERIES_TILE, head_dim, low, high);
             break;
         }
     }

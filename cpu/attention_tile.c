@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keys are met in blocks of 64, at the same borders whatever the step: sealed pages first, then the
+ * block the sequence's tail lies in (with the step's own tokens put into its free lanes), then, for
+ * a long chunk, extra blocks that hold the rest of the step's tokens.
+ *
+ * Decoding waits for memory, and a block is too short for the processor to see that it is read in
+ * order: so it is asked for while the block before is worked on.
+ */
+#include "cpu/attention_tile.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#define CACHE_LINE_BYTES 64
+
+static_assert(ATTENTION_BLOCK_KEYS == KV_PAGE_TOKENS, "a block of keys is a page");
+
+static uint32_t min_u32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+/* blocks */
+
+uint32_t step_extra_blocks(const StepSequence *s) {
+    return (s->n_past % KV_PAGE_TOKENS + s->n_tokens - 1) / KV_PAGE_TOKENS;
+}
+
+static uint32_t tail_index(const AttentionStep *step, uint32_t i_sequence) {
+    return step->batch->sequences[i_sequence].n_past / KV_PAGE_TOKENS;
+}
+
+uint16_t *step_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i, KvSide side,
+                     uint32_t head) {
+    const StepSequence *s = &step->batch->sequences[i_sequence];
+    uint32_t tail = tail_index(step, i_sequence);
+    size_t i_extra;
+
+    if (i < tail)
+        return (uint16_t *)(uintptr_t)kv_store_block(step->store, step->layer, side, s->pages[i],
+                                                     head);
+    if (i == tail)
+        return (uint16_t *)(uintptr_t)kv_store_tail(step->store, step->layer, side, s->tail, head);
+    i_extra = step->extra_first[i_sequence] + i - tail - 1;
+    return step->extra_blocks + ((i_extra * step->n_kv_heads + head) * KV_SIDES + side) *
+                                    ((size_t)KV_PAGE_TOKENS * step->head_dim);
+}
+
+/* A sealed page of a side that is quantized, or NULL. */
+static const void *sealed_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
+                                KvSide side, uint32_t head) {
+    if (i >= tail_index(step, i_sequence) || !kv_store_quantizes(step->store, step->layer, side))
+        return NULL;
+    return step_block(step, i_sequence, i, side, head);
+}
+
+/* The exact first tokens that stand in for those of a quantized first page, or NULL. */
+static const uint16_t *sink_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
+                                  KvSide side, uint32_t head) {
+    uint32_t sink = step->batch->sequences[i_sequence].sink;
+
+    if (i || !step->store->n_sinks || sink == KV_NO_SINK)
+        return NULL;
+    return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink, head);
+}
+
+static void prefetch_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i, KvSide side,
+                           uint32_t head) {
+    const char *block = (const char *)step_block(step, i_sequence, i, side, head);
+    size_t size_bytes = i < tail_index(step, i_sequence)
+                            ? step->store->regions[step->layer][side].block_bytes
+                            : step->store->tail_block_bytes;
+
+    for (size_t at = 0; at < size_bytes; at += CACHE_LINE_BYTES)
+        __builtin_prefetch(block + at);
+}
+
+static const uint16_t *token_at(const AttentionStep *step, DevAddr base, uint32_t row,
+                                uint32_t head) {
+    return (const uint16_t *)(uintptr_t)base +
+           ((size_t)row * step->n_kv_heads + head) * step->head_dim;
+}
+
+void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head) {
+    const StepSequence *s = &step->batch->sequences[i_sequence];
+
+    for (uint32_t r = 0; r < s->n_tokens; r++) {
+        uint32_t block = (s->n_past + r) / KV_PAGE_TOKENS, lane = (s->n_past + r) % KV_PAGE_TOKENS;
+        uint16_t *k_block = step_block(step, i_sequence, block, KV_SIDE_K, head);
+        uint16_t *v_block = step_block(step, i_sequence, block, KV_SIDE_V, head);
+        const uint16_t *k = token_at(step, step->k, s->i_token + r, head);
+
+        for (uint32_t c = 0; c < step->head_dim; c++)
+            k_block[(size_t)c * KV_PAGE_TOKENS + lane] = k[c];
+        memcpy(v_block + (size_t)lane * step->head_dim,
+               token_at(step, step->v, s->i_token + r, head), step->head_dim * sizeof(*v_block));
+    }
+}
+
+/* scores and values of a block */
+
+/* The lanes of block `block` that a row at `position` sees: *lowp <= j < *highp, possibly none. */
+static void visible_lanes(uint32_t position, uint32_t window, uint32_t block, uint32_t *lowp,
+                          uint32_t *highp) {
+    uint32_t start = block * KV_PAGE_TOKENS;
+    uint32_t oldest = window && position >= window ? position - window + 1 : 0;
+    uint32_t low = oldest > start ? min_u32(oldest - start, KV_PAGE_TOKENS) : 0;
+    uint32_t high = position + 1 > start ? min_u32(position + 1 - start, KV_PAGE_TOKENS) : 0;
+
+    *lowp = low < high ? low : 0;
+    *highp = low < high ? high : 0;
+}
+
+static float bf16_value(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float x;
+
+    memcpy(&x, &u, sizeof(x));
+    return x;
+}
+
+static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
+                         bool has_next, const TileScratch *scratch) {
+    const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_K, head);
+    const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_K, head);
+    uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
+
+    if (!sealed) {
+        step->kernels->scores(
+            scratch->scores, scratch->queries,
+            step_block(step, tile->i_sequence, block, KV_SIDE_K, head),
+            has_next ? step_block(step, tile->i_sequence, block + 1, KV_SIDE_K, head) : NULL,
+            n_queries, head_dim);
+        return;
+    }
+    if (has_next)
+        prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_K, head);
+    step->kv_kernels->open(step->store->regions[step->layer][KV_SIDE_K].format, KV_SIDE_K, head_dim,
+                           sealed, scratch->kv);
+    step->kv_kernels->scores(scratch->scores, scratch->queries, scratch->folded, scratch->kv,
+                             n_queries, head_dim);
+    for (uint32_t i = 0; sinks && i < n_queries; i++)
+        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
+            float sum = 0;
+
+            for (uint32_t c = 0; c < head_dim; c++)
+                sum += scratch->queries[(size_t)i * head_dim + c] *
+                       bf16_value(sinks[c * KV_SINK_TOKENS + j]);
+            scratch->scores[i * ATTENTION_BLOCK_KEYS + j] = sum;
+        }
+}
+
+/* Adds the sinks' values and takes their weights out, so that the sealed block adds nothing. */
+static void add_sink_values(float *out, float *weights, const uint16_t *sinks, uint32_t n_queries,
+                            uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i++)
+        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
+            float weight = weights[i * ATTENTION_BLOCK_KEYS + j];
+
+            for (uint32_t c = 0; c < head_dim; c++)
+                out[(size_t)i * head_dim + c] += weight * bf16_value(sinks[j * head_dim + c]);
+            weights[i * ATTENTION_BLOCK_KEYS + j] = 0;
+        }
+}
+
+static void block_values(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
+                         bool has_next, uint32_t low, uint32_t high, const TileScratch *scratch,
+                         float *out) {
+    const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_V, head);
+    const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_V, head);
+    uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
+
+    if (!sealed) {
+        step->kernels->values(
+            out, scratch->scores, step_block(step, tile->i_sequence, block, KV_SIDE_V, head),
+            has_next ? step_block(step, tile->i_sequence, block + 1, KV_SIDE_V, head) : NULL,
+            n_queries, head_dim, low, high);
+        return;
+    }
+    if (has_next)
+        prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_V, head);
+    if (sinks)
+        add_sink_values(out, scratch->scores, sinks, n_queries, head_dim);
+    step->kv_kernels->open(step->store->regions[step->layer][KV_SIDE_V].format, KV_SIDE_V, head_dim,
+                           sealed, scratch->kv);
+    step->kv_kernels->values(out, scratch->scores, scratch->kv, n_queries, head_dim, low, high);
+}
+
+static void add_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
+                      bool has_next, const TileScratch *scratch, TilePart part) {
+    uint32_t n_past = step->batch->sequences[tile->i_sequence].n_past;
+    uint32_t n_queries = tile_queries(step, tile), first = KV_PAGE_TOKENS, end = 0;
+
+    block_scores(step, tile, head, block, has_next, scratch);
+    for (uint32_t i = 0; i < n_queries; i++) {
+        uint32_t low, high;
+
+        visible_lanes(n_past + tile->first + i / step->group, step->args->window, block, &low,
+                      &high);
+        step->kernels->softmax(scratch->scores + i * ATTENTION_BLOCK_KEYS, low, high,
+                               &part.states[i], part.out + (size_t)i * step->head_dim,
+                               step->head_dim);
+        if (low < high) {
+            first = min_u32(first, low);
+            end = high > end ? high : end;
+        }
+    }
+    if (first < end)
+        block_values(step, tile, head, block, has_next, first, end, scratch, part.out);
+}
+
+/* tiles */
+
+/* The blocks that rows of the tile see. */
+static uint32_t tile_first_block(const AttentionStep *step, const Tile *tile) {
+    uint32_t position = step->batch->sequences[tile->i_sequence].n_past + tile->first;
+    uint32_t window = step->args->window;
+
+    return (window && position >= window ? position - window + 1 : 0) / KV_PAGE_TOKENS;
+}
+
+static uint32_t tile_last_block(const AttentionStep *step, const Tile *tile) {
+    return (step->batch->sequences[tile->i_sequence].n_past + tile->end - 1) / KV_PAGE_TOKENS;
+}
+
+void tile_find_segments(const AttentionStep *step, Tile *tile) {
+    tile->first_segment = tile_first_block(step, tile) / SEGMENT_BLOCKS;
+    tile->n_segments = tile_last_block(step, tile) / SEGMENT_BLOCKS - tile->first_segment + 1;
+}
+
+void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
+               const TileScratch *scratch) {
+    const AttentionArgs *args = step->args;
+    uint32_t row = step->batch->sequences[tile->i_sequence].i_token + tile->first;
+    uint32_t head_dim = step->head_dim, group = step->group;
+
+    for (uint32_t i = 0; i < tile_queries(step, tile); i++) {
+        const float *q =
+            (const float *)(uintptr_t)args->q +
+            ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
+
+        for (uint32_t c = 0; c < head_dim; c++)
+            scratch->queries[(size_t)i * head_dim + c] = q[c] * args->scale;
+    }
+}
+
+void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
+                  const TileScratch *scratch, TilePart part) {
+    uint32_t i_sequence = tile->i_sequence, tail = tail_index(step, i_sequence);
+    uint32_t block = tile_first_block(step, tile), last = tile_last_block(step, tile);
+
+    if (block < segment * SEGMENT_BLOCKS)
+        block = segment * SEGMENT_BLOCKS;
+    last = min_u32(last, segment * SEGMENT_BLOCKS + SEGMENT_BLOCKS - 1);
+    tile_reset(part, tile_queries(step, tile), step->head_dim);
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
+        prefetch_block(step, i_sequence, block, side, head);
+    for (; block <= last; block++) {
+        if (block == tail && step->batch->sequences[i_sequence].n_tokens == 1)
+            step_stage(step, i_sequence, head);
+        add_block(step, tile, head, block, block < last, scratch, part);
+    }
+}
+
+void tile_reset(TilePart part, uint32_t n_queries, uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i++)
+        part.states[i] = (SoftmaxState){ .max = -INFINITY };
+    memset(part.out, 0, (size_t)n_queries * head_dim * sizeof(*part.out));
+}
+
+static void merge_query(SoftmaxState *total, float *total_out, const SoftmaxState *part,
+                        const float *part_out, uint32_t head_dim) {
+    float max = total->max > part->max ? total->max : part->max;
+    float keep, add;
+
+    if (part->max == -INFINITY)
+        return;
+    if (total->max == -INFINITY) {
+        *total = *part;
+        memcpy(total_out, part_out, head_dim * sizeof(*total_out));
+        return;
+    }
+    keep = expf(total->max - max);
+    add = expf(part->max - max);
+    total->max = max;
+    total->sum = total->sum * keep + part->sum * add;
+    for (uint32_t c = 0; c < head_dim; c++)
+        total_out[c] = total_out[c] * keep + part_out[c] * add;
+}
+
+void tile_merge(TilePart total, TilePart part, uint32_t n_queries, uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i++)
+        merge_query(&total.states[i], total.out + (size_t)i * head_dim, &part.states[i],
+                    part.out + (size_t)i * head_dim, head_dim);
+}
+
+void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, TilePart total) {
+    const AttentionArgs *args = step->args;
+    uint32_t row = step->batch->sequences[tile->i_sequence].i_token + tile->first;
+    uint32_t head_dim = step->head_dim, group = step->group;
+
+    for (uint32_t i = 0; i < tile_queries(step, tile); i++) {
+        float *out =
+            (float *)(uintptr_t)args->out +
+            ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
+        float inverse = 1 / total.states[i].sum;
+
+        for (uint32_t c = 0; c < head_dim; c++)
+            out[c] = total.out[(size_t)i * head_dim + c] * inverse;
+        if (kv_store_rotates(step->store, step->layer, KV_SIDE_V))
+            step->kernels->hadamard(out, 1, head_dim);
+    }
+}
