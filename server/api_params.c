@@ -275,6 +275,7 @@ static const Param table[] = {
     { "stream_options", GENERATES, PARAM_CUSTOM, .read = read_stream_options },
 
     { "tools", RENDERS, PARAM_ARRAY, AT(tools) },
+    { "documents", RENDERS, PARAM_ARRAY, AT(documents) },
     { "tool_choice", API_CHAT, PARAM_ANY, AT(tool_choice) },
     { "add_generation_prompt", RENDERS, PARAM_FLAG, AT(add_generation_prompt) },
     { "continue_final_message", RENDERS, PARAM_BOOL, AT(continue_final_message) },
@@ -308,7 +309,6 @@ static const Param table[] = {
     FIXED("allowed_token_ids", GENERATES, "[]"),
     FIXED("bad_words", GENERATES, "[[]]"),
     FIXED("chat_template", RENDERS, "[]"),
-    FIXED("documents", API_CHAT, "[[]]"),
     FIXED("early_stopping", GENERATES, "[false]"),
     FIXED("guided_choice", GENERATES, "[]"),
     FIXED("guided_grammar", GENERATES, "[]"),

@@ -41,7 +41,7 @@ typedef struct ApiParamsContext {
 typedef struct ApiParams {
     const char *model;      /* NULL: not given */
     const char *cache_salt; /* likewise */
-    const json_t *prompt, *messages, *tools, *template_kwargs, *tokens;
+    const json_t *prompt, *messages, *tools, *documents, *template_kwargs, *tokens;
     const json_t *tool_choice;
 
     uint32_t n;

@@ -234,9 +234,9 @@ static int render(Buffer *out, json_t *messages, const ApiParams *params,
     bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
                                                         : params->add_generation_prompt;
     CLEANUP(json_unref)
-    json_t *request =
-        json_pack("{s:O, s:O?, s:b, s:O?}", "messages", messages, "tools", params->tools,
-                  "add_generation_prompt", add_prompt, "kwargs", params->template_kwargs);
+    json_t *request = json_pack(
+        "{s:O, s:O?, s:O?, s:b, s:O?}", "messages", messages, "tools", params->tools, "documents",
+        params->documents, "add_generation_prompt", add_prompt, "kwargs", params->template_kwargs);
     CLEANUP(free) char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
     Reason why = REASON_NULL;
 

@@ -7,7 +7,8 @@
 
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
     ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
-                                    .output_bytes_max = config->chat_template_output_bytes_max };
+                                    .output_bytes_max = config->chat_template_output_bytes_max,
+                                    .source_path = config->chat_template };
     int r = chat_template_open(&model->chat_template, config->model, &options, why);
 
     return r == CHAT_TEMPLATE_E_NONE ? 0 : r;

@@ -90,7 +90,7 @@ def test_wrong_for_completions(daemon, body):
         {"logprobs": 2}, {"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21},
         {"max_completion_tokens": 0}, {"prompt": "x"}, {"echo": True}, {"suffix": "x"},
         {"audio": {}}, {"modalities": ["audio"]}, {"store": True}, {"functions": [{}]},
-        {"documents": [{}]}, {"chat_template": "x"}, {"chat_template_kwargs": []},
+        {"documents": {}}, {"chat_template": "x"}, {"chat_template_kwargs": []},
         {"service_tier": "flex"}, {"reasoning_effort": "high"}, {"tool_choice": "required"},
         {"tools": {}}, {"messages": 1},
     ],
