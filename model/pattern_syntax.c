@@ -118,24 +118,27 @@ static void bracket_close(Rewriter *rewriter) {
 
 /* The name of \p{NAME} as PCRE2 wants it; `name` has room for 64 bytes. */
 static int property_name(Rewriter *rewriter, const char *text, size_t size, char *name) {
-    char folded[64];
     size_t n = 0;
 
-    if (size >= sizeof(folded))
+    if (size >= 64)
         return refuse(rewriter, "a property with so long a name");
     for (size_t i = 0; i < size; i++) {
         if (!isalpha((unsigned char)text[i]) && text[i] != '_' && text[i] != ' ' && text[i] != '-')
             return refuse(rewriter, "this property name");
         if (isalpha((unsigned char)text[i]))
-            folded[n++] = (char)tolower((unsigned char)text[i]);
+            name[n++] = (char)tolower((unsigned char)text[i]);
     }
-    folded[n] = 0;
-    memcpy(name, folded, n + 1);
-    for (size_t i = 0; i < sizeof(category_names) / sizeof(category_names[0]); i++)
-        if (!strcmp(folded, category_names[i].name))
-            strcpy(name, category_names[i].category);
     if (!n)
         return refuse(rewriter, "a property without a name");
+    name[n] = 0;
+    for (size_t i = 0; i < sizeof(category_names) / sizeof(category_names[0]); i++) {
+        const char *category = category_names[i].category;
+
+        if (!strcmp(name, category_names[i].name)) {
+            memcpy(name, category, strlen(category) + 1);
+            break;
+        }
+    }
     name[0] = (char)toupper((unsigned char)name[0]);
     return 0;
 }

@@ -16,8 +16,9 @@
 #include <errno.h>
 #include <pcre2.h>
 
-/* Steps of one search. Real patterns need a few per character of a run. */
-#define MATCH_STEPS_MAX 200000000u
+/* Steps of one search: real patterns need a few for each character of a run. */
+#define MATCH_STEPS 1000000u
+#define MATCH_STEPS_PER_BYTE 64u
 #define JIT_STACK_BYTES_MAX (64u << 20)
 
 struct TextPattern {
@@ -127,7 +128,6 @@ int pattern_scratch_new(PatternScratch **outp) {
     scratch->context = pcre2_match_context_create(NULL);
     if (!scratch->match || !scratch->context)
         return -ENOMEM;
-    pcre2_set_match_limit(scratch->context, MATCH_STEPS_MAX);
     *outp = TAKE(scratch);
     return 0;
 }
@@ -152,8 +152,13 @@ static int code_match(const TextPattern *pattern, PatternScratch *scratch, const
 static int search_code(PatternMatches *matches) {
     PatternScratch *scratch = matches->scratch;
     const PCRE2_SIZE *ends;
+    uint32_t steps;
     int r;
 
+    if (__builtin_mul_overflow(matches->size, MATCH_STEPS_PER_BYTE, &steps) ||
+        __builtin_add_overflow(steps, MATCH_STEPS, &steps))
+        steps = UINT32_MAX;
+    pcre2_set_match_limit(scratch->context, steps);
     r = code_match(matches->pattern, scratch, matches->text, matches->size, matches->search_from);
     if (r == PCRE2_ERROR_JIT_STACKLIMIT && !scratch->jit_stack) {
         r = jit_stack_make(scratch);
