@@ -13,7 +13,8 @@ def stream(daemon, path, **body):
     with daemon.wire(timeout=120) as wire:
         data = json.dumps({**body, "stream": True}).encode()
         wire.send(
-            f"POST {path} HTTP/1.1\r\nHost: k\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+            f"POST {path} HTTP/1.1\r\nHost: k\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            + data
         )
         reply = wire.reply()
     assert reply.headers["content-type"].startswith("text/event-stream")
@@ -77,7 +78,8 @@ def test_n_choices_of_several_prompts(daemon):
 
 def test_seeds(daemon):
     def text(**more):
-        return daemon.complete(prompt=[5], max_tokens=20, temperature=1, **more)["choices"][0]["text"]
+        answer = daemon.complete(prompt=[5], max_tokens=20, temperature=1, **more)
+        return answer["choices"][0]["text"]
 
     assert text(seed=7) == text(seed=7)
     assert text(seed=7) != text(seed=8)
@@ -125,7 +127,8 @@ def test_the_drawn_token_is_among_its_logprobs(daemon):
     answer = daemon.complete(
         prompt=[5], max_tokens=30, temperature=5, seed=2, logprobs=0, ignore_eos=True)
     logprobs = answer["choices"][0]["logprobs"]
-    for token, value, top in zip(*(logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs"))):
+    columns = (logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs"))
+    for token, value, top in zip(*columns):
         assert top == {token: value}
 
 

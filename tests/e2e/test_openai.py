@@ -65,7 +65,8 @@ def test_stop(client, daemon):
     body = dict(model=daemon.model, prompt="Hi", temperature=0, max_tokens=20)
     text = client.completions.create(**body, extra_body={"ignore_eos": True}).choices[0].text
     stop = text[3:6]
-    choice = client.completions.create(**body, stop=[stop], extra_body={"ignore_eos": True}).choices[0]
+    more = {"ignore_eos": True}
+    choice = client.completions.create(**body, stop=[stop], extra_body=more).choices[0]
     assert choice.text == text[: text.index(stop)] and choice.finish_reason == "stop"
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the daemon: loading, ready, draining, gone; what the service manager hears; /metrics."""
+"""The life of the daemon: loading, ready, draining, gone; what the service manager hears;
+/metrics."""
 
 import json
 import os
@@ -105,7 +106,8 @@ def test_sigterm_finishes_what_is_in_flight(start):
     idle = daemon.wire()
     with daemon.wire() as busy:
         data = json.dumps({**LONG, "max_tokens": 400, "stream": True}).encode()
-        busy.send(f"POST /v1/completions HTTP/1.1\r\nHost: k\r\nContent-Length: {len(data)}\r\n\r\n")
+        busy.send("POST /v1/completions HTTP/1.1\r\nHost: k\r\n"
+                  f"Content-Length: {len(data)}\r\n\r\n")
         busy.send(data)
         busy.read_until(b"data: ")
         daemon.signal(signal.SIGTERM)
@@ -153,7 +155,8 @@ def test_the_drain_timeout_cancels(start):
     daemon = start("--drain-timeout", "300ms")
     data = json.dumps({**LONG, "n": 16, "stream": True}).encode()
     with daemon.wire() as wire:
-        wire.send(f"POST /v1/completions HTTP/1.1\r\nHost: k\r\nContent-Length: {len(data)}\r\n\r\n")
+        wire.send("POST /v1/completions HTTP/1.1\r\nHost: k\r\n"
+                  f"Content-Length: {len(data)}\r\n\r\n")
         wire.send(data)
         wire.read_until(b"data: ")
         daemon.signal(signal.SIGTERM)

@@ -5,7 +5,7 @@
  */
 #include "server/http_parser.h"
 
-#include "random.h"
+#include "tests/unit/random.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
