@@ -313,6 +313,31 @@ static void test_unknown_gguf_kinds_are_named(void **state) {
     }
 }
 
+/* Every name of the table: its patterns must compile. */
+static void test_known_pretokenizers_open(void **state) {
+    static const char *const names[] = {
+        "default",   "llama-bpe", "dbrx",        "qwen2",        "deepseek-r1-qwen",
+        "qwen35",    "tekken",    "gpt-4o",      "gpt-2",        "smollm",
+        "command-r", "falcon",    "deepseek-v3", "deepseek-llm", "deepseek-coder",
+        "bloom",     "viking",    "bailingmoe",  "seed-coder",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        CLEANUP(buffer_deinit) Buffer file = BUFFER_NULL;
+
+        put_gguf_head(&file, 0, 5);
+        put_key_text(&file, "tokenizer.ggml.model", "gpt2");
+        put_key_text(&file, "tokenizer.ggml.pre", names[i]);
+        put_key_array(&file, "tokenizer.ggml.tokens", 8, 1);
+        put_text(&file, "a");
+        put_key_array(&file, "tokenizer.ggml.merges", 8, 0);
+        put_key_u32(&file, "tokenizer.ggml.bos_token_id", 0);
+        if (!survive("model.gguf", file.data, file.size))
+            fail_msg("%s: refused", names[i]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_sample_opens),
@@ -324,6 +349,7 @@ int main(void) {
         cmocka_unit_test(test_broken_gguf_with_merges),
         cmocka_unit_test(test_broken_gguf_with_scores),
         cmocka_unit_test(test_unknown_gguf_kinds_are_named),
+        cmocka_unit_test(test_known_pretokenizers_open),
     };
 
     return cmocka_run_group_tests(tests, model_files_setup, model_files_teardown);
