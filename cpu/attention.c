@@ -20,9 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPLIT_SHARES 8                     /* a tile of more than 1 / 8 of a thread's work is cut */
-#define SPLIT_PART_BYTES ((size_t)4 << 20) /* for parts of cut tiles; where they run out, none is \
-                                            */
+#define SPLIT_SHARES 8 /* a tile of more than 1 / 8 of a thread's work is cut */
+#define SPLIT_PART_BYTES                                                     \
+    ((size_t)4 << 20) /* for parts of cut tiles; where they run out, none is \
+                       */
 #define SPLIT_NONE UINT32_MAX
 
 /* A tile, or one segment of it. */
@@ -86,7 +87,6 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     for (uint32_t i = 0; i < n_threads; i++) {
         TileScratch s = {
             .kv = place(&p, sizeof(KvScratch)),
-            .folded = place(&p, TILE_QUERIES * head_bytes),
             .queries = place(&p, TILE_QUERIES * head_bytes),
             .scores = place(&p, TILE_QUERIES * ATTENTION_BLOCK_KEYS * sizeof(float)),
             .part = place_part(&p, TILE_QUERIES, a->head_dim),

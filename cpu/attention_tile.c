@@ -65,8 +65,12 @@ static const uint16_t *sink_block(const AttentionStep *step, uint32_t i_sequence
     return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink, head);
 }
 
-static void prefetch_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i, KvSide side,
-                           uint32_t head) {
+/* Inlined always: of a function that only prefetches GCC 12 finds that it does nothing, and drops
+ * its calls. */
+static inline __attribute__((__always_inline__)) void prefetch_block(const AttentionStep *step,
+                                                                     uint32_t i_sequence,
+                                                                     uint32_t i, KvSide side,
+                                                                     uint32_t head) {
     const char *block = (const char *)step_block(step, i_sequence, i, side, head);
     size_t size_bytes = i < tail_index(step, i_sequence)
                             ? step->store->regions[step->layer][side].block_bytes
@@ -112,12 +116,27 @@ static void visible_lanes(uint32_t position, uint32_t window, uint32_t block, ui
     *highp = low < high ? high : 0;
 }
 
-static float bf16_value(uint16_t h) {
-    uint32_t u = (uint32_t)h << 16;
-    float x;
+typedef float FourFloats __attribute__((__vector_size__(KV_SINK_TOKENS * sizeof(float))));
 
-    memcpy(&x, &u, sizeof(x));
-    return x;
+static FourFloats load_bf16(const uint16_t *p) {
+    typedef uint32_t FourWords __attribute__((__vector_size__(KV_SINK_TOKENS * sizeof(uint32_t))));
+    FourWords words;
+
+    for (uint32_t i = 0; i < KV_SINK_TOKENS; i++)
+        words[i] = (uint32_t)p[i] << 16;
+    return (FourFloats)words;
+}
+
+/* The first scores of a block, against exact keys [head_dim][4]. */
+static void sink_scores(float *scores, const float *queries, const uint16_t *sinks,
+                        uint32_t n_queries, uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_queries; i++) {
+        FourFloats sums = { 0 };
+
+        for (uint32_t c = 0; c < head_dim; c++)
+            sums += queries[(size_t)i * head_dim + c] * load_bf16(sinks + c * KV_SINK_TOKENS);
+        memcpy(scores + i * ATTENTION_BLOCK_KEYS, &sums, sizeof(sums));
+    }
 }
 
 static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
@@ -136,32 +155,10 @@ static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t h
     }
     if (has_next)
         prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_K, head);
-    step->kv_kernels->open(step->store->regions[step->layer][KV_SIDE_K].format, KV_SIDE_K, head_dim,
-                           sealed, scratch->kv);
-    step->kv_kernels->scores(scratch->scores, scratch->queries, scratch->folded, scratch->kv,
-                             n_queries, head_dim);
-    for (uint32_t i = 0; sinks && i < n_queries; i++)
-        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
-            float sum = 0;
-
-            for (uint32_t c = 0; c < head_dim; c++)
-                sum += scratch->queries[(size_t)i * head_dim + c] *
-                       bf16_value(sinks[c * KV_SINK_TOKENS + j]);
-            scratch->scores[i * ATTENTION_BLOCK_KEYS + j] = sum;
-        }
-}
-
-/* Adds the sinks' values and takes their weights out, so that the sealed block adds nothing. */
-static void add_sink_values(float *out, float *weights, const uint16_t *sinks, uint32_t n_queries,
-                            uint32_t head_dim) {
-    for (uint32_t i = 0; i < n_queries; i++)
-        for (uint32_t j = 0; j < KV_SINK_TOKENS; j++) {
-            float weight = weights[i * ATTENTION_BLOCK_KEYS + j];
-
-            for (uint32_t c = 0; c < head_dim; c++)
-                out[(size_t)i * head_dim + c] += weight * bf16_value(sinks[j * head_dim + c]);
-            weights[i * ATTENTION_BLOCK_KEYS + j] = 0;
-        }
+    step->kv_kernels->scores(step->store->regions[step->layer][KV_SIDE_K].format, scratch->scores,
+                             scratch->queries, sealed, n_queries, head_dim, scratch->kv);
+    if (sinks)
+        sink_scores(scratch->scores, scratch->queries, sinks, n_queries, head_dim);
 }
 
 static void block_values(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
@@ -180,11 +177,14 @@ static void block_values(const AttentionStep *step, const Tile *tile, uint32_t h
     }
     if (has_next)
         prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_V, head);
-    if (sinks)
-        add_sink_values(out, scratch->scores, sinks, n_queries, head_dim);
-    step->kv_kernels->open(step->store->regions[step->layer][KV_SIDE_V].format, KV_SIDE_V, head_dim,
-                           sealed, scratch->kv);
-    step->kv_kernels->values(out, scratch->scores, scratch->kv, n_queries, head_dim, low, high);
+    if (sinks) { /* with their weights taken out the sealed block adds nothing of them */
+        step->kernels->values(out, scratch->scores, sinks, NULL, n_queries, head_dim, 0,
+                              KV_SINK_TOKENS);
+        for (uint32_t i = 0; i < n_queries; i++)
+            memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));
+    }
+    step->kv_kernels->values(step->store->regions[step->layer][KV_SIDE_V].format, out,
+                             scratch->scores, sealed, n_queries, head_dim, low, high, scratch->kv);
 }
 
 static void add_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,

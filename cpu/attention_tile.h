@@ -42,8 +42,7 @@ typedef struct TilePart {
 } TilePart;
 
 typedef struct TileScratch {
-    KvScratch *kv;  /* of sealing, and of opened blocks */
-    float *folded;  /* [TILE_QUERIES][head_dim]: queries times the scales of a block */
+    KvScratch *kv;
     float *queries; /* [TILE_QUERIES][head_dim], times the scale of scores */
     float *scores;  /* [TILE_QUERIES][64] */
     TilePart part, total;

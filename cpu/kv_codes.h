@@ -2,27 +2,127 @@
 #pragma once
 
 /*
- * Codes of one vector to and from its rows in the planes of a block (kvcache/kv_format.h), 16 or 8
- * at a time. kv_pack and kv_unpack are the same by the definition.
+ * Codes of a block (kvcache/kv_format.h), packed and unpacked by whole vectors. kv_pack and
+ * kv_unpack are the same by the definition.
  *
- * Everything is inlined with the format as a constant; `n`, the codes of a vector, is a constant
- * for the usual sizes.
+ * Everything is inlined with the widths as constants.
  */
 
+#include "cpu/vector.h"
 #include "kvcache/kv_format.h"
 
 #include <string.h>
 
-#if defined(__SSSE3__)
-#include <immintrin.h>
-#endif
-
 #define KV_INLINE static inline __attribute__((__always_inline__))
-#define KV_CHUNK 16 /* codes that are opened at a time */
 
-typedef uint8_t KvChunk __attribute__((__vector_size__(KV_CHUNK)));
+/* Where a vector's codes are: its rows in the planes, `n` codes each. */
+typedef struct KvCodes {
+    uint32_t bits;                /* of a code */
+    uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one */
+    uint32_t n;
+    const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
+} KvCodes;
 
-/* Bits of plane i of a format; 0 if it has none. Constants where `format` is one. */
+/* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
+ * have fewer bits. */
+typedef struct KvTable {
+    Vf entries[16 / V_LANES];
+} KvTable;
+
+typedef uint8_t KvLaneBytes __attribute__((__vector_size__(V_LANES)));
+
+/* GCC 12 would do these two byte by byte. */
+static inline Vi kv_load_bytes(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (Vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+#elif defined(__AVX2__)
+    return (Vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+#else
+    KvLaneBytes bytes;
+
+    memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(bytes, Vi);
+#endif
+}
+
+static inline void kv_store_bytes(uint8_t *p, Vi lanes) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8((__m512i)lanes));
+#else
+    KvLaneBytes bytes = __builtin_convertvector(lanes, KvLaneBytes);
+
+    memcpy(p, &bytes, sizeof(bytes));
+#endif
+}
+
+/* Codes j .. j + V_LANES - 1 of a plane's row, from bit `lift` of the lanes on; the other bits are
+ * anything. The row is a whole number of vectors, or half of one. */
+KV_INLINE Vi kv_plane_lanes(const uint8_t *row, uint32_t n, uint32_t bits, uint32_t lift,
+                            uint32_t j) {
+    const uint32_t stride = n * bits / 8, shift = bits == 8 ? 0 : j / stride * bits;
+
+    if (bits == 8)
+        return kv_load_bytes(row + j);
+    if (stride < V_LANES) {
+        uint8_t twice[V_LANES];
+        Vi shifts;
+
+        memcpy(twice, row, V_LANES / 2);
+        memcpy(twice + V_LANES / 2, row, V_LANES / 2);
+        for (uint32_t i = 0; i < V_LANES; i++)
+            shifts[i] = (int32_t)(i < V_LANES / 2 ? shift : shift + bits);
+        return kv_load_bytes(twice) << (int32_t)lift >> shifts;
+    }
+    return shift < lift ? kv_load_bytes(row + j % stride) << (int32_t)(lift - shift)
+                        : kv_load_bytes(row + j % stride) >> (int32_t)(shift - lift);
+}
+
+/* Codes j .. j + V_LANES - 1 of vector i; bits above them are anything. */
+KV_INLINE Vi kv_lanes(const KvCodes *codes, uint32_t i, uint32_t j) {
+    const uint32_t n = codes->n, low_bits = codes->low_bits, high_bits = codes->high_bits;
+    const int32_t mask = (1 << low_bits) - 1;
+    Vi low = kv_plane_lanes(codes->low + (size_t)i * (n * low_bits / 8), n, low_bits, 0, j), high;
+
+    if (!high_bits)
+        return low;
+    high = kv_plane_lanes(codes->high + (size_t)i * (n * high_bits / 8), n, high_bits, low_bits, j);
+    return (low & mask) | (high & ~mask);
+}
+
+/* What those codes stand for: by the table, or wider ones themselves. */
+KV_INLINE Vf kv_lane_values(const KvCodes *codes, const KvTable *table, uint32_t i, uint32_t j) {
+    Vi lanes = kv_lanes(codes, i, j);
+
+    if (codes->bits > 4)
+        return __builtin_convertvector(lanes & ((1 << codes->bits) - 1), Vf);
+#if defined(__AVX512F__)
+    return (Vf)_mm512_permutexvar_ps((__m512i)lanes, (__m512)table->entries[0]);
+#elif defined(__AVX2__)
+    __m256 below = _mm256_permutevar8x32_ps((__m256)table->entries[0], (__m256i)lanes);
+    __m256 above = _mm256_permutevar8x32_ps((__m256)table->entries[1], (__m256i)lanes);
+
+    return codes->bits < 4
+               ? (Vf)below
+               : (Vf)_mm256_blendv_ps(below, above, (__m256)_mm256_slli_epi32((__m256i)lanes, 28));
+#else
+    const float *entries = (const float *)table->entries;
+    Vf values;
+
+    for (uint32_t k = 0; k < V_LANES; k++)
+        values[k] = entries[lanes[k] & 15];
+    return values;
+#endif
+}
+
+/* Whether kv_lanes can read the rows of such codes. */
+KV_INLINE bool kv_codes_have_lanes(uint32_t n, uint32_t low_bits, uint32_t high_bits) {
+    const uint32_t low = n * low_bits / 8, high = n * high_bits / 8;
+
+    return (low % V_LANES == 0 || 2 * low == V_LANES) &&
+           (high % V_LANES == 0 || 2 * high == V_LANES);
+}
+
+/* Bits of plane i of a format; 0 if it has none. A constant where `format` is one. */
 KV_INLINE uint32_t kv_plane_bits(KvFormat format, uint32_t i) {
     switch (format) {
     case KV_FORMAT_8:
@@ -35,71 +135,6 @@ KV_INLINE uint32_t kv_plane_bits(KvFormat format, uint32_t i) {
         return i ? 1 : 2;
     default:
         return i ? 0 : 2;
-    }
-}
-
-/* Codes 16 i .. 16 i + 15 of one plane. Its row is a whole number of chunks, or half a one. */
-KV_INLINE KvChunk kv_plane_chunk(const uint8_t *row, uint32_t n, uint32_t bits, uint32_t i) {
-    uint32_t stride = n * bits / 8, first = i * KV_CHUNK;
-    KvChunk x;
-
-    if (stride % KV_CHUNK == 0) {
-        memcpy(&x, row + first % stride, sizeof(x));
-        x >>= first / stride * bits;
-    } else {
-        const uint32_t shift = first / stride * bits;
-        uint64_t half, both[2];
-
-        memcpy(&half, row, sizeof(half));
-        both[0] = half >> shift; /* bits of other bytes come in above those that are kept */
-        both[1] = half >> (shift + bits);
-        memcpy(&x, both, sizeof(x));
-    }
-    return x & (uint8_t)((1u << bits) - 1);
-}
-
-/* Whether kv_open_row takes vectors of n codes. */
-KV_INLINE bool kv_row_has_chunks(KvFormat format, uint32_t n) {
-    for (uint32_t i = 0; i < 2; i++) {
-        uint32_t stride = n * kv_plane_bits(format, i) / 8;
-
-        if (stride % KV_CHUNK != 0 && stride != KV_CHUNK / 2)
-            return false;
-    }
-    return n % KV_CHUNK == 0;
-}
-
-/* What a code multiplies the scale by, as a signed byte: the code less the middle of the range, or
- * its level. */
-KV_INLINE KvChunk kv_chunk_signed(KvFormat format, bool centered, KvChunk codes) {
-    const KvFormatInfo *info = &kv_formats[format];
-
-    if (centered)
-        return codes - (uint8_t)(1u << (kv_plane_bits(format, 0) + kv_plane_bits(format, 1) - 1));
-#if defined(__SSSE3__)
-    KvChunk levels;
-
-    memcpy(&levels, info->levels, sizeof(levels));
-    return (KvChunk)_mm_shuffle_epi8((__m128i)levels, (__m128i)codes);
-#else
-    for (uint32_t j = 0; j < KV_CHUNK; j++)
-        codes[j] = (uint8_t)info->levels[codes[j]];
-    return codes;
-#endif
-}
-
-/* One vector as signed bytes. */
-KV_INLINE void kv_open_row(KvFormat format, bool centered, const uint8_t *const rows[2], uint32_t n,
-                           int8_t *out) {
-    const uint32_t low_bits = kv_plane_bits(format, 0), high_bits = kv_plane_bits(format, 1);
-
-    for (uint32_t i = 0; i < n / KV_CHUNK; i++) {
-        KvChunk codes = kv_plane_chunk(rows[0], n, low_bits, i);
-
-        if (high_bits)
-            codes |= kv_plane_chunk(rows[1], n, high_bits, i) << low_bits;
-        codes = kv_chunk_signed(format, centered, codes);
-        memcpy(out + i * KV_CHUNK, &codes, sizeof(codes));
     }
 }
 

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compiled once per instruction set with KV_KERNELS naming the table (cpu/meson.build). A block is
- * opened into signed bytes, which are then multiplied as floats; what scales and offsets are folded
- * into is outside of the inner loops.
+ * Compiled once per instruction set with KV_KERNELS naming the table (cpu/meson.build).
+ *
+ * A value is scale * u + offset, where u is what its code stands for: by a table for codes of at
+ * most 4 bits, the code itself for wider ones. Scales are folded into queries and weights, offsets
+ * into one number a query, so that the inner loops turn codes to floats and multiply-add. That
+ * costs fewer operations than it takes to hide the multiply-adds' own, so it is done anew for every
+ * few queries and nothing unpacked is kept.
  */
 #include "cpu/kv_kernels.h"
 
@@ -13,116 +17,96 @@
 #include <string.h>
 
 #define LANES KV_PAGE_TOKENS
-#define QUERIES_TILE 4
+#define QUERIES_TILE KV_QUERIES_TILE
 
-/* opening */
+/* what a block holds */
 
-static void open_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
+static void look_up_scales(const uint8_t *codes, uint32_t n, float *scales) {
+    uint32_t i = 0;
+
+#if defined(__AVX512F__)
+    for (; i + V_LANES <= n; i += V_LANES)
+        _mm512_storeu_ps(scales + i, _mm512_i32gather_ps((__m512i)kv_load_bytes(codes + i),
+                                                         kv_scales, sizeof(float)));
+#elif defined(__AVX2__)
+    for (; i + V_LANES <= n; i += V_LANES)
+        _mm256_storeu_ps(
+            scales + i,
+            _mm256_i32gather_ps(kv_scales, (__m256i)kv_load_bytes(codes + i), sizeof(float)));
+#endif
+    for (; i < n; i++)
+        scales[i] = kv_scales[codes[i]];
+}
+
+static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
                           const uint8_t *block, KvScratch *s) {
     const uint8_t *scales = block + l->scales_offset, *centers = block + l->centers_offset;
-    uint16_t halves[2][KV_HEAD_DIM_MAX];
+    const float first_code =
+        kv_formats[format].bits > 4 ? (float)(1u << (kv_formats[format].bits - 1)) - 0.5f : 0;
+    uint32_t n = l->n_vectors;
 
     if (kv_formats[format].meta_bytes == 2) {
-        memcpy(halves[0], scales, l->n_vectors * sizeof(halves[0][0]));
-        memcpy(halves[1], centers, l->n_vectors * sizeof(halves[1][0]));
-        for (uint32_t i = 0; i < l->n_vectors; i++) {
+        uint16_t halves[2][KV_HEAD_DIM_MAX];
+
+        memcpy(halves[0], scales, n * sizeof(halves[0][0]));
+        memcpy(halves[1], centers, n * sizeof(halves[1][0]));
+        for (uint32_t i = 0; i < n; i++) {
             s->scales[i] = kv_half_value(halves[0][i]);
-            s->offsets[i] = kv_half_value(halves[1][i]) + 0.5f * s->scales[i];
+            s->offsets[i] = kv_half_value(halves[1][i]) - first_code * s->scales[i];
         }
         return;
     }
-    for (uint32_t i = 0; i < l->n_vectors; i++)
-        s->scales[i] = kv_scales[scales[i]];
-    if (kv_format_has_centers(format, side))
-        for (uint32_t i = 0; i < l->n_vectors; i++)
-            s->offsets[i] = 0.5f * s->scales[i] * (float)(1 + (int8_t)centers[i]);
+    look_up_scales(scales, n, s->scales);
+    if (!kv_format_has_centers(format, side))
+        memset(s->offsets, 0, n * sizeof(*s->offsets));
     else
-        memset(s->offsets, 0, l->n_vectors * sizeof(*s->offsets));
+        for (uint32_t i = 0; i < n; i++)
+            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] - first_code);
 }
 
-/* Rows that are no whole chunks, by the definition. */
-static void open_odd_row(KvFormat format, bool centered, const uint8_t *const rows[2], uint32_t n,
-                         int8_t *out) {
+static KvTable table_of(KvFormat format, KvSide side) {
     const KvFormatInfo *info = &kv_formats[format];
-    uint8_t codes[KV_HEAD_DIM_MAX];
+    float entries[16];
+    KvTable table;
 
-    kv_unpack(format, rows, n, codes);
-    for (uint32_t j = 0; j < n; j++)
-        out[j] = centered ? (int8_t)(codes[j] - (1u << (info->bits - 1))) : info->levels[codes[j]];
+    for (uint32_t i = 0; i < 16; i++) {
+        uint32_t code = i & ((1u << info->bits) - 1);
+
+        entries[i] = kv_format_has_centers(format, side)
+                         ? (float)code - (float)(1u << (info->bits - 1)) + 0.5f
+                         : (float)info->levels[code];
+    }
+    memcpy(&table, entries, sizeof(table));
+    return table;
 }
 
-KV_INLINE void open_rows(KvFormat format, bool centered, const KvBlockLayout *l,
-                         const uint8_t *block, uint32_t n, int8_t *out) {
+/* Codes a byte each, for rows that are no whole vectors. */
+static KvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block, KvScratch *s) {
     for (uint32_t i = 0; i < l->n_vectors; i++) {
         const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
                                          block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
 
-        if (kv_row_has_chunks(format, n))
-            kv_open_row(format, centered, rows, n, out + (size_t)i * n);
-        else
-            open_odd_row(format, centered, rows, n, out + (size_t)i * n);
+        kv_unpack(format, rows, l->n_codes, s->codes + (size_t)i * l->n_codes);
     }
+    return (KvCodes){
+        .bits = kv_formats[format].bits, .low_bits = 8, .n = l->n_codes, .low = s->codes
+    };
 }
 
-KV_INLINE void open_codes(KvFormat format, bool centered, const KvBlockLayout *l,
-                          const uint8_t *block, int8_t *out) {
-    switch (l->n_codes) {
-    case 64:
-        open_rows(format, centered, l, block, 64, out);
-        break;
-    case 128:
-        open_rows(format, centered, l, block, 128, out);
-        break;
-    default:
-        open_rows(format, centered, l, block, l->n_codes, out);
-        break;
-    }
+KV_INLINE KvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
+                         const uint8_t *block) {
+    return (KvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
+                      .low_bits = kv_plane_bits(format, 0),
+                      .high_bits = kv_plane_bits(format, 1),
+                      .n = n,
+                      .low = block + l->plane_offset[0],
+                      .high = block + l->plane_offset[1] };
 }
 
-static void open_block(KvFormat format, KvSide side, uint32_t head_dim, const void *block,
-                       KvScratch *s) {
-    KvBlockLayout l = kv_block_layout(format, side, head_dim);
+/* scores */
 
-    open_metadata(format, side, &l, block, s);
-    switch (format) {
-    case KV_FORMAT_8:
-        open_codes(KV_FORMAT_8, true, &l, block, s->opened);
-        break;
-    case KV_FORMAT_6:
-        open_codes(KV_FORMAT_6, true, &l, block, s->opened);
-        break;
-    case KV_FORMAT_4:
-        open_codes(KV_FORMAT_4, side == KV_SIDE_K, &l, block, s->opened);
-        break;
-    case KV_FORMAT_3:
-        open_codes(KV_FORMAT_3, side == KV_SIDE_K, &l, block, s->opened);
-        break;
-    default:
-        open_codes(KV_FORMAT_2, side == KV_SIDE_K, &l, block, s->opened);
-        break;
-    }
-}
-
-/* attention over an opened block */
-
-static inline Vf load_i8(const int8_t *p) {
-#if defined(__AVX512F__)
-    return (Vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
-#elif defined(__AVX2__)
-    return (Vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
-#else
-    Vf v;
-
-    for (int i = 0; i < V_LANES; i++)
-        v[i] = p[i];
-    return v;
-#endif
-}
-
-static inline __attribute__((__always_inline__)) void scores_tile(float *out, const float *folded,
-                                                                  const float *bias,
-                                                                  const int8_t *keys, uint32_t n,
-                                                                  uint32_t head_dim) {
+KV_INLINE void scores_tile(float *out, const float *folded, const float *bias, const KvCodes *codes,
+                           const KvTable *table, uint32_t j, uint32_t n, uint32_t head_dim) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
     for (uint32_t i = 0; i < n; i++)
@@ -130,14 +114,14 @@ static inline __attribute__((__always_inline__)) void scores_tile(float *out, co
             sums[i][b] = v_set1(bias[i]);
     for (uint32_t c = 0; c < head_dim; c++)
         for (uint32_t b = 0; b < V_BLOCK; b++) {
-            Vf k = load_i8(keys + c * LANES + b * V_LANES);
+            Vf k = kv_lane_values(codes, table, c, j + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(folded[i * head_dim + c]), k, sums[i][b]);
         }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < V_BLOCK; b++)
-            v_store(out + i * LANES + b * V_LANES, sums[i][b]);
+            v_store(out + i * LANES + j + b * V_LANES, sums[i][b]);
 }
 
 /* Folds the channel scales into one query; returns what the offsets contribute to every score. */
@@ -160,32 +144,64 @@ static float fold_query(float *folded, const float *query, const KvScratch *keys
     return v_sum(bias) + rest;
 }
 
-static void scores(float *out, const float *queries, float *folded, const KvScratch *keys,
-                   uint32_t n_queries, uint32_t head_dim) {
+KV_INLINE void scores_of(KvCodes codes, const KvTable *table, float *out, const float *queries,
+                         uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
         uint32_t n = n_queries - i < QUERIES_TILE ? n_queries - i : QUERIES_TILE;
-        float bias[QUERIES_TILE], *f = folded + (size_t)i * head_dim, *s = out + (size_t)i * LANES;
+        float bias[QUERIES_TILE], *o = out + (size_t)i * LANES;
 
         for (uint32_t k = 0; k < n; k++)
-            bias[k] = fold_query(f + (size_t)k * head_dim, queries + (size_t)(i + k) * head_dim,
-                                 keys, head_dim);
+            bias[k] = fold_query(s->folded + (size_t)k * head_dim,
+                                 queries + (size_t)(i + k) * head_dim, s, head_dim);
         for (uint32_t j = 0; j < LANES; j += V_BLOCK * V_LANES)
             switch (n) {
             case 1:
-                scores_tile(s + j, f, bias, keys->opened + j, 1, head_dim);
+                scores_tile(o, s->folded, bias, &codes, table, j, 1, head_dim);
                 break;
             case 2:
-                scores_tile(s + j, f, bias, keys->opened + j, 2, head_dim);
+                scores_tile(o, s->folded, bias, &codes, table, j, 2, head_dim);
                 break;
             case 3:
-                scores_tile(s + j, f, bias, keys->opened + j, 3, head_dim);
+                scores_tile(o, s->folded, bias, &codes, table, j, 3, head_dim);
                 break;
             default:
-                scores_tile(s + j, f, bias, keys->opened + j, QUERIES_TILE, head_dim);
+                scores_tile(o, s->folded, bias, &codes, table, j, QUERIES_TILE, head_dim);
                 break;
             }
     }
 }
+
+static void scores(KvFormat format, float *out, const float *queries, const void *block,
+                   uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
+    KvBlockLayout l = kv_block_layout(format, KV_SIDE_K, head_dim);
+    KvTable table = table_of(format, KV_SIDE_K);
+
+    read_metadata(format, KV_SIDE_K, &l, block, s);
+    switch (format) {
+    case KV_FORMAT_8:
+        scores_of(packed(KV_FORMAT_8, LANES, &l, block), &table, out, queries, n_queries, head_dim,
+                  s);
+        break;
+    case KV_FORMAT_6:
+        scores_of(packed(KV_FORMAT_6, LANES, &l, block), &table, out, queries, n_queries, head_dim,
+                  s);
+        break;
+    case KV_FORMAT_4:
+        scores_of(packed(KV_FORMAT_4, LANES, &l, block), &table, out, queries, n_queries, head_dim,
+                  s);
+        break;
+    case KV_FORMAT_3:
+        scores_of(packed(KV_FORMAT_3, LANES, &l, block), &table, out, queries, n_queries, head_dim,
+                  s);
+        break;
+    default:
+        scores_of(packed(KV_FORMAT_2, LANES, &l, block), &table, out, queries, n_queries, head_dim,
+                  s);
+        break;
+    }
+}
+
+/* values */
 
 /* Folds the token scales into one query's weights; returns what the offsets contribute to every
  * channel. */
@@ -201,82 +217,136 @@ static float fold_weights(float *weights, const KvScratch *values) {
     return v_sum(bias);
 }
 
-static inline __attribute__((__always_inline__)) void values_tile(
-    float *out, const float *weights, const float *bias, const int8_t *values, uint32_t n,
-    uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
+KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
+                           const KvCodes *codes, const KvTable *table, uint32_t c, uint32_t n,
+                           uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
-            sums[i][b] = v_load(out + (size_t)i * head_dim + b * V_LANES) + bias[i];
+            sums[i][b] = v_load(out + (size_t)i * head_dim + c + b * V_LANES) + bias[i];
     for (uint32_t j = low; j < high; j++)
         for (uint32_t b = 0; b < n_vectors; b++) {
-            Vf v = load_i8(values + (size_t)j * head_dim + b * V_LANES);
+            Vf v = kv_lane_values(codes, table, j, c + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(weights[i * LANES + j]), v, sums[i][b]);
         }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
-            v_store(out + (size_t)i * head_dim + b * V_LANES, sums[i][b]);
+            v_store(out + (size_t)i * head_dim + c + b * V_LANES, sums[i][b]);
 }
 
-static void values_rest(float *out, const float *weights, const float *bias, const int8_t *values,
-                        uint32_t n, uint32_t first, uint32_t head_dim, uint32_t low,
-                        uint32_t high) {
+/* Channels that do not fill a vector; their codes are a byte each. */
+static void values_rest(float *out, const float *weights, const float *bias, const KvCodes *codes,
+                        const KvTable *table, uint32_t n, uint32_t first, uint32_t head_dim,
+                        uint32_t low, uint32_t high) {
+    float entries[16];
+
+    memcpy(entries, table, sizeof(entries));
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t c = first; c < head_dim; c++) {
             float sum = out[(size_t)i * head_dim + c] + bias[i];
 
-            for (uint32_t j = low; j < high; j++)
-                sum = __builtin_fmaf(weights[i * LANES + j], values[(size_t)j * head_dim + c], sum);
+            for (uint32_t j = low; j < high; j++) {
+                uint8_t code = codes->low[(size_t)j * head_dim + c];
+
+                sum += weights[i * LANES + j] * (codes->bits > 4 ? code : entries[code]);
+            }
             out[(size_t)i * head_dim + c] = sum;
         }
 }
 
-static inline __attribute__((__always_inline__)) void values_group(float *out, const float *weights,
-                                                                   const float *bias,
-                                                                   const int8_t *values, uint32_t n,
-                                                                   uint32_t head_dim, uint32_t low,
-                                                                   uint32_t high) {
+KV_INLINE void values_group(float *out, const float *weights, const float *bias,
+                            const KvCodes *codes, const KvTable *table, uint32_t n,
+                            uint32_t head_dim, uint32_t low, uint32_t high) {
     uint32_t c = 0;
 
     for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES)
-        values_tile(out + c, weights, bias, values + c, n, V_BLOCK, head_dim, low, high);
+        values_tile(out, weights, bias, codes, table, c, n, V_BLOCK, head_dim, low, high);
     for (; c + V_LANES <= head_dim; c += V_LANES)
-        values_tile(out + c, weights, bias, values + c, n, 1, head_dim, low, high);
+        values_tile(out, weights, bias, codes, table, c, n, 1, head_dim, low, high);
     if (c < head_dim)
-        values_rest(out, weights, bias, values, n, c, head_dim, low, high);
+        values_rest(out, weights, bias, codes, table, n, c, head_dim, low, high);
 }
 
-static void values(float *out, float *weights, const KvScratch *v, uint32_t n_queries,
-                   uint32_t head_dim, uint32_t low, uint32_t high) {
+KV_INLINE void values_of(KvCodes codes, const KvTable *table, float *out, float *weights,
+                         uint32_t n_queries, uint32_t low, uint32_t high, const KvScratch *s) {
+    const uint32_t head_dim = codes.n;
+
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
         uint32_t n = n_queries - i < QUERIES_TILE ? n_queries - i : QUERIES_TILE;
         float bias[QUERIES_TILE], *o = out + (size_t)i * head_dim, *w = weights + (size_t)i * LANES;
 
         for (uint32_t k = 0; k < n; k++)
-            bias[k] = fold_weights(w + (size_t)k * LANES, v);
+            bias[k] = fold_weights(w + (size_t)k * LANES, s);
         switch (n) {
         case 1:
-            values_group(o, w, bias, v->opened, 1, head_dim, low, high);
+            values_group(o, w, bias, &codes, table, 1, head_dim, low, high);
             break;
         case 2:
-            values_group(o, w, bias, v->opened, 2, head_dim, low, high);
+            values_group(o, w, bias, &codes, table, 2, head_dim, low, high);
             break;
         case 3:
-            values_group(o, w, bias, v->opened, 3, head_dim, low, high);
+            values_group(o, w, bias, &codes, table, 3, head_dim, low, high);
             break;
         default:
-            values_group(o, w, bias, v->opened, QUERIES_TILE, head_dim, low, high);
+            values_group(o, w, bias, &codes, table, QUERIES_TILE, head_dim, low, high);
             break;
         }
     }
 }
 
+/* Whether the block was of the given head size, and is done. */
+KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
+                             const uint8_t *block, const KvTable *table, float *out, float *weights,
+                             uint32_t n_queries, uint32_t low, uint32_t high, const KvScratch *s) {
+    if (l->n_codes != n)
+        return false;
+    values_of(packed(format, n, l, block), table, out, weights, n_queries, low, high, s);
+    return true;
+}
+
+/* Head sizes of nearly all models are constants; others are unpacked first. */
+KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block, float *out,
+                         float *weights, uint32_t n_queries, uint32_t low, uint32_t high,
+                         KvScratch *s) {
+    KvTable table = table_of(format, KV_SIDE_V);
+
+    read_metadata(format, KV_SIDE_V, l, block, s);
+    if (values_packed(format, 64, l, block, &table, out, weights, n_queries, low, high, s) ||
+        values_packed(format, 128, l, block, &table, out, weights, n_queries, low, high, s) ||
+        values_packed(format, 256, l, block, &table, out, weights, n_queries, low, high, s))
+        return;
+    values_of(unpack(format, l, block, s), &table, out, weights, n_queries, low, high, s);
+}
+
+static void values(KvFormat format, float *out, float *weights, const void *block,
+                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high,
+                   KvScratch *s) {
+    KvBlockLayout l = kv_block_layout(format, KV_SIDE_V, head_dim);
+
+    switch (format) {
+    case KV_FORMAT_8:
+        values_by(KV_FORMAT_8, &l, block, out, weights, n_queries, low, high, s);
+        break;
+    case KV_FORMAT_6:
+        values_by(KV_FORMAT_6, &l, block, out, weights, n_queries, low, high, s);
+        break;
+    case KV_FORMAT_4:
+        values_by(KV_FORMAT_4, &l, block, out, weights, n_queries, low, high, s);
+        break;
+    case KV_FORMAT_3:
+        values_by(KV_FORMAT_3, &l, block, out, weights, n_queries, low, high, s);
+        break;
+    default:
+        values_by(KV_FORMAT_2, &l, block, out, weights, n_queries, low, high, s);
+        break;
+    }
+}
+
 const KvKernels KV_KERNELS = {
     .seal = KV_SEAL,
-    .open = open_block,
     .scores = scores,
     .values = values,
 };

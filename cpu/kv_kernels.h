@@ -10,12 +10,14 @@
 #include "kvcache/kv_format.h"
 #include "kvcache/rounding.h"
 
+#define KV_QUERIES_TILE 4 /* with the widest vectors they fill the registers */
+
 /* Scratch of the calls below, one per thread. */
 typedef struct KvScratch {
     float x[KV_HEAD_DIM_MAX][KV_PAGE_TOKENS]; /* the block, channel-major, as it is rounded */
     uint8_t codes[KV_HEAD_DIM_MAX * KV_PAGE_TOKENS];
-    int8_t opened[KV_HEAD_DIM_MAX * KV_PAGE_TOKENS];
-    float scales[KV_HEAD_DIM_MAX], offsets[KV_HEAD_DIM_MAX];
+    float scales[KV_HEAD_DIM_MAX], offsets[KV_HEAD_DIM_MAX]; /* of the block's vectors */
+    float folded[KV_QUERIES_TILE * KV_HEAD_DIM_MAX];         /* queries times scales */
 } KvScratch;
 
 typedef struct KvKernels {
@@ -23,18 +25,14 @@ typedef struct KvKernels {
      * (kv_block_layout; format not bf16). `rounding`, of head_dim channels, is for K. */
     void (*seal)(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
                  const Rounding *rounding, void *block, KvScratch *scratch);
-    /* Opens a block into scratch->opened (same arrangement, signed bytes), scales and offsets per
-     * vector: value = scales[i] * opened + offsets[i]. */
-    void (*open)(KvFormat format, KvSide side, uint32_t head_dim, const void *block,
-                 KvScratch *scratch);
-    /* scores[i][j] = sum_c queries[i][c] * key[c][j] over the opened block; `folded` is scratch of
-     * [n_queries][head_dim] floats */
-    void (*scores)(float *scores, const float *queries, float *folded, const KvScratch *keys,
-                   uint32_t n_queries, uint32_t head_dim);
-    /* out[i][c] += sum_{low <= j < high} weights[i][j] * value[j][c] over the opened block;
-     * destroys weights */
-    void (*values)(float *out, float *weights, const KvScratch *values, uint32_t n_queries,
-                   uint32_t head_dim, uint32_t low, uint32_t high);
+    /* scores[i][j] = sum_c queries[i][c] * key[c][j] over a sealed block of K */
+    void (*scores)(KvFormat format, float *scores, const float *queries, const void *block,
+                   uint32_t n_queries, uint32_t head_dim, KvScratch *scratch);
+    /* out[i][c] += sum_{low <= j < high} weights[i][j] * value[j][c] over a sealed block of V;
+     * weights outside of low .. high - 1 are 0, and all are destroyed */
+    void (*values)(KvFormat format, float *out, float *weights, const void *block,
+                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high,
+                   KvScratch *scratch);
 } KvKernels;
 
 extern const KvKernels kv_kernels_baseline;

@@ -15,8 +15,6 @@
 #define LANES KV_PAGE_TOKENS
 #define INPUT_MAX 65504.0f
 
-typedef uint8_t Vub __attribute__((__vector_size__(V_LANES)));
-
 /* a * b + c, rounded once, always. */
 static inline Vf v_fused(Vf a, Vf b, Vf c) {
 #if defined(__AVX2__)
@@ -26,12 +24,6 @@ static inline Vf v_fused(Vf a, Vf b, Vf c) {
         c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
 #endif
-}
-
-static inline void store_codes(uint8_t *codes, Vi v) {
-    Vub narrow = __builtin_convertvector(v, Vub);
-
-    memcpy(codes, &narrow, sizeof(narrow));
 }
 
 /* the input */
@@ -115,7 +107,7 @@ static inline void round_uniform(uint32_t bits, Vf scale, Vf inverse, Vf center,
     Vf u = v_fused(*x - center, inverse, v_set1(middle));
 
     u = v_min(v_max(u, v_set1(0)), v_set1(top)) + magic;
-    store_codes(codes, (Vi)u - (Vi)magic);
+    kv_store_bytes(codes, (Vi)u - (Vi)magic);
     *x = v_fused(scale, u - magic - middle, center);
 }
 
@@ -228,7 +220,7 @@ static inline Vf round_levels(const KvFormatInfo *info, Vf u, uint8_t *codes) {
         code -= passed; /* a mask is -1 */
         level += (Vf)((Vi)v_set1(above - below) & passed);
     }
-    store_codes(codes, code);
+    kv_store_bytes(codes, code);
     return level;
 }
 
