@@ -65,6 +65,13 @@ static const uint16_t *sink_block(const AttentionStep *step, uint32_t i_sequence
     return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink, head);
 }
 
+/* Keys of block `i` that are there after the step. */
+static uint32_t block_keys(const AttentionStep *step, uint32_t i_sequence, uint32_t i) {
+    const StepSequence *s = &step->batch->sequences[i_sequence];
+
+    return min_u32(s->n_past + s->n_tokens - i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
+}
+
 /* Inlined always: of a function that only prefetches GCC 12 finds that it does nothing, and drops
  * its calls. */
 static inline __attribute__((__always_inline__)) void prefetch_block(const AttentionStep *step,
@@ -72,12 +79,29 @@ static inline __attribute__((__always_inline__)) void prefetch_block(const Atten
                                                                      uint32_t i, KvSide side,
                                                                      uint32_t head) {
     const char *block = (const char *)step_block(step, i_sequence, i, side, head);
-    size_t size_bytes = i < tail_index(step, i_sequence)
-                            ? step->store->regions[step->layer][side].block_bytes
-                            : step->store->tail_block_bytes;
+    size_t size_bytes = step->store->regions[step->layer][side].block_bytes,
+           step_bytes = CACHE_LINE_BYTES;
+    uint32_t n_keys;
 
-    for (size_t at = 0; at < size_bytes; at += CACHE_LINE_BYTES)
+    if (i >= tail_index(step, i_sequence)) { /* bf16, and mostly not full */
+        n_keys = block_keys(step, i_sequence, i);
+        size_bytes = side == KV_SIDE_K ? step->store->tail_block_bytes
+                                       : (size_t)n_keys * step->head_dim * sizeof(uint16_t);
+        if (side == KV_SIDE_K && n_keys * sizeof(uint16_t) <= CACHE_LINE_BYTES)
+            step_bytes = KV_PAGE_TOKENS * sizeof(uint16_t);
+    }
+    for (size_t at = 0; at < size_bytes; at += step_bytes)
         __builtin_prefetch(block + at);
+}
+
+/* The block after `i` where the kernel that works on `i` can prefetch it, or NULL: then it is done
+ * here. */
+static const uint16_t *next_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
+                                  KvSide side, uint32_t head) {
+    if (i + 1 < tail_index(step, i_sequence) && !kv_store_quantizes(step->store, step->layer, side))
+        return step_block(step, i_sequence, i + 1, side, head);
+    prefetch_block(step, i_sequence, i + 1, side, head);
+    return NULL;
 }
 
 static const uint16_t *token_at(const AttentionStep *step, DevAddr base, uint32_t row,
@@ -143,18 +167,16 @@ static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t h
                          bool has_next, const TileScratch *scratch) {
     const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_K, head);
     const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_K, head);
+    const uint16_t *next =
+        has_next ? next_block(step, tile->i_sequence, block, KV_SIDE_K, head) : NULL;
     uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
 
     if (!sealed) {
-        step->kernels->scores(
-            scratch->scores, scratch->queries,
-            step_block(step, tile->i_sequence, block, KV_SIDE_K, head),
-            has_next ? step_block(step, tile->i_sequence, block + 1, KV_SIDE_K, head) : NULL,
-            n_queries, head_dim);
+        step->kernels->scores(scratch->scores, scratch->queries,
+                              step_block(step, tile->i_sequence, block, KV_SIDE_K, head), next,
+                              n_queries, block_keys(step, tile->i_sequence, block), head_dim);
         return;
     }
-    if (has_next)
-        prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_K, head);
     step->kv_kernels->scores(step->store->regions[step->layer][KV_SIDE_K].format, scratch->scores,
                              scratch->queries, sealed, n_queries, head_dim, scratch->kv);
     if (sinks)
@@ -166,17 +188,16 @@ static void block_values(const AttentionStep *step, const Tile *tile, uint32_t h
                          float *out) {
     const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_V, head);
     const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_V, head);
+    const uint16_t *next =
+        has_next ? next_block(step, tile->i_sequence, block, KV_SIDE_V, head) : NULL;
     uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
 
     if (!sealed) {
-        step->kernels->values(
-            out, scratch->scores, step_block(step, tile->i_sequence, block, KV_SIDE_V, head),
-            has_next ? step_block(step, tile->i_sequence, block + 1, KV_SIDE_V, head) : NULL,
-            n_queries, head_dim, low, high);
+        step->kernels->values(out, scratch->scores,
+                              step_block(step, tile->i_sequence, block, KV_SIDE_V, head), next,
+                              n_queries, head_dim, low, high);
         return;
     }
-    if (has_next)
-        prefetch_block(step, tile->i_sequence, block + 1, KV_SIDE_V, head);
     if (sinks) { /* with their weights taken out the sealed block adds nothing of them */
         step->kernels->values(out, scratch->scores, sinks, NULL, n_queries, head_dim, 0,
                               KV_SINK_TOKENS);

@@ -59,10 +59,10 @@ static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
 }
 
 static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim) {
+                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
     (void)next;
     for (uint32_t i = 0; i < n_queries; i++)
-        for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j++) {
+        for (uint32_t j = 0; j < n_keys; j++) {
             double sum = 0;
 
             for (uint32_t c = 0; c < head_dim; c++)

@@ -141,12 +141,11 @@ static inline void prefetch_row(const uint16_t *next, uint32_t row, uint32_t n) 
         __builtin_prefetch(line + at);
 }
 
-/* Scores of `n` queries against V_BLOCK vectors of keys; n and head_dim constant after inlining. */
-static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
-                                                                  const float *queries,
-                                                                  const uint16_t *keys,
-                                                                  const uint16_t *next, uint32_t n,
-                                                                  uint32_t head_dim) {
+/* Scores of `n` queries against n_vectors vectors of keys; both and head_dim constant after
+ * inlining. */
+static inline __attribute__((__always_inline__)) void scores_tile(
+    float *scores, const float *queries, const uint16_t *keys, const uint16_t *next, uint32_t n,
+    uint32_t n_vectors, uint32_t head_dim) {
     Vf sums[QUERIES_TILE][V_BLOCK] = { 0 };
 
     for (uint32_t c = 0; c < head_dim; c++) {
@@ -154,7 +153,7 @@ static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
 
         if (next)
             prefetch_row(next, c, ATTENTION_BLOCK_KEYS);
-        for (uint32_t b = 0; b < V_BLOCK; b++) {
+        for (uint32_t b = 0; b < n_vectors; b++) {
             Vf k = v_load_bf16(row + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
@@ -162,32 +161,43 @@ static inline __attribute__((__always_inline__)) void scores_tile(float *scores,
         }
     }
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t b = 0; b < V_BLOCK; b++)
+        for (uint32_t b = 0; b < n_vectors; b++)
             v_store(scores + i * ATTENTION_BLOCK_KEYS + b * V_LANES, sums[i][b]);
 }
 
-static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim) {
-    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
-        const float *q = queries + (size_t)i * head_dim;
-        float *s = out + (size_t)i * ATTENTION_BLOCK_KEYS;
-
-        for (uint32_t j = 0; j < ATTENTION_BLOCK_KEYS; j += V_BLOCK * V_LANES, next = NULL)
-            switch (n_queries - i) {
-            case 1:
-                scores_tile(s + j, q, keys + j, next, 1, head_dim);
-                break;
-            case 2:
-                scores_tile(s + j, q, keys + j, next, 2, head_dim);
-                break;
-            case 3:
-                scores_tile(s + j, q, keys + j, next, 3, head_dim);
-                break;
-            default:
-                scores_tile(s + j, q, keys + j, next, QUERIES_TILE, head_dim);
-                break;
-            }
+static inline __attribute__((__always_inline__)) void scores_group(
+    float *scores, const float *queries, const uint16_t *keys, const uint16_t *next, uint32_t n,
+    uint32_t n_vectors, uint32_t head_dim) {
+    switch (n) {
+    case 1:
+        scores_tile(scores, queries, keys, next, 1, n_vectors, head_dim);
+        break;
+    case 2:
+        scores_tile(scores, queries, keys, next, 2, n_vectors, head_dim);
+        break;
+    case 3:
+        scores_tile(scores, queries, keys, next, 3, n_vectors, head_dim);
+        break;
+    default:
+        scores_tile(scores, queries, keys, next, QUERIES_TILE, n_vectors, head_dim);
+        break;
     }
+}
+
+static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
+                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
+    const uint32_t tile_keys = V_BLOCK * V_LANES;
+
+    for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE)
+        for (uint32_t j = 0; j < n_keys; j += tile_keys, next = NULL) {
+            const float *q = queries + (size_t)i * head_dim;
+            float *s = out + (size_t)i * ATTENTION_BLOCK_KEYS + j;
+
+            if (n_keys - j <= tile_keys / 2)
+                scores_group(s, q, keys + j, next, n_queries - i, V_BLOCK / 2, head_dim);
+            else
+                scores_group(s, q, keys + j, next, n_queries - i, V_BLOCK, head_dim);
+        }
 }
 
 /* Lanes outside of low .. high - 1 get no weight. */

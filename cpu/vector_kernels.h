@@ -29,10 +29,11 @@ typedef struct VectorKernels {
     /* round to nearest even; NaN stays NaN */
     void (*to_bf16)(uint16_t *out, const float *in, uint32_t n);
 
-    /* scores[i][j] = sum_c queries[i][c] * keys[c][j]; keys bf16 [head_dim][64]. Meanwhile the
-     * block of the same size at `next`, if not NULL, is brought into the processor's cache. */
+    /* scores[i][j] = sum_c queries[i][c] * keys[c][j] for j < n_keys, anything for the others; keys
+     * bf16 [head_dim][64]. Meanwhile the block of the same size at `next`, if not NULL, is brought
+     * into the processor's cache. */
     void (*scores)(float *scores, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim);
+                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim);
     /* One query's block: scores[64] become weights exp(score - max) for low <= j < high and 0
      * elsewhere; the state takes the block in; out[head_dim] is scaled to the new maximum. */
     void (*softmax)(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
