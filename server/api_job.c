@@ -58,6 +58,9 @@ static void on_work(uv_work_t *work) {
     if (!r)
         r = job->kind->prepare(job);
     assert(!r == !job->error.status);
+    /* A body as a tree takes many times its bytes; what is still needed has been copied. */
+    api_params_let_go(&job->params);
+    job->root = json_unref(job->root);
 }
 
 /* on the loop */
@@ -143,7 +146,6 @@ void api_job_finish(ApiJob *job) {
     list_remove(&job->link);
     api_params_deinit(&job->params);
     api_prompts_deinit(&job->prompts);
-    json_decref(job->root);
     buffer_deinit(&job->body);
     free(job);
     if (list_is_empty(&api->jobs) && api->on_idle)

@@ -39,8 +39,8 @@ struct ApiJob {
     uint64_t arrival_ns; /* CLOCK_MONOTONIC */
     ApiPromptContext context;
     Buffer body;
-    json_t *root;     /* owned */
-    ApiParams params; /* borrows from `root` */
+    json_t *root;     /* owned; NULL once prepared */
+    ApiParams params; /* borrows from `root` until then */
     ApiPrompts prompts;
     ApiError error;
 };

@@ -532,6 +532,12 @@ int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *co
     return check_together(p, context->endpoint, error);
 }
 
+void api_params_let_go(ApiParams *p) {
+    p->model = p->cache_salt = NULL;
+    p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
+    p->tool_choice = p->stops = p->stream_options = NULL;
+}
+
 void api_params_deinit(ApiParams *p) {
     free(p->logit_bias);
     free(p->stop_tokens);

@@ -74,6 +74,8 @@ typedef struct ApiParams {
 /* `body` must outlive the parameters. 0, -EINVAL or -ENOMEM with `error` filled. */
 int api_params_read(ApiParams *params, const json_t *body, const ApiParamsContext *context,
                     ApiError *error);
+/* Forgets what is borrowed from the body, which may then go. */
+void api_params_let_go(ApiParams *params);
 void api_params_deinit(ApiParams *params);
 CLEANUP_DEINIT_DEFINE(ApiParams, api_params_deinit);
 

@@ -152,7 +152,7 @@ static void refuse(HttpConnection *c, unsigned status, const char *message) {
     charge_body(c);
     c->exchange = (HttpExchange){ .request = &c->parser.request };
     http_error_body(&body, status, message);
-    log_client_line(LOG_LEVEL_DEBUG, "refused a request", "status=%u reason=%s", status, message);
+    log_client_line(LOG_LEVEL_DEBUG, "refusing a request", "reason=%s", message);
     http_exchange_reply(&c->exchange, &(HttpReply){ .status = status,
                                                     .content_type = "application/json",
                                                     .body = buffer_text(&body),

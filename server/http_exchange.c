@@ -6,6 +6,7 @@
 
 #include "server/http_connection.h"
 #include "server/json_writer.h"
+#include "util/log.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -75,6 +76,8 @@ static void put_head(HttpConnection *c, unsigned status, const char *content_typ
     if (!request->keep_alive || c->server->draining)
         c->last = true;
     c->server->stats.responses[status]++;
+    log_client_line(LOG_LEVEL_DEBUG, "answering", "method=%s path=%s status=%u",
+                    http_method_name(request->method), buffer_text(&request->path), status);
     buffer_printf(&c->out, "HTTP/1.1 %u %s\r\n", status, http_status_text(status));
     put_date(&c->out);
     if (content_type)
@@ -116,15 +119,19 @@ void http_exchange_begin(HttpExchange *x, const char *content_type) {
     http_connection_flush(c);
 }
 
+/* A piece of any size may wait by itself: who reads fast is not to be cut off for it. */
 static bool overflows(HttpConnection *c, size_t n_more) {
     HttpServer *server = c->server;
+    HttpExchange *x = &c->exchange;
 
-    if (!c->exchange.overflowed &&
-        http_connection_unsent(c) + n_more > server->options.buffer_bytes_max) {
-        c->exchange.overflowed = true;
+    if (n_more > x->largest_piece)
+        x->largest_piece = n_more;
+    if (!x->overflowed &&
+        http_connection_unsent(c) + n_more > server->options.buffer_bytes_max + x->largest_piece) {
+        x->overflowed = true;
         server->stats.n_overflows++;
     }
-    return c->exchange.overflowed;
+    return x->overflowed;
 }
 
 int http_exchange_write(HttpExchange *x, const void *data, size_t size) {

@@ -22,6 +22,7 @@ struct HttpExchange {
     HttpRequest *request; /* borrowed; the handler may take its body */
     HttpGoneFn on_gone;   /* NULL: nobody has to know */
     void *owner;          /* of on_gone; the handler's */
+    size_t largest_piece; /* of a stream, so far */
     bool streaming;       /* the head of a stream went out */
     bool chunked;         /* it has chunks */
     bool overflowed;      /* the client reads too slowly; what is written now is dropped */
@@ -39,7 +40,8 @@ typedef struct HttpReply {
 void http_exchange_reply(HttpExchange *exchange, const HttpReply *reply);
 
 void http_exchange_begin(HttpExchange *exchange, const char *content_type);
-/* 0; -ENOBUFS if the client leaves too much unread: stop, and end the stream. */
+/* 0; -ENOBUFS if the client leaves too much unread (buffer_bytes_max beside the largest piece):
+ * stop, and end the stream. */
 int http_exchange_write(HttpExchange *exchange, const void *data, size_t size);
 void http_exchange_end(HttpExchange *exchange);
 

@@ -11,6 +11,7 @@
  */
 #include "server/serve.h"
 
+#include "model/utf8.h"
 #include "server/api.h"
 #include "server/notify.h"
 #include "server/served_model.h"
@@ -190,6 +191,19 @@ static void raise_file_limit(const Config *config) {
                  "limit=%ju need=%ju", (uintmax_t)limit.rlim_cur, (uintmax_t)need);
 }
 
+/* Names go out in JSON. */
+static bool is_utf8(const char *text) {
+    for (size_t n = strlen(text); n;) {
+        Utf8Unit unit = utf8_unit(text, n);
+
+        if (!unit.valid)
+            return false;
+        text += unit.size;
+        n -= unit.size;
+    }
+    return true;
+}
+
 /* The last part of the path. */
 static char *name_of_path(const char *path) {
     size_t n = strlen(path);
@@ -299,6 +313,9 @@ int serve(const Config *config, Reason *why) {
 
     if (!s || !http || !name) {
         r = reason_set(why, -ENOMEM, "out of memory");
+    } else if (!is_utf8(name)) {
+        r = reason_set(why, -EINVAL,
+                       "the model's name is not UTF-8; give it one with --served-model-name");
     } else {
         *s = (Server){ .config = config, .http = http, .name = name, .why = why };
         uv_loop_init(&s->loop);

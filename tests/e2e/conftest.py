@@ -8,6 +8,7 @@ tiny model that is in the tree. KVASIR_MODEL names a real one, for the tests tha
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -116,12 +117,16 @@ class Wire:
 
 
 class Daemon:
-    def __init__(self, model, *options, environment=None, wait=True):
+    def __init__(self, model, *options, environment=None, wait=True, files=None):
+        def limit_files():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
         self.log = ""
         self.process = subprocess.Popen(
             [program(), "serve", "--model", str(model), "--port", "0", *map(str, options)],
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
+            preexec_fn=limit_files if files else None,
         )
         os.set_blocking(self.process.stderr.fileno(), False)
         self.port = int(self.wait_log(r"listening url=http://[^ ]*:(\d+)\n").group(1))

@@ -214,6 +214,29 @@ def test_served_model_name(start):
     assert "vllm:num_requests_running" in daemon.request("/metrics")[1]
 
 
+def test_a_name_that_is_no_text(tiny_model, tmp_path):
+    path = os.fsencode(tmp_path) + b"/mod\xffel"
+    os.symlink(tiny_model, path)
+    ended = subprocess.run([program(), "serve", "--model", path], capture_output=True, timeout=120)
+    assert ended.returncode == 1 and b"--served-model-name" in ended.stderr
+
+
+def test_few_files_are_no_disaster(start):
+    """The system allows fewer files than max_connections: some clients are turned away."""
+    daemon = start(files=64)
+    wires = []
+    for _ in range(200):
+        try:
+            wires.append(daemon.wire())
+        except OSError:
+            break
+    time.sleep(0.5)
+    for wire in wires:
+        wire.socket.close()
+    wait_until(lambda: daemon.request("/health")[0] == 200)
+    assert "below what max_connections needs" in daemon.read_log()
+
+
 def test_hangup_reads_the_log_level_again(start, tmp_path):
     file = tmp_path / "kvasird.json"
     file.write_text('{"log_level": "info"} // quiet')
