@@ -10,7 +10,6 @@
 #include "cpu/bandwidth.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/sgemm.h"
-#include "kvcache/kv_format.h"
 #include "util/json.h"
 
 #include <errno.h>
@@ -166,6 +165,13 @@ static int measure_prompt(BenchRun *b, Reason *why) {
 
 /* the cache */
 
+/* As --kv has it. */
+static const char *spec_of(KvFormat format) {
+    static const char *const specs[KV_FORMATS] = { "bf16", "k8v8", "k6v6", "k4v4", "k3v3", "k2v2" };
+
+    return specs[format];
+}
+
 static int measure_cache(BenchRun *b, Reason *why) {
     Figures *f = &b->figures;
 
@@ -181,9 +187,8 @@ static int measure_cache(BenchRun *b, Reason *why) {
             r = bench_sealing(&b->session, format, &f->write_s[format], why);
         if (r)
             return r;
-        printf("  %-10s %10.1f %9.1f %8.2f %11.2fx | %9.2f", kv_formats[format].name,
-               a->seconds * 1e6, a->bytes / f->read_bytes_per_s * 1e6,
-               a->bytes / f->read_bytes_per_s / a->seconds,
+        printf("  %-10s %10.1f %9.1f %8.2f %11.2fx | %9.2f", spec_of(format), a->seconds * 1e6,
+               a->bytes / f->read_bytes_per_s * 1e6, a->bytes / f->read_bytes_per_s / a->seconds,
                a->seconds / f->attention[KV_FORMAT_BF16].seconds, f->write_s[format] * 1e6);
         if (format == KV_FORMAT_BF16)
             printf("\n");
@@ -204,7 +209,7 @@ static json_t *cache_json(const BenchRun *b) {
         const BenchAttention *a = &f->attention[format];
 
         json_array_append_new(
-            formats, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f}", "kv", kv_formats[format].name,
+            formats, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f}", "kv", spec_of(format),
                                "attention_s", a->seconds, "attention_floor_s",
                                a->bytes / f->read_bytes_per_s, "attention_per_bf16",
                                a->seconds / f->attention[KV_FORMAT_BF16].seconds, "write_token_s",
@@ -238,12 +243,21 @@ static json_t *figures_json(const BenchRun *b) {
                      CONTEXT_TOKENS, "cache", cache_json(b));
 }
 
-static int write_json(const BenchRun *b, Reason *why) {
+/* Before anything is measured: who gave a path that cannot be written need not wait to hear so. */
+static int open_json(const char *path, FILE **filep, Reason *why) {
+    if (!path)
+        return 0;
+    *filep = fopen(path, "we");
+    return *filep ? 0
+                  : reason_set(why, -errno, "%s: could not be written: %s", path, strerror(errno));
+}
+
+static int write_json(const BenchRun *b, FILE *file, Reason *why) {
     CLEANUP(json_unref) json_t *root = figures_json(b);
 
     if (!root)
         return reason_set(why, -ENOMEM, "out of memory");
-    if (json_dump_file(root, b->config->json_path, JSON_INDENT(1)))
+    if (json_dumpf(root, file, JSON_INDENT(1)) || fflush(file))
         return reason_set(why, -EIO, "%s: could not be written: %s", b->config->json_path,
                           strerror(errno));
     return 0;
@@ -255,16 +269,19 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 
 static int run(const Config *config, Reason *why) {
     CLEANUP(bench_run_deinit) BenchRun b = { .config = config };
+    CLEANUP(fclose) FILE *json = NULL;
     uint32_t max_position;
     int r;
 
-    r = session_init(&b.session,
-                     &(SessionOptions){ .model_path = config->model,
-                                        .n_threads = config->n_threads,
-                                        .max_step_tokens = MODEL_RUN_STEP_TOKENS,
-                                        .max_logit_rows = DECODE_SEQUENCES,
-                                        .max_sequences = DECODE_SEQUENCES },
-                     why);
+    r = open_json(config->json_path, &json, why);
+    if (!r)
+        r = session_init(&b.session,
+                         &(SessionOptions){ .model_path = config->model,
+                                            .n_threads = config->n_threads,
+                                            .max_step_tokens = MODEL_RUN_STEP_TOKENS,
+                                            .max_logit_rows = DECODE_SEQUENCES,
+                                            .max_sequences = DECODE_SEQUENCES },
+                         why);
     if (!r)
         r = kv_spec_parse(&b.plan, config->kv, b.session.config->n_layers, why);
     if (r)
@@ -285,7 +302,7 @@ static int run(const Config *config, Reason *why) {
         r = measure_cache(&b, why);
     if (r)
         return r;
-    return config->json_path ? write_json(&b, why) : 0;
+    return json ? write_json(&b, json, why) : 0;
 }
 
 int cmd_bench(const Config *config) {
