@@ -5,9 +5,9 @@
  *
  * Tokens are taken in chunks that keep the workspace small and its fixed point numbers in the
  * cores' own caches. Within a chunk the rows of all parts, one after the other, are cut into
- * tasks of about TASK_BYTES of weights: long enough to stream and to outweigh the claim of a task,
- * short enough to even out threads of unequal speed. When rows are too few for the team, tokens
- * are cut as well. None of it shows in the result.
+ * tasks of about TASK_BYTES of weights read (once a tile of tokens): long enough to stream, which
+ * decides the speed of decoding, and short enough to even out threads of unequal speed. When rows
+ * are too few for the team, tokens are cut as well. None of it shows in the result.
  */
 
 #include "cpu/matmul.h"
@@ -21,7 +21,7 @@
 
 #define CHUNK_TOKENS 192 /* a multiple of every tile */
 #define CUT_TILES 4      /* the least that is worth cutting tokens for */
-#define TASK_BYTES (24u << 10)
+#define TASK_BYTES (256u << 10)
 #define FIX_ALONE_VALUES (8u << 10) /* fewer activations are not worth waking the team for */
 #define FIX_TASK_VALUES (4u << 10)
 
@@ -183,7 +183,7 @@ static void chunk_cut(Chunk *chunk) {
         chunk->n_groups += chunk->args->parts[i].weight->n_groups;
         weights_bytes += chunk->args->parts[i].weight->data_bytes;
     }
-    size_t n_tasks = weights_bytes / TASK_BYTES / n_threads * n_threads;
+    size_t n_tasks = weights_bytes * chunk->tiles.n_tiles / TASK_BYTES / n_threads * n_threads;
     if (n_tasks < n_threads)
         n_tasks = n_threads;
     chunk->n_row_tasks = n_tasks < chunk->n_groups ? (uint32_t)n_tasks : chunk->n_groups;

@@ -24,6 +24,7 @@
 /* One tile's operands; the vectors are those from `lane` on, of one group. */
 typedef struct Tile {
     const uint8_t *group;
+    const uint8_t *end; /* of the weights of the call */
     uint32_t lane;
     uint32_t n_cols;
     const float *in;          /* [tokens, n_cols] */
@@ -33,14 +34,15 @@ typedef struct Tile {
 
 typedef Vf TileSums[TILE_TOKENS][TILE_VECTORS];
 
-/* A few hundred nanoseconds ahead of use. The processor's own prefetcher stops at the ends of pages
- * and of tasks; this is worth a fifth of the speed of decoding. */
-#define PREFETCH_BYTES 4096
+/* Far enough ahead for memory's latency at the rate of one token. The processor's own prefetcher
+ * stops at the ends of pages. Nothing beyond `end` is fetched: another thread works there. */
+#define PREFETCH_BYTES 8192
 
-V_INLINE void prefetch(const uint8_t *now, size_t size_bytes) {
+V_INLINE void prefetch(const uint8_t *now, size_t size_bytes, const uint8_t *end) {
+    const uint8_t *ahead = end - now > PREFETCH_BYTES ? now + PREFETCH_BYTES : now;
     V_UNROLL(32)
     for (size_t i = 0; i < size_bytes; i += 64)
-        __builtin_prefetch(now + PREFETCH_BYTES + i);
+        __builtin_prefetch(ahead + i);
 }
 
 /* The stored q of pair p of a run, both columns as signed 16-bit numbers. */
@@ -133,7 +135,8 @@ V_INLINE void tile_sum_blocks(WeightFormat format, uint32_t n_tokens, const Tile
     for (uint32_t n = tile->n_cols / (block_runs * RUN_COLS); n > 0; n--) {
         for (uint32_t i = 0; i < block_runs; i++) {
             prefetch(block + format_header_bytes(format) + i * format_run_bytes(format),
-                     format_run_bytes(format) + format_header_bytes(format) / block_runs);
+                     format_run_bytes(format) + format_header_bytes(format) / block_runs,
+                     tile->end);
             tile_add_part(format, n_tokens, block, tile->lane, i, 0, x, x_scales, sums);
             if (format_scale_cols(format) < RUN_COLS)
                 tile_add_part(format, n_tokens, block, tile->lane, i, 1, x, x_scales, sums);
@@ -156,7 +159,7 @@ V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile 
     const uint32_t value_bytes = format == WEIGHT_F32 ? 4 : 2;
     const uint8_t *weights = tile->group + tile->lane * value_bytes;
     for (uint32_t i = 0; i < tile->n_cols; i++) {
-        prefetch(weights, GROUP_ROWS * value_bytes);
+        prefetch(weights, GROUP_ROWS * value_bytes, tile->end);
         Vf w[TILE_VECTORS];
         V_UNROLL(8)
         for (uint32_t v = 0; v < TILE_VECTORS; v++)
@@ -196,6 +199,7 @@ V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs
     const FixedTiles *tiles = args->tiles;
     Tile tile = {
         .group = weight->data + row / GROUP_ROWS * weight->group_bytes,
+        .end = weight->data + args->group_end * weight->group_bytes,
         .lane = row % GROUP_ROWS,
         .n_cols = weight->n_cols,
         .in = args->in + (size_t)token * weight->n_cols,
