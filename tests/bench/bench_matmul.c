@@ -4,8 +4,8 @@
  * Matrix products against their two floors: bytes of weights over the read bandwidth, and
  * multiply-adds over the system library's f32 product of the same shape.
  *
- * Usage: bench_matmul [threads [instruction set]]. Every shape has enough copies of its weight that
- * no cache holds them all; best of several passes.
+ * Usage: bench_matmul [threads [instruction set [shapes whose names begin so]]]. Every shape has
+ * enough copies of its weight that no cache holds them all; best of several passes.
  */
 
 #include "cpu/bandwidth.h"
@@ -161,8 +161,10 @@ int main(int argc, char **argv) {
                team_threads(bench.team), bench.bandwidth * 1e-9);
         printf("%-14s %-5s %14s %5s %9s %8s %5s %8s %5s\n", "weight", "", "shape", "batch", "ms",
                "GB/s", "/read", "Gmadd/s", "/lib");
+        const char *wanted = argc > 3 ? argv[3] : "";
         for (size_t i = 0; i < LENGTH(shapes); i++)
-            bench_shape(&bench, &shapes[i]);
+            if (strncmp(shapes[i].name, wanted, strlen(wanted)) == 0)
+                bench_shape(&bench, &shapes[i]);
     }
     free(bench.in);
     free(bench.out);
