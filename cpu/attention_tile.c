@@ -98,7 +98,7 @@ static inline __attribute__((__always_inline__)) void prefetch_block(const Atten
  * here. */
 static const uint16_t *next_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
                                   KvSide side, uint32_t head) {
-    if (i + 1 < tail_index(step, i_sequence) && !kv_store_quantizes(step->store, step->layer, side))
+    if (i + 1 < tail_index(step, i_sequence))
         return step_block(step, i_sequence, i + 1, side, head);
     prefetch_block(step, i_sequence, i + 1, side, head);
     return NULL;
@@ -178,7 +178,7 @@ static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t h
         return;
     }
     step->kv_kernels->scores(step->store->regions[step->layer][KV_SIDE_K].format, scratch->scores,
-                             scratch->queries, sealed, n_queries, head_dim, scratch->kv);
+                             scratch->queries, sealed, next, n_queries, head_dim, scratch->kv);
     if (sinks)
         sink_scores(scratch->scores, scratch->queries, sinks, n_queries, head_dim);
 }
@@ -205,7 +205,8 @@ static void block_values(const AttentionStep *step, const Tile *tile, uint32_t h
             memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));
     }
     step->kv_kernels->values(step->store->regions[step->layer][KV_SIDE_V].format, out,
-                             scratch->scores, sealed, n_queries, head_dim, low, high, scratch->kv);
+                             scratch->scores, sealed, next, n_queries, head_dim, low, high,
+                             scratch->kv);
 }
 
 static void add_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,

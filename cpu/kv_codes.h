@@ -21,6 +21,8 @@ typedef struct KvCodes {
     uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one */
     uint32_t n;
     const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
+    const uint8_t *next;       /* the block to come, or NULL */
+    uint32_t next_bytes;       /* of it, for each vector */
 } KvCodes;
 
 /* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
@@ -89,12 +91,16 @@ KV_INLINE Vi kv_lanes(const KvCodes *codes, uint32_t i, uint32_t j) {
     return (low & mask) | (high & ~mask);
 }
 
-/* What those codes stand for: by the table, or wider ones themselves. */
+/* What those codes stand for by the table; of wider ones, the code less the middle. */
 KV_INLINE Vf kv_lane_values(const KvCodes *codes, const KvTable *table, uint32_t i, uint32_t j) {
     Vi lanes = kv_lanes(codes, i, j);
 
-    if (codes->bits > 4)
-        return __builtin_convertvector(lanes & ((1 << codes->bits) - 1), Vf);
+    if (codes->bits > 4) {
+        /* In the mantissa of 2^23 the code counts whole numbers. */
+        Vi mantissa = lanes & ((1 << codes->bits) - 1);
+
+        return (Vf)(mantissa | 0x4b000000) - (0x1p23f + (float)(1 << (codes->bits - 1)));
+    }
 #if defined(__AVX512F__)
     return (Vf)_mm512_permutexvar_ps((__m512i)lanes, (__m512)table->entries[0]);
 #elif defined(__AVX2__)

@@ -3,10 +3,10 @@
  * Compiled once per instruction set with KV_KERNELS naming the table (cpu/meson.build).
  *
  * A value is scale * u + offset, where u is what its code stands for: by a table for codes of at
- * most 4 bits, the code itself for wider ones. Scales are folded into queries and weights, offsets
- * into one number a query, so that the inner loops turn codes to floats and multiply-add. That
- * costs fewer operations than it takes to hide the multiply-adds' own, so it is done anew for every
- * few queries and nothing unpacked is kept.
+ * most 4 bits, the code less the middle one for wider ones. Scales are folded into queries and
+ * weights, offsets into one number a query, so that the inner loops turn codes to floats and
+ * multiply-add. That costs fewer operations than it takes to hide the multiply-adds' own, so it is
+ * done anew for every few queries and nothing unpacked is kept.
  */
 #include "cpu/kv_kernels.h"
 
@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define LANES KV_PAGE_TOKENS
+#define CACHE_LINE_BYTES 64
 #define QUERIES_TILE KV_QUERIES_TILE
 
 /* what a block holds */
@@ -41,8 +42,7 @@ static void look_up_scales(const uint8_t *codes, uint32_t n, float *scales) {
 static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
                           const uint8_t *block, KvScratch *s) {
     const uint8_t *scales = block + l->scales_offset, *centers = block + l->centers_offset;
-    const float first_code =
-        kv_formats[format].bits > 4 ? (float)(1u << (kv_formats[format].bits - 1)) - 0.5f : 0;
+    const float half = kv_formats[format].bits > 4 ? 0.5f : 0;
     uint32_t n = l->n_vectors;
 
     if (kv_formats[format].meta_bytes == 2) {
@@ -52,7 +52,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memcpy(halves[1], centers, n * sizeof(halves[1][0]));
         for (uint32_t i = 0; i < n; i++) {
             s->scales[i] = kv_half_value(halves[0][i]);
-            s->offsets[i] = kv_half_value(halves[1][i]) - first_code * s->scales[i];
+            s->offsets[i] = kv_half_value(halves[1][i]) + half * s->scales[i];
         }
         return;
     }
@@ -61,7 +61,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memset(s->offsets, 0, n * sizeof(*s->offsets));
     else
         for (uint32_t i = 0; i < n; i++)
-            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] - first_code);
+            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + half);
 }
 
 static KvTable table_of(KvFormat format, KvSide side) {
@@ -80,27 +80,47 @@ static KvTable table_of(KvFormat format, KvSide side) {
     return table;
 }
 
+/* Bytes of a block for each of its vectors. */
+static uint32_t vector_share(const KvBlockLayout *l) {
+    return (uint32_t)((l->size_bytes + l->n_vectors - 1) / l->n_vectors);
+}
+
 /* Codes a byte each, for rows that are no whole vectors. */
-static KvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block, KvScratch *s) {
+static KvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                      const uint8_t *next, KvScratch *s) {
     for (uint32_t i = 0; i < l->n_vectors; i++) {
         const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
                                          block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
 
         kv_unpack(format, rows, l->n_codes, s->codes + (size_t)i * l->n_codes);
     }
-    return (KvCodes){
-        .bits = kv_formats[format].bits, .low_bits = 8, .n = l->n_codes, .low = s->codes
-    };
+    return (KvCodes){ .bits = kv_formats[format].bits,
+                      .low_bits = 8,
+                      .n = l->n_codes,
+                      .low = s->codes,
+                      .next = next,
+                      .next_bytes = vector_share(l) };
 }
 
-KV_INLINE KvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
-                         const uint8_t *block) {
+KV_INLINE KvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l, const uint8_t *block,
+                         const uint8_t *next) {
     return (KvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
                       .low_bits = kv_plane_bits(format, 0),
                       .high_bits = kv_plane_bits(format, 1),
                       .n = n,
                       .low = block + l->plane_offset[0],
-                      .high = block + l->plane_offset[1] };
+                      .high = block + l->plane_offset[1],
+                      .next = next,
+                      .next_bytes = vector_share(l) };
+}
+
+/* The share of one vector in the block to come: spread over the work on this one, its lines come in
+ * at the pace at which memory gives them. */
+KV_INLINE void prefetch_vector(const KvCodes *codes, uint32_t i) {
+    const uint8_t *share = codes->next + (size_t)i * codes->next_bytes;
+
+    for (uint32_t at = 0; at < codes->next_bytes; at += CACHE_LINE_BYTES)
+        __builtin_prefetch(share + at);
 }
 
 /* scores */
@@ -112,13 +132,16 @@ KV_INLINE void scores_tile(float *out, const float *folded, const float *bias, c
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < V_BLOCK; b++)
             sums[i][b] = v_set1(bias[i]);
-    for (uint32_t c = 0; c < head_dim; c++)
+    for (uint32_t c = 0; c < head_dim; c++) {
+        if (codes->next)
+            prefetch_vector(codes, c);
         for (uint32_t b = 0; b < V_BLOCK; b++) {
             Vf k = kv_lane_values(codes, table, c, j + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(folded[i * head_dim + c]), k, sums[i][b]);
         }
+    }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < V_BLOCK; b++)
             v_store(out + i * LANES + j + b * V_LANES, sums[i][b]);
@@ -153,7 +176,7 @@ KV_INLINE void scores_of(KvCodes codes, const KvTable *table, float *out, const 
         for (uint32_t k = 0; k < n; k++)
             bias[k] = fold_query(s->folded + (size_t)k * head_dim,
                                  queries + (size_t)(i + k) * head_dim, s, head_dim);
-        for (uint32_t j = 0; j < LANES; j += V_BLOCK * V_LANES)
+        for (uint32_t j = 0; j < LANES; j += V_BLOCK * V_LANES, codes.next = NULL)
             switch (n) {
             case 1:
                 scores_tile(o, s->folded, bias, &codes, table, j, 1, head_dim);
@@ -172,31 +195,31 @@ KV_INLINE void scores_of(KvCodes codes, const KvTable *table, float *out, const 
 }
 
 static void scores(KvFormat format, float *out, const float *queries, const void *block,
-                   uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
+                   const void *next, uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_K, head_dim);
     KvTable table = table_of(format, KV_SIDE_K);
 
     read_metadata(format, KV_SIDE_K, &l, block, s);
     switch (format) {
     case KV_FORMAT_8:
-        scores_of(packed(KV_FORMAT_8, LANES, &l, block), &table, out, queries, n_queries, head_dim,
-                  s);
+        scores_of(packed(KV_FORMAT_8, LANES, &l, block, next), &table, out, queries, n_queries,
+                  head_dim, s);
         break;
     case KV_FORMAT_6:
-        scores_of(packed(KV_FORMAT_6, LANES, &l, block), &table, out, queries, n_queries, head_dim,
-                  s);
+        scores_of(packed(KV_FORMAT_6, LANES, &l, block, next), &table, out, queries, n_queries,
+                  head_dim, s);
         break;
     case KV_FORMAT_4:
-        scores_of(packed(KV_FORMAT_4, LANES, &l, block), &table, out, queries, n_queries, head_dim,
-                  s);
+        scores_of(packed(KV_FORMAT_4, LANES, &l, block, next), &table, out, queries, n_queries,
+                  head_dim, s);
         break;
     case KV_FORMAT_3:
-        scores_of(packed(KV_FORMAT_3, LANES, &l, block), &table, out, queries, n_queries, head_dim,
-                  s);
+        scores_of(packed(KV_FORMAT_3, LANES, &l, block, next), &table, out, queries, n_queries,
+                  head_dim, s);
         break;
     default:
-        scores_of(packed(KV_FORMAT_2, LANES, &l, block), &table, out, queries, n_queries, head_dim,
-                  s);
+        scores_of(packed(KV_FORMAT_2, LANES, &l, block, next), &table, out, queries, n_queries,
+                  head_dim, s);
         break;
     }
 }
@@ -225,13 +248,16 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_load(out + (size_t)i * head_dim + c + b * V_LANES) + bias[i];
-    for (uint32_t j = low; j < high; j++)
+    for (uint32_t j = low; j < high; j++) {
+        if (codes->next)
+            prefetch_vector(codes, j);
         for (uint32_t b = 0; b < n_vectors; b++) {
             Vf v = kv_lane_values(codes, table, j, c + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(weights[i * LANES + j]), v, sums[i][b]);
         }
+    }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             v_store(out + (size_t)i * head_dim + c + b * V_LANES, sums[i][b]);
@@ -241,6 +267,7 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
 static void values_rest(float *out, const float *weights, const float *bias, const KvCodes *codes,
                         const KvTable *table, uint32_t n, uint32_t first, uint32_t head_dim,
                         uint32_t low, uint32_t high) {
+    const float middle = (float)(1u << (codes->bits - 1));
     float entries[16];
 
     memcpy(entries, table, sizeof(entries));
@@ -251,20 +278,21 @@ static void values_rest(float *out, const float *weights, const float *bias, con
             for (uint32_t j = low; j < high; j++) {
                 uint8_t code = codes->low[(size_t)j * head_dim + c];
 
-                sum += weights[i * LANES + j] * (codes->bits > 4 ? code : entries[code]);
+                sum += weights[i * LANES + j] *
+                       (codes->bits > 4 ? (float)code - middle : entries[code]);
             }
             out[(size_t)i * head_dim + c] = sum;
         }
 }
 
-KV_INLINE void values_group(float *out, const float *weights, const float *bias,
-                            const KvCodes *codes, const KvTable *table, uint32_t n,
-                            uint32_t head_dim, uint32_t low, uint32_t high) {
+KV_INLINE void values_group(float *out, const float *weights, const float *bias, KvCodes *codes,
+                            const KvTable *table, uint32_t n, uint32_t head_dim, uint32_t low,
+                            uint32_t high) {
     uint32_t c = 0;
 
-    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES)
+    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES, codes->next = NULL)
         values_tile(out, weights, bias, codes, table, c, n, V_BLOCK, head_dim, low, high);
-    for (; c + V_LANES <= head_dim; c += V_LANES)
+    for (; c + V_LANES <= head_dim; c += V_LANES, codes->next = NULL)
         values_tile(out, weights, bias, codes, table, c, n, 1, head_dim, low, high);
     if (c < head_dim)
         values_rest(out, weights, bias, codes, table, n, c, head_dim, low, high);
@@ -299,48 +327,49 @@ KV_INLINE void values_of(KvCodes codes, const KvTable *table, float *out, float 
 
 /* Whether the block was of the given head size, and is done. */
 KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
-                             const uint8_t *block, const KvTable *table, float *out, float *weights,
-                             uint32_t n_queries, uint32_t low, uint32_t high, const KvScratch *s) {
+                             const uint8_t *block, const uint8_t *next, const KvTable *table,
+                             float *out, float *weights, uint32_t n_queries, uint32_t low,
+                             uint32_t high, const KvScratch *s) {
     if (l->n_codes != n)
         return false;
-    values_of(packed(format, n, l, block), table, out, weights, n_queries, low, high, s);
+    values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
     return true;
 }
 
 /* Head sizes of nearly all models are constants; others are unpacked first. */
-KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block, float *out,
-                         float *weights, uint32_t n_queries, uint32_t low, uint32_t high,
-                         KvScratch *s) {
+KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                         const uint8_t *next, float *out, float *weights, uint32_t n_queries,
+                         uint32_t low, uint32_t high, KvScratch *s) {
     KvTable table = table_of(format, KV_SIDE_V);
 
     read_metadata(format, KV_SIDE_V, l, block, s);
-    if (values_packed(format, 64, l, block, &table, out, weights, n_queries, low, high, s) ||
-        values_packed(format, 128, l, block, &table, out, weights, n_queries, low, high, s) ||
-        values_packed(format, 256, l, block, &table, out, weights, n_queries, low, high, s))
+    if (values_packed(format, 64, l, block, next, &table, out, weights, n_queries, low, high, s) ||
+        values_packed(format, 128, l, block, next, &table, out, weights, n_queries, low, high, s) ||
+        values_packed(format, 256, l, block, next, &table, out, weights, n_queries, low, high, s))
         return;
-    values_of(unpack(format, l, block, s), &table, out, weights, n_queries, low, high, s);
+    values_of(unpack(format, l, block, next, s), &table, out, weights, n_queries, low, high, s);
 }
 
-static void values(KvFormat format, float *out, float *weights, const void *block,
+static void values(KvFormat format, float *out, float *weights, const void *block, const void *next,
                    uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high,
                    KvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_V, head_dim);
 
     switch (format) {
     case KV_FORMAT_8:
-        values_by(KV_FORMAT_8, &l, block, out, weights, n_queries, low, high, s);
+        values_by(KV_FORMAT_8, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     case KV_FORMAT_6:
-        values_by(KV_FORMAT_6, &l, block, out, weights, n_queries, low, high, s);
+        values_by(KV_FORMAT_6, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     case KV_FORMAT_4:
-        values_by(KV_FORMAT_4, &l, block, out, weights, n_queries, low, high, s);
+        values_by(KV_FORMAT_4, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     case KV_FORMAT_3:
-        values_by(KV_FORMAT_3, &l, block, out, weights, n_queries, low, high, s);
+        values_by(KV_FORMAT_3, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     default:
-        values_by(KV_FORMAT_2, &l, block, out, weights, n_queries, low, high, s);
+        values_by(KV_FORMAT_2, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     }
 }

@@ -25,12 +25,13 @@ typedef struct KvKernels {
      * (kv_block_layout; format not bf16). `rounding`, of head_dim channels, is for K. */
     void (*seal)(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
                  const Rounding *rounding, void *block, KvScratch *scratch);
-    /* scores[i][j] = sum_c queries[i][c] * key[c][j] over a sealed block of K */
+    /* scores[i][j] = sum_c queries[i][c] * key[c][j] over a sealed block of K. Meanwhile the block
+     * of the same format at `next`, if not NULL, is brought into the processor's cache. */
     void (*scores)(KvFormat format, float *scores, const float *queries, const void *block,
-                   uint32_t n_queries, uint32_t head_dim, KvScratch *scratch);
+                   const void *next, uint32_t n_queries, uint32_t head_dim, KvScratch *scratch);
     /* out[i][c] += sum_{low <= j < high} weights[i][j] * value[j][c] over a sealed block of V;
-     * weights outside of low .. high - 1 are 0, and all are destroyed */
-    void (*values)(KvFormat format, float *out, float *weights, const void *block,
+     * weights outside of low .. high - 1 are 0, and all are destroyed; `next` as for scores */
+    void (*values)(KvFormat format, float *out, float *weights, const void *block, const void *next,
                    uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high,
                    KvScratch *scratch);
 } KvKernels;

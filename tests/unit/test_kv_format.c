@@ -271,7 +271,7 @@ static void attention_over_sealed_blocks_agrees_with_their_values(void **state) 
                 fill_normal(&r, (size_t)n * LANES);
                 seal_and_read(all_kernels[k], f, KV_SIDE_K, n, plain);
                 random_normals(&r, q, nq * n);
-                all_kernels[k]->scores(f, got, q, block.sealed, nq, n, &scratch);
+                all_kernels[k]->scores(f, got, q, block.sealed, NULL, nq, n, &scratch);
                 for (uint32_t i = 0; i < nq; i++)
                     for (uint32_t j = 0; j < LANES; j++) {
                         double sum = 0;
@@ -293,7 +293,8 @@ static void attention_over_sealed_blocks_agrees_with_their_values(void **state) 
                         for (uint32_t c = 0; c < n; c++)
                             want[i * n + c] += w[i * LANES + j] * block.out[j * n + c];
                     }
-                all_kernels[k]->values(f, got, w, block.sealed, nq, n, low, high, &scratch);
+                all_kernels[k]->values(f, got, w, block.sealed, block.sealed, nq, n, low, high,
+                                       &scratch);
                 assert_true(relative_error(got, want, nq * n) < 1e-5);
                 free(plain);
             }
