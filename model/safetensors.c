@@ -209,9 +209,10 @@ static int check_coverage(const Shard *shard, SafetensorsTensor *tensors, size_t
 static int reserve_tensors(Safetensors *st, size_t n) {
     SafetensorsTensor *tensors;
 
-    if (st->capacity - st->n_tensors >= n)
+    if (st->tensors && st->capacity - st->n_tensors >= n)
         return 0;
-    tensors = reallocarray(st->tensors, st->n_tensors + n, sizeof(*tensors));
+    /* An array even if no file has a tensor: sorting and counting then need no exception. */
+    tensors = reallocarray(st->tensors, st->n_tensors + n + 1, sizeof(*tensors));
     if (!tensors)
         return -ENOMEM;
     st->tensors = tensors;
