@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/chat_model.h"
+#include "tests/unit/model_files.h"
 
 #include <errno.h>
 
@@ -365,54 +366,24 @@ static void test_text_may_hold_anything(void **state) {
     assert_memory_equal(prompt.data + 5, expected, sizeof(expected) - 1);
 }
 
-static void put_u32(Buffer *out, uint32_t value) {
-    buffer_append(out, &value, sizeof(value));
-}
-
-static void put_text(Buffer *out, const char *text) {
-    uint64_t size = strlen(text);
-
-    buffer_append(out, &size, sizeof(size));
-    buffer_append(out, text, size);
-}
-
 static void put_texts(Buffer *out, const char *key, uint64_t n, const char *const *texts) {
-    put_text(out, key);
-    put_u32(out, 9); /* array */
-    put_u32(out, 8); /* of texts */
-    buffer_append(out, &n, sizeof(n));
+    put_key_array(out, key, 8, n);
     for (uint64_t i = 0; i < n; i++)
         put_text(out, texts[i]);
-}
-
-static void put_pair(Buffer *out, const char *key, const char *text) {
-    put_text(out, key);
-    put_u32(out, 8);
-    put_text(out, text);
 }
 
 /* A GGUF file of metadata alone. */
 static void make_gguf(Buffer *out) {
     static const char *const tokens[] = { "<u>", "<b>", "\xff" }, *const names[] = { "tool_use" };
-    static const uint64_t n_tensors = 0, n_pairs = 7;
 
-    buffer_append_text(out, "GGUF");
-    put_u32(out, 3);
-    buffer_append(out, &n_tensors, sizeof(n_tensors));
-    buffer_append(out, &n_pairs, sizeof(n_pairs));
+    put_gguf_head(out, 0, 7);
     put_texts(out, "tokenizer.ggml.tokens", 3, tokens);
     put_texts(out, "tokenizer.chat_templates", 1, names);
-    put_pair(out, "tokenizer.chat_template", "{{ bos_token }}{{ eos_token }}{{ pad_token }}");
-    put_pair(out, "tokenizer.chat_template.tool_use", "tools");
-    put_text(out, "tokenizer.ggml.bos_token_id");
-    put_u32(out, 4);
-    put_u32(out, 1);
-    put_text(out, "tokenizer.ggml.eos_token_id");
-    put_u32(out, 4);
-    put_u32(out, 2);
-    put_text(out, "tokenizer.ggml.padding_token_id");
-    put_u32(out, 4);
-    put_u32(out, 77);
+    put_key_text(out, "tokenizer.chat_template", "{{ bos_token }}{{ eos_token }}{{ pad_token }}");
+    put_key_text(out, "tokenizer.chat_template.tool_use", "tools");
+    put_key_u32(out, "tokenizer.ggml.bos_token_id", 1);
+    put_key_u32(out, "tokenizer.ggml.eos_token_id", 2);
+    put_key_u32(out, "tokenizer.ggml.padding_token_id", 77);
 }
 
 static void test_gguf(void **state) {
