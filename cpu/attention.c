@@ -25,6 +25,8 @@
     ((size_t)4 << 20) /* for parts of cut tiles; where they run out, none is \
                        */
 #define SPLIT_NONE UINT32_MAX
+#define RUN_SHARES 8 /* a run of items is at most 1 / 8 of a thread's share, */
+#define RUN_MAX 4    /* and no more of them */
 
 /* A tile, or one segment of it. */
 typedef struct TileTask {
@@ -221,6 +223,7 @@ static uint32_t plan_tasks(Attention *a, const AttentionStep *step, uint32_t n_t
 typedef struct Region {
     Attention *attention;
     AttentionStep step;
+    uint32_t n_items, n_run; /* of attention: how many there are, and how many a task takes */
 } Region;
 
 static void stage_task(void *arg, uint32_t i_task, uint32_t i_thread) {
@@ -232,12 +235,15 @@ static void stage_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 }
 
 static void whole_tile(const AttentionStep *step, const Tile *tile, uint32_t head,
-                       const TileScratch *scratch) {
+                       const BlockRef *next, const TileScratch *scratch) {
     uint32_t n_queries = tile_queries(step, tile), end = tile->first_segment + tile->n_segments;
 
     tile_reset(scratch->total, n_queries, step->head_dim);
     for (uint32_t segment = tile->first_segment; segment < end; segment++) {
-        tile_segment(step, tile, head, segment, scratch, scratch->part);
+        BlockRef following = tile_block(step, tile, head, segment + 1);
+
+        tile_segment(step, tile, head, segment, segment + 1 < end ? &following : next, scratch,
+                     scratch->part);
         tile_merge(scratch->total, scratch->part, n_queries, step->head_dim);
     }
     tile_store(step, tile, head, scratch->total);
@@ -253,11 +259,11 @@ static TilePart split_part(const Attention *a, const AttentionStep *step, uint32
 
 /* One segment of a cut tile; whoever is last merges them all. */
 static void split_tile(const Attention *a, const AttentionStep *step, const TileTask *task,
-                       uint32_t head, const TileScratch *scratch) {
+                       uint32_t head, const BlockRef *next, const TileScratch *scratch) {
     const Tile *tile = &a->tiles[task->i_tile];
     uint32_t i_segment = task->segment - tile->first_segment, n_queries = tile_queries(step, tile);
 
-    tile_segment(step, tile, head, task->segment, scratch,
+    tile_segment(step, tile, head, task->segment, next, scratch,
                  split_part(a, step, task->i_tile, head, i_segment));
     if (atomic_fetch_sub(&a->n_left[a->splits[task->i_tile].i_count + head], 1) != 1)
         return;
@@ -268,19 +274,43 @@ static void split_tile(const Attention *a, const AttentionStep *step, const Tile
     tile_store(step, tile, head, scratch->total);
 }
 
-static void tile_task(void *arg, uint32_t i_task, uint32_t i_thread) {
-    const Region *region = arg;
+static BlockRef item_block(const Region *region, uint32_t i_item) {
     const Attention *a = region->attention;
-    const TileScratch *scratch = &a->scratch[i_thread];
-    const TileTask *task = &a->tasks[i_task / a->n_kv_heads];
+    const TileTask *task = &a->tasks[i_item / a->n_kv_heads];
     const Tile *tile = &a->tiles[task->i_tile];
-    uint32_t head = i_task % a->n_kv_heads;
+
+    return tile_block(&region->step, tile, i_item % a->n_kv_heads,
+                      task->segment == SPLIT_NONE ? tile->first_segment : task->segment);
+}
+
+/* Item i: task i / n_kv_heads for one KV head. */
+static void run_item(const Region *region, uint32_t i_item, const BlockRef *next,
+                     const TileScratch *scratch) {
+    const Attention *a = region->attention;
+    const TileTask *task = &a->tasks[i_item / a->n_kv_heads];
+    const Tile *tile = &a->tiles[task->i_tile];
+    uint32_t head = i_item % a->n_kv_heads;
 
     tile_load(&region->step, tile, head, scratch);
     if (task->segment == SPLIT_NONE)
-        whole_tile(&region->step, tile, head, scratch);
+        whole_tile(&region->step, tile, head, next, scratch);
     else
-        split_tile(a, &region->step, task, head, scratch);
+        split_tile(a, &region->step, task, head, next, scratch);
+}
+
+/* A run of items: the blocks of one are asked for while the one before is worked on. */
+static void items_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const Region *region = arg;
+    uint32_t i = i_task * region->n_run, end = i + region->n_run;
+
+    if (end > region->n_items)
+        end = region->n_items;
+    tile_prefetch(&region->step, item_block(region, i));
+    for (; i < end; i++) {
+        BlockRef next = item_block(region, i + 1 < end ? i + 1 : i);
+
+        run_item(region, i, i + 1 < end ? &next : NULL, &region->attention->scratch[i_thread]);
+    }
 }
 
 void attention_run(Attention *a, const AttentionArgs *args) {
@@ -298,14 +328,16 @@ void attention_run(Attention *a, const AttentionArgs *args) {
                                 .extra_first = a->extra_first,
                                 .args = args,
                                 .group = args->n_heads / a->n_kv_heads } };
-    uint32_t n_tasks;
+    uint32_t n_shares = RUN_SHARES * team_threads(a->team);
 
     place_extra_blocks(a, args->batch);
-    n_tasks = plan_tasks(a, &region.step, cut_tiles(a, &region.step));
+    region.n_items = plan_tasks(a, &region.step, cut_tiles(a, &region.step)) * a->n_kv_heads;
+    region.n_run = region.n_items / n_shares;
+    region.n_run = region.n_run < 1 ? 1 : region.n_run > RUN_MAX ? RUN_MAX : region.n_run;
     /* A single token of a sequence is staged by the one task that meets its block. */
     if (args->batch->n_tokens > args->batch->n_sequences)
         team_run(a->team, stage_task, &region, args->batch->n_sequences * a->n_kv_heads);
-    team_run(a->team, tile_task, &region, n_tasks * a->n_kv_heads);
+    team_run(a->team, items_task, &region, (region.n_items + region.n_run - 1) / region.n_run);
     a->staged = *args;
 }
 
@@ -325,16 +357,15 @@ static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequenc
                    KV_SINK_TOKENS * sizeof(*sinks));
 }
 
-/* Block `i_page`, which is full, into its page. */
-static void seal_page(const AttentionStep *step, uint32_t i_sequence, uint32_t i_page,
-                      uint32_t head, KvScratch *scratch) {
-    const StepSequence *s = &step->batch->sequences[i_sequence];
+/* A block that is full now into its page. */
+static void seal_page(const AttentionStep *step, BlockRef block, KvScratch *scratch) {
+    const StepSequence *s = &step->batch->sequences[block.i_sequence];
     const KvStore *store = step->store;
 
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-        const uint16_t *tail = step_block(step, i_sequence, i_page, side, head);
-        void *page =
-            (void *)(uintptr_t)kv_store_block(store, step->layer, side, s->pages[i_page], head);
+        const uint16_t *tail = step_block(step, block, side);
+        void *page = (void *)(uintptr_t)kv_store_block(store, step->layer, side, s->pages[block.i],
+                                                       block.head);
 
         if (!kv_store_quantizes(store, step->layer, side)) {
             memcpy(page, tail, store->tail_block_bytes);
@@ -342,10 +373,10 @@ static void seal_page(const AttentionStep *step, uint32_t i_sequence, uint32_t i
         }
         step->kv_kernels->seal(
             store->regions[step->layer][side].format, side, step->head_dim, tail,
-            (const Rounding *)(uintptr_t)kv_store_rounding(store, step->layer, head), page,
+            (const Rounding *)(uintptr_t)kv_store_rounding(store, step->layer, block.head), page,
             scratch);
-        if (!i_page && store->n_sinks && s->sink != KV_NO_SINK)
-            keep_sinks(step, side, s, head, tail);
+        if (!block.i && store->n_sinks && s->sink != KV_NO_SINK)
+            keep_sinks(step, side, s, block.head, tail);
     }
 }
 
@@ -360,15 +391,15 @@ static void finish_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     const AttentionStep *step = &region->step;
     uint32_t i_sequence = i_task / step->n_kv_heads, head = i_task % step->n_kv_heads;
     const StepSequence *s = &step->batch->sequences[i_sequence];
-    uint32_t first = s->n_past / KV_PAGE_TOKENS, end = full_pages(s);
+    BlockRef tail = { i_sequence, s->n_past / KV_PAGE_TOKENS, head }, block = tail;
 
-    for (uint32_t i = first; i < end; i++)
-        seal_page(step, i_sequence, i, head, region->attention->scratch[i_thread].kv);
-    if (end == first || (s->n_past + s->n_tokens) % KV_PAGE_TOKENS == 0)
+    for (; block.i < full_pages(s); block.i++)
+        seal_page(step, block, region->attention->scratch[i_thread].kv);
+    if (block.i == tail.i || (s->n_past + s->n_tokens) % KV_PAGE_TOKENS == 0)
         return;
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-        memcpy(step_block(step, i_sequence, first, side, head),
-               step_block(step, i_sequence, end, side, head), step->store->tail_block_bytes);
+        memcpy(step_block(step, tail, side), step_block(step, block, side),
+               step->store->tail_block_bytes);
 }
 
 static bool is_staged(const Attention *a, const KvAppendArgs *args) {

@@ -31,76 +31,84 @@ static uint32_t tail_index(const AttentionStep *step, uint32_t i_sequence) {
     return step->batch->sequences[i_sequence].n_past / KV_PAGE_TOKENS;
 }
 
-uint16_t *step_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i, KvSide side,
-                     uint32_t head) {
-    const StepSequence *s = &step->batch->sequences[i_sequence];
-    uint32_t tail = tail_index(step, i_sequence);
+uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side) {
+    const StepSequence *s = &step->batch->sequences[block.i_sequence];
+    uint32_t tail = tail_index(step, block.i_sequence);
     size_t i_extra;
 
-    if (i < tail)
-        return (uint16_t *)(uintptr_t)kv_store_block(step->store, step->layer, side, s->pages[i],
-                                                     head);
-    if (i == tail)
-        return (uint16_t *)(uintptr_t)kv_store_tail(step->store, step->layer, side, s->tail, head);
-    i_extra = step->extra_first[i_sequence] + i - tail - 1;
-    return step->extra_blocks + ((i_extra * step->n_kv_heads + head) * KV_SIDES + side) *
+    if (block.i < tail)
+        return (uint16_t *)(uintptr_t)kv_store_block(step->store, step->layer, side,
+                                                     s->pages[block.i], block.head);
+    if (block.i == tail)
+        return (uint16_t *)(uintptr_t)kv_store_tail(step->store, step->layer, side, s->tail,
+                                                    block.head);
+    i_extra = step->extra_first[block.i_sequence] + block.i - tail - 1;
+    return step->extra_blocks + ((i_extra * step->n_kv_heads + block.head) * KV_SIDES + side) *
                                     ((size_t)KV_PAGE_TOKENS * step->head_dim);
 }
 
+static bool is_sealed(const AttentionStep *step, BlockRef block) {
+    return block.i < tail_index(step, block.i_sequence);
+}
+
 /* A sealed page of a side that is quantized, or NULL. */
-static const void *sealed_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
-                                KvSide side, uint32_t head) {
-    if (i >= tail_index(step, i_sequence) || !kv_store_quantizes(step->store, step->layer, side))
-        return NULL;
-    return step_block(step, i_sequence, i, side, head);
+static const void *quantized_block(const AttentionStep *step, BlockRef block, KvSide side) {
+    return is_sealed(step, block) && kv_store_quantizes(step->store, step->layer, side)
+               ? step_block(step, block, side)
+               : NULL;
 }
 
 /* The exact first tokens that stand in for those of a quantized first page, or NULL. */
-static const uint16_t *sink_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
-                                  KvSide side, uint32_t head) {
-    uint32_t sink = step->batch->sequences[i_sequence].sink;
+static const uint16_t *sink_block(const AttentionStep *step, BlockRef block, KvSide side) {
+    uint32_t sink = step->batch->sequences[block.i_sequence].sink;
 
-    if (i || !step->store->n_sinks || sink == KV_NO_SINK)
+    if (block.i || !step->store->n_sinks || sink == KV_NO_SINK)
         return NULL;
-    return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink, head);
+    return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink,
+                                                      block.head);
 }
 
-/* Keys of block `i` that are there after the step. */
-static uint32_t block_keys(const AttentionStep *step, uint32_t i_sequence, uint32_t i) {
-    const StepSequence *s = &step->batch->sequences[i_sequence];
+/* Keys of a block that are there after the step. */
+static uint32_t block_keys(const AttentionStep *step, BlockRef block) {
+    const StepSequence *s = &step->batch->sequences[block.i_sequence];
 
-    return min_u32(s->n_past + s->n_tokens - i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
+    return min_u32(s->n_past + s->n_tokens - block.i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
 }
 
 /* Inlined always: of a function that only prefetches GCC 12 finds that it does nothing, and drops
  * its calls. */
-static inline __attribute__((__always_inline__)) void prefetch_block(const AttentionStep *step,
-                                                                     uint32_t i_sequence,
-                                                                     uint32_t i, KvSide side,
-                                                                     uint32_t head) {
-    const char *block = (const char *)step_block(step, i_sequence, i, side, head);
-    size_t size_bytes = step->store->regions[step->layer][side].block_bytes,
-           step_bytes = CACHE_LINE_BYTES;
-    uint32_t n_keys;
+static inline __attribute__((__always_inline__)) void prefetch_side(const AttentionStep *step,
+                                                                    BlockRef block, KvSide side) {
+    const char *at = (const char *)step_block(step, block, side);
+    size_t size_bytes = step->store->regions[step->layer][side].block_bytes;
+    size_t step_bytes = CACHE_LINE_BYTES;
 
-    if (i >= tail_index(step, i_sequence)) { /* bf16, and mostly not full */
-        n_keys = block_keys(step, i_sequence, i);
+    if (!is_sealed(step, block)) { /* bf16, and mostly not full */
+        uint32_t n_keys = block_keys(step, block);
+
         size_bytes = side == KV_SIDE_K ? step->store->tail_block_bytes
                                        : (size_t)n_keys * step->head_dim * sizeof(uint16_t);
         if (side == KV_SIDE_K && n_keys * sizeof(uint16_t) <= CACHE_LINE_BYTES)
             step_bytes = KV_PAGE_TOKENS * sizeof(uint16_t);
     }
-    for (size_t at = 0; at < size_bytes; at += step_bytes)
-        __builtin_prefetch(block + at);
+    for (size_t offset = 0; offset < size_bytes; offset += step_bytes)
+        __builtin_prefetch(at + offset);
 }
 
-/* The block after `i` where the kernel that works on `i` can prefetch it, or NULL: then it is done
- * here. */
-static const uint16_t *next_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i,
-                                  KvSide side, uint32_t head) {
-    if (i + 1 < tail_index(step, i_sequence))
-        return step_block(step, i_sequence, i + 1, side, head);
-    prefetch_block(step, i_sequence, i + 1, side, head);
+void tile_prefetch(const AttentionStep *step, BlockRef block) {
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
+        prefetch_side(step, block, side);
+    __asm__ volatile("" ::: "memory"); /* something that it does: see above */
+}
+
+/* `next` (or NULL) where the kernel that works on the block before can prefetch it; what it cannot
+ * is asked for here. */
+static const uint16_t *kernel_next(const AttentionStep *step, const BlockRef *next, KvSide side) {
+    if (!next)
+        return NULL;
+    if (is_sealed(step, *next))
+        return step_block(step, *next, side);
+    prefetch_side(step, *next, side);
     return NULL;
 }
 
@@ -114,9 +122,10 @@ void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head) {
     const StepSequence *s = &step->batch->sequences[i_sequence];
 
     for (uint32_t r = 0; r < s->n_tokens; r++) {
-        uint32_t block = (s->n_past + r) / KV_PAGE_TOKENS, lane = (s->n_past + r) % KV_PAGE_TOKENS;
-        uint16_t *k_block = step_block(step, i_sequence, block, KV_SIDE_K, head);
-        uint16_t *v_block = step_block(step, i_sequence, block, KV_SIDE_V, head);
+        BlockRef block = { i_sequence, (s->n_past + r) / KV_PAGE_TOKENS, head };
+        uint32_t lane = (s->n_past + r) % KV_PAGE_TOKENS;
+        uint16_t *k_block = step_block(step, block, KV_SIDE_K);
+        uint16_t *v_block = step_block(step, block, KV_SIDE_V);
         const uint16_t *k = token_at(step, step->k, s->i_token + r, head);
 
         for (uint32_t c = 0; c < step->head_dim; c++)
@@ -163,38 +172,34 @@ static void sink_scores(float *scores, const float *queries, const uint16_t *sin
     }
 }
 
-static void block_scores(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
-                         bool has_next, const TileScratch *scratch) {
-    const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_K, head);
-    const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_K, head);
-    const uint16_t *next =
-        has_next ? next_block(step, tile->i_sequence, block, KV_SIDE_K, head) : NULL;
-    uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
+static void block_scores(const AttentionStep *step, BlockRef block, const BlockRef *next,
+                         uint32_t n_queries, const TileScratch *scratch) {
+    const void *quantized = quantized_block(step, block, KV_SIDE_K);
+    const uint16_t *sinks = sink_block(step, block, KV_SIDE_K);
+    const uint16_t *ahead = kernel_next(step, next, KV_SIDE_K);
 
-    if (!sealed) {
-        step->kernels->scores(scratch->scores, scratch->queries,
-                              step_block(step, tile->i_sequence, block, KV_SIDE_K, head), next,
-                              n_queries, block_keys(step, tile->i_sequence, block), head_dim);
+    if (!quantized) {
+        step->kernels->scores(scratch->scores, scratch->queries, step_block(step, block, KV_SIDE_K),
+                              ahead, n_queries, block_keys(step, block), step->head_dim);
         return;
     }
     step->kv_kernels->scores(step->store->regions[step->layer][KV_SIDE_K].format, scratch->scores,
-                             scratch->queries, sealed, next, n_queries, head_dim, scratch->kv);
+                             scratch->queries, quantized, ahead, n_queries, step->head_dim,
+                             scratch->kv);
     if (sinks)
-        sink_scores(scratch->scores, scratch->queries, sinks, n_queries, head_dim);
+        sink_scores(scratch->scores, scratch->queries, sinks, n_queries, step->head_dim);
 }
 
-static void block_values(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
-                         bool has_next, uint32_t low, uint32_t high, const TileScratch *scratch,
-                         float *out) {
-    const void *sealed = sealed_block(step, tile->i_sequence, block, KV_SIDE_V, head);
-    const uint16_t *sinks = sink_block(step, tile->i_sequence, block, KV_SIDE_V, head);
-    const uint16_t *next =
-        has_next ? next_block(step, tile->i_sequence, block, KV_SIDE_V, head) : NULL;
-    uint32_t n_queries = tile_queries(step, tile), head_dim = step->head_dim;
+static void block_values(const AttentionStep *step, BlockRef block, const BlockRef *next,
+                         uint32_t n_queries, uint32_t low, uint32_t high,
+                         const TileScratch *scratch, float *out) {
+    const void *quantized = quantized_block(step, block, KV_SIDE_V);
+    const uint16_t *sinks = sink_block(step, block, KV_SIDE_V);
+    const uint16_t *ahead = kernel_next(step, next, KV_SIDE_V);
+    uint32_t head_dim = step->head_dim;
 
-    if (!sealed) {
-        step->kernels->values(out, scratch->scores,
-                              step_block(step, tile->i_sequence, block, KV_SIDE_V, head), next,
+    if (!quantized) {
+        step->kernels->values(out, scratch->scores, step_block(step, block, KV_SIDE_V), ahead,
                               n_queries, head_dim, low, high);
         return;
     }
@@ -205,20 +210,20 @@ static void block_values(const AttentionStep *step, const Tile *tile, uint32_t h
             memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));
     }
     step->kv_kernels->values(step->store->regions[step->layer][KV_SIDE_V].format, out,
-                             scratch->scores, sealed, next, n_queries, head_dim, low, high,
+                             scratch->scores, quantized, ahead, n_queries, head_dim, low, high,
                              scratch->kv);
 }
 
-static void add_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t block,
-                      bool has_next, const TileScratch *scratch, TilePart part) {
+static void add_block(const AttentionStep *step, const Tile *tile, BlockRef block,
+                      const BlockRef *next, const TileScratch *scratch, TilePart part) {
     uint32_t n_past = step->batch->sequences[tile->i_sequence].n_past;
     uint32_t n_queries = tile_queries(step, tile), first = KV_PAGE_TOKENS, end = 0;
 
-    block_scores(step, tile, head, block, has_next, scratch);
+    block_scores(step, block, next, n_queries, scratch);
     for (uint32_t i = 0; i < n_queries; i++) {
         uint32_t low, high;
 
-        visible_lanes(n_past + tile->first + i / step->group, step->args->window, block, &low,
+        visible_lanes(n_past + tile->first + i / step->group, step->args->window, block.i, &low,
                       &high);
         step->kernels->softmax(scratch->scores + i * ATTENTION_BLOCK_KEYS, low, high,
                                &part.states[i], part.out + (size_t)i * step->head_dim,
@@ -229,7 +234,7 @@ static void add_block(const AttentionStep *step, const Tile *tile, uint32_t head
         }
     }
     if (first < end)
-        block_values(step, tile, head, block, has_next, first, end, scratch, part.out);
+        block_values(step, block, next, n_queries, first, end, scratch, part.out);
 }
 
 /* tiles */
@@ -251,6 +256,11 @@ void tile_find_segments(const AttentionStep *step, Tile *tile) {
     tile->n_segments = tile_last_block(step, tile) / SEGMENT_BLOCKS - tile->first_segment + 1;
 }
 
+static void scale_row(float *restrict out, const float *restrict in, float scale, uint32_t n) {
+    for (uint32_t c = 0; c < n; c++)
+        out[c] = in[c] * scale;
+}
+
 void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
                const TileScratch *scratch) {
     const AttentionArgs *args = step->args;
@@ -262,26 +272,34 @@ void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
             (const float *)(uintptr_t)args->q +
             ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
 
-        for (uint32_t c = 0; c < head_dim; c++)
-            scratch->queries[(size_t)i * head_dim + c] = q[c] * args->scale;
+        scale_row(scratch->queries + (size_t)i * head_dim, q, args->scale, head_dim);
     }
 }
 
-void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
-                  const TileScratch *scratch, TilePart part) {
-    uint32_t i_sequence = tile->i_sequence, tail = tail_index(step, i_sequence);
-    uint32_t block = tile_first_block(step, tile), last = tile_last_block(step, tile);
+BlockRef tile_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment) {
+    uint32_t first = tile_first_block(step, tile);
 
-    if (block < segment * SEGMENT_BLOCKS)
-        block = segment * SEGMENT_BLOCKS;
-    last = min_u32(last, segment * SEGMENT_BLOCKS + SEGMENT_BLOCKS - 1);
+    return (BlockRef){ .i_sequence = tile->i_sequence,
+                       .i = first > segment * SEGMENT_BLOCKS ? first : segment * SEGMENT_BLOCKS,
+                       .head = head };
+}
+
+void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
+                  const BlockRef *next, const TileScratch *scratch, TilePart part) {
+    BlockRef block = tile_block(step, tile, head, segment);
+    uint32_t last =
+        min_u32(tile_last_block(step, tile), segment * SEGMENT_BLOCKS + SEGMENT_BLOCKS - 1);
+
     tile_reset(part, tile_queries(step, tile), step->head_dim);
-    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-        prefetch_block(step, i_sequence, block, side, head);
-    for (; block <= last; block++) {
-        if (block == tail && step->batch->sequences[i_sequence].n_tokens == 1)
-            step_stage(step, i_sequence, head);
-        add_block(step, tile, head, block, block < last, scratch, part);
+    while (block.i <= last) {
+        BlockRef following = block;
+
+        following.i++;
+        if (block.i == tail_index(step, block.i_sequence) &&
+            step->batch->sequences[block.i_sequence].n_tokens == 1)
+            step_stage(step, block.i_sequence, head);
+        add_block(step, tile, block, block.i < last ? &following : next, scratch, part);
+        block = following;
     }
 }
 
@@ -293,8 +311,7 @@ void tile_reset(TilePart part, uint32_t n_queries, uint32_t head_dim) {
 
 static void merge_query(SoftmaxState *total, float *total_out, const SoftmaxState *part,
                         const float *part_out, uint32_t head_dim) {
-    float max = total->max > part->max ? total->max : part->max;
-    float keep, add;
+    float max = total->max > part->max ? total->max : part->max, keep, add;
 
     if (part->max == -INFINITY)
         return;
@@ -326,10 +343,8 @@ void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, Tile
         float *out =
             (float *)(uintptr_t)args->out +
             ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
-        float inverse = 1 / total.states[i].sum;
 
-        for (uint32_t c = 0; c < head_dim; c++)
-            out[c] = total.out[(size_t)i * head_dim + c] * inverse;
+        scale_row(out, total.out + (size_t)i * head_dim, 1 / total.states[i].sum, head_dim);
         if (kv_store_rotates(step->store, step->layer, KV_SIDE_V))
             step->kernels->hadamard(out, 1, head_dim);
     }

@@ -29,6 +29,11 @@ typedef struct AttentionStep {
     uint32_t group; /* query heads a KV head serves */
 } AttentionStep;
 
+/* Block `i` of keys and values of a sequence and KV head. */
+typedef struct BlockRef {
+    uint32_t i_sequence, i, head;
+} BlockRef;
+
 typedef struct Tile {
     uint32_t i_sequence;
     uint32_t first, end;                /* rows of the sequence: first <= r < end */
@@ -52,9 +57,8 @@ typedef struct TileScratch {
 
 /* Blocks a sequence of the step touches beyond the one its tail lies in. */
 uint32_t step_extra_blocks(const StepSequence *s);
-/* Block `i` of a sequence where it is bf16: page, tail or extra. */
-uint16_t *step_block(const AttentionStep *step, uint32_t i_sequence, uint32_t i, KvSide side,
-                     uint32_t head);
+/* Where one side of it is: page, tail or extra block. */
+uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side);
 /* Puts the step's own tokens of one sequence and KV head into tail lanes and extra blocks. */
 void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head);
 
@@ -68,9 +72,14 @@ void tile_find_segments(const AttentionStep *step, Tile *tile);
 /* Fills scratch->queries. */
 void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
                const TileScratch *scratch);
-/* One segment from scratch into `part`. Stages the token of a sequence that has only one. */
+/* The first block of a segment. */
+BlockRef tile_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment);
+/* Asks the processor for a block. */
+void tile_prefetch(const AttentionStep *step, BlockRef block);
+/* One segment from scratch into `part`; its first block should have been asked for, and `next`, if
+ * not NULL, will have been. Stages the token of a sequence that has only one. */
 void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
-                  const TileScratch *scratch, TilePart part);
+                  const BlockRef *next, const TileScratch *scratch, TilePart part);
 void tile_reset(TilePart part, uint32_t n_queries, uint32_t head_dim);
 /* Takes a finished segment into the total of those before it. */
 void tile_merge(TilePart total, TilePart part, uint32_t n_queries, uint32_t head_dim);

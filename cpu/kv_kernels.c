@@ -248,6 +248,10 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_load(out + (size_t)i * head_dim + c + b * V_LANES) + bias[i];
+    for (uint32_t j = 0; codes->next && j < low; j++) /* which the loop below does not come by */
+        prefetch_vector(codes, j);
+    for (uint32_t j = high; codes->next && j < LANES; j++)
+        prefetch_vector(codes, j);
     for (uint32_t j = low; j < high; j++) {
         if (codes->next)
             prefetch_vector(codes, j);

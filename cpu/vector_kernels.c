@@ -141,6 +141,17 @@ static inline void prefetch_row(const uint16_t *next, uint32_t row, uint32_t n) 
         __builtin_prefetch(line + at);
 }
 
+/* The rows that a loop from low to high does not come by. */
+static inline __attribute__((__always_inline__)) void prefetch_other_rows(const uint16_t *next,
+                                                                          uint32_t low,
+                                                                          uint32_t high,
+                                                                          uint32_t n) {
+    for (uint32_t row = 0; row < low; row++)
+        prefetch_row(next, row, n);
+    for (uint32_t row = high; row < ATTENTION_BLOCK_KEYS; row++)
+        prefetch_row(next, row, n);
+}
+
 /* Scores of `n` queries against n_vectors vectors of keys; both and head_dim constant after
  * inlining. */
 static inline __attribute__((__always_inline__)) void scores_tile(
@@ -259,6 +270,8 @@ static inline __attribute__((__always_inline__)) void values_tile(
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_load(out + (size_t)i * head_dim + b * V_LANES);
+    if (next)
+        prefetch_other_rows(next, low, high, head_dim);
     for (uint32_t j = low; j < high; j++) {
         if (next)
             prefetch_row(next, j, head_dim);
