@@ -13,12 +13,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define WAITING_INPUT_BYTES_MAX ((size_t)64 << 10) /* of pipelined requests; then reading stops */
 #define OUTPUT_BYTES_KEPT ((size_t)64 << 10) /* a buffer larger than this goes back once sent */
 #define LINGER_MS 1000
+#define KERNEL_UNSENT_BYTES (64 << 10)
 
 static void on_timer(uv_timer_t *timer);
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
@@ -382,6 +384,17 @@ static void on_timer(uv_timer_t *timer) {
 
 /* arrival */
 
+/* Small writes go out at once, and what a slow client has not taken waits here, where it is
+ * counted, not in the system's buffers. */
+static void tune_socket(HttpConnection *c) {
+    int unsent_bytes = KERNEL_UNSENT_BYTES;
+    uv_os_fd_t fd;
+
+    uv_tcp_nodelay(&c->tcp, 1);
+    if (!uv_fileno((uv_handle_t *)&c->tcp, &fd))
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes, sizeof(unsent_bytes));
+}
+
 /* True if there is a place for one more, perhaps because an idle one lost its own. */
 static bool make_place(HttpServer *server) {
     List *longest_idle = server->idle.next;
@@ -416,7 +429,7 @@ void http_connection_accept(HttpServer *server) {
         http_connection_close(c);
         return;
     }
-    uv_tcp_nodelay(&c->tcp, 1);
+    tune_socket(c);
     if (has_place)
         become_idle(c);
     else

@@ -340,18 +340,26 @@ def test_idle_connections_make_room_and_busy_ones_do_not(start):
         wire.socket.close()
 
 
-def test_client_that_stops_reading_loses_its_sequence(start):
-    daemon = start(
-        "--stream-buffer-bytes", "16KiB", "--write-timeout", "500ms", "--kv-tokens", 4096)
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--stream-buffer-bytes", "16KiB", "--write-timeout", "1m"], "stream_buffer"),
+        (["--stream-buffer-bytes", "1GiB", "--write-timeout", "300ms"], "write_timeout"),
+    ],
+    ids=["too much waits", "it waits too long"],
+)
+def test_client_that_stops_reading_loses_its_sequence(start, options, reason):
+    daemon = start(*options, "--kv-tokens", 4096)
+    # Sixteen that cannot all run at once: none of the limits is raced by the end of the work.
     stream = completion(
-        prompt=[5], max_tokens=2000, ignore_eos=True, stream=True, logprobs=20)
+        prompt=[5], max_tokens=2000, ignore_eos=True, stream=True, logprobs=20, n=16)
     with daemon.wire(receive_buffer=4096) as wire:
         wire.send(stream)
         wait_until(
-            lambda: daemon.metric("kvasir_http_connections_ended_total", reason="stream_buffer"))
+            lambda: daemon.metric("kvasir_http_connections_ended_total", reason=reason), seconds=60)
         daemon.wait_idle()
-        wait_until(lambda: daemon.metric("kvasir_http_open_connections") == 1)
-    assert daemon.metric("vllm:request_success_total", finished_reason="abort") == 1
+    wait_until(lambda: daemon.metric("vllm:request_success_total", finished_reason="abort"))
+    wait_until(lambda: daemon.metric("kvasir_http_open_connections") == 1)
 
 
 def test_client_that_stops_reading_a_whole_answer_is_cut_off(start):
@@ -383,4 +391,6 @@ def test_client_that_leaves_frees_its_pages(daemon):
             wait_until(lambda: daemon.metric("vllm:num_requests_running") == 4)
             assert daemon.metric("vllm:kv_cache_usage_perc") > 0
         daemon.wait_idle()
-    assert daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted + 8
+    # The engine is idle a moment before the loop hears of its last ends.
+    wait_until(
+        lambda: daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted + 8)
