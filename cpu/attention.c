@@ -313,21 +313,26 @@ static void items_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     }
 }
 
+/* `args` must live as long as the region. */
+static Region region_of(Attention *a, const AttentionArgs *args) {
+    return (Region){ .attention = a,
+                     .step = { .kernels = a->kernels,
+                               .kv_kernels = a->kv_kernels,
+                               .store = args->store,
+                               .batch = args->batch,
+                               .k = args->k,
+                               .v = args->v,
+                               .layer = args->layer,
+                               .head_dim = a->head_dim,
+                               .n_kv_heads = a->n_kv_heads,
+                               .extra_blocks = a->extra_blocks,
+                               .extra_first = a->extra_first,
+                               .args = args,
+                               .group = args->n_heads / a->n_kv_heads } };
+}
+
 void attention_run(Attention *a, const AttentionArgs *args) {
-    Region region = { .attention = a,
-                      .step = { .kernels = a->kernels,
-                                .kv_kernels = a->kv_kernels,
-                                .store = args->store,
-                                .batch = args->batch,
-                                .k = args->k,
-                                .v = args->v,
-                                .layer = args->layer,
-                                .head_dim = a->head_dim,
-                                .n_kv_heads = a->n_kv_heads,
-                                .extra_blocks = a->extra_blocks,
-                                .extra_first = a->extra_first,
-                                .args = args,
-                                .group = args->n_heads / a->n_kv_heads } };
+    Region region = region_of(a, args);
     uint32_t n_shares = RUN_SHARES * team_threads(a->team);
 
     place_extra_blocks(a, args->batch);
@@ -408,18 +413,10 @@ static bool is_staged(const Attention *a, const KvAppendArgs *args) {
 }
 
 void attention_append(Attention *a, const KvAppendArgs *args) {
-    Region region = { .attention = a,
-                      .step = { .kernels = a->kernels,
-                                .kv_kernels = a->kv_kernels,
-                                .store = args->store,
-                                .batch = args->batch,
-                                .k = args->k,
-                                .v = args->v,
-                                .layer = args->layer,
-                                .head_dim = a->head_dim,
-                                .n_kv_heads = a->n_kv_heads,
-                                .extra_blocks = a->extra_blocks,
-                                .extra_first = a->extra_first } };
+    const AttentionArgs step = {
+        .k = args->k, .v = args->v, .layer = args->layer, .batch = args->batch, .store = args->store
+    };
+    Region region = region_of(a, &step);
     uint32_t n_tasks = args->batch->n_sequences * a->n_kv_heads;
     bool any_full = false;
 

@@ -88,7 +88,7 @@ static int place_all(KvStore *store, const KvPlan *plan) {
     return 0;
 }
 
-static bool plan_quantizes(const KvPlan *plan, uint32_t n_layers) {
+bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers) {
     for (uint32_t layer = 0; plan && layer < n_layers; layer++)
         for (KvSide side = 0; side < KV_SIDES; side++)
             if (plan->formats[layer][side] != KV_FORMAT_BF16)
@@ -103,7 +103,7 @@ int kv_store_layout(KvStore *store, const KvShape *shape) {
     if (!geometry->n_layers || geometry->n_layers > KV_LAYERS_MAX || !geometry->n_kv_heads ||
         !geometry->head_dim || geometry->head_dim % 2 || !shape->n_pages || !shape->n_tails)
         return -EINVAL;
-    quantizes = plan_quantizes(shape->plan, geometry->n_layers);
+    quantizes = kv_plan_quantizes(shape->plan, geometry->n_layers);
     if (quantizes && (geometry->head_dim % 8 || geometry->head_dim > KV_HEAD_DIM_MAX))
         return -EINVAL;
 

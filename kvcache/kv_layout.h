@@ -62,6 +62,9 @@ typedef struct KvPlan {
     KvFormat formats[KV_LAYERS_MAX][KV_SIDES]; /* [n_layers] used */
 } KvPlan;
 
+/* Whether any side is below bf16. NULL: no. */
+bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers);
+
 typedef struct KvRegion {
     KvFormat format;
     size_t block_bytes; /* one KV head of one page */

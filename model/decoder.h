@@ -15,7 +15,6 @@ typedef struct Decoder Decoder;
 typedef struct DecoderLimits {
     uint32_t max_batched_tokens; /* most rows of one step */
     uint32_t max_logit_rows;     /* most rows of one decoder_logits call */
-    uint32_t max_position;       /* longest sequence */
 } DecoderLimits;
 
 /* `checkpoint` is borrowed and must outlive the decoder (backends may use weights in place);

@@ -6,11 +6,10 @@
 #include "server/commands.h"
 #include "server/eval.h"
 #include "server/model_run.h"
+#include "server/text_tokens.h"
 
 #include "kvcache/kv_layout.h"
-#include "model/tokenizer.h"
 #include "util/json.h"
-#include "util/mapped_file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -45,20 +44,11 @@ CLEANUP_DEINIT_DEFINE(Eval, eval_deinit);
 /* set up */
 
 static int read_tokens(Eval *e, Reason *why) {
-    CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
-    CLEANUP(mapped_file_close) MappedFile file = MAPPED_FILE_NULL;
     const Config *config = e->config;
-    int r;
+    int r = text_tokens_read(&e->tokens, config->model, config->text_path, why);
 
-    r = tokenizer_open(&tokenizer, config->model, why);
-    if (!r)
-        r = mapped_file_open(&file, config->text_path, why);
     if (r)
         return r;
-    r = tokenizer_encode(tokenizer, (const char *)file.data, file.size, false, false, &e->tokens);
-    if (r)
-        return reason_set(why, r, "%s: %s", config->text_path,
-                          r == -EILSEQ ? "not UTF-8" : "could not be tokenized");
     if (config->max_tokens && e->tokens.n > config->max_tokens)
         e->tokens.n = config->max_tokens;
     if (e->tokens.n < config->window)

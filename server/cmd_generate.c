@@ -20,15 +20,6 @@ typedef struct Generation {
     float *logits; /* [n_vocab] */
 } Generation;
 
-static uint32_t argmax(const float *x, uint32_t n) {
-    uint32_t best = 0;
-
-    for (uint32_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
-}
-
 static bool is_eos(const Generation *g, uint32_t token) {
     const GenerationDefaults *defaults = checkpoint_generation(g->session->checkpoint);
 
@@ -49,7 +40,7 @@ static int feed(Generation *g, const uint32_t *ids, uint32_t n, uint32_t *nextp)
     if (!r)
         r = session_logits(g->session, n_now - 1, 1, g->logits);
     if (!r)
-        *nextp = argmax(g->logits, g->session->config->n_vocab);
+        *nextp = session_argmax(g->logits, g->session->config->n_vocab);
     return r;
 }
 

@@ -23,8 +23,7 @@
 
 /* making */
 
-static int settle_options(Engine *e, Reason *why) {
-    EngineOptions *o = &e->options;
+static int settle_options(EngineOptions *o, Reason *why) {
     uint32_t max_position = checkpoint_config(o->checkpoint)->max_position;
 
     if (!o->max_num_seqs || !o->max_batched_tokens)
@@ -45,9 +44,28 @@ static int settle_options(Engine *e, Reason *why) {
 
         o->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
     }
-    e->n_logit_rows_max = o->max_batched_tokens < ENGINE_LOGIT_ROWS_MAX ? o->max_batched_tokens
-                                                                        : ENGINE_LOGIT_ROWS_MAX;
     return 0;
+}
+
+/* One for each sequence that runs; as many again for first pages that are only cached. */
+static uint32_t n_sinks_of(uint32_t max_num_seqs, bool prefix_caching) {
+    return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
+}
+
+int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
+    LedgerRequest request;
+    int r;
+
+    r = settle_options(o, why);
+    if (r)
+        return r;
+    request = (LedgerRequest){ .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
+                               .kv_memory_bytes = o->kv_memory_bytes,
+                               .kv_tokens = o->kv_tokens,
+                               .plan = o->plan,
+                               .n_sinks = n_sinks_of(o->max_num_seqs, o->prefix_caching),
+                               .max_num_seqs = o->max_num_seqs };
+    return ledger_plan(ledger, &request, why);
 }
 
 static void collect_eos(Engine *e) {
@@ -97,24 +115,10 @@ static int make_prefixes(Engine *e, Reason *why) {
     return r ? reason_set(why, r, "no memory for the index of prefixes") : 0;
 }
 
-/* One for each sequence that runs; as many again for first pages that are only cached. */
-uint32_t engine_n_sinks(uint32_t max_num_seqs, bool prefix_caching) {
-    return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
-}
-
 static int make_cache(Engine *e, Reason *why) {
     const EngineOptions *o = &e->options;
-    LedgerRequest request = { .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
-                              .kv_memory_bytes = o->kv_memory_bytes,
-                              .kv_tokens = o->kv_tokens,
-                              .plan = o->plan,
-                              .n_sinks = engine_n_sinks(o->max_num_seqs, o->prefix_caching),
-                              .max_num_seqs = o->max_num_seqs };
     int r;
 
-    r = ledger_plan(&e->ledger, &request, why);
-    if (r)
-        return r;
     e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
     e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
     r = make_store(e, why);
@@ -158,9 +162,12 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     e->options = *options;
     list_init(&e->waiting);
     list_init(&e->stop_message);
-    r = settle_options(e, why);
+    r = engine_plan(&e->options, &e->ledger, why);
     if (r)
         return r;
+    e->n_logit_rows_max = e->options.max_batched_tokens < ENGINE_LOGIT_ROWS_MAX
+                              ? e->options.max_batched_tokens
+                              : ENGINE_LOGIT_ROWS_MAX;
     r = mailbox_init(&e->inbox, NULL, NULL);
     if (r)
         return reason_set(why, r, "no memory for the engine's mailbox");
@@ -168,8 +175,7 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     e->n_vocab = checkpoint_config(options->checkpoint)->n_vocab;
     collect_eos(e);
     limits = (DecoderLimits){ .max_batched_tokens = e->options.max_batched_tokens,
-                              .max_logit_rows = e->n_logit_rows_max,
-                              .max_position = e->options.max_model_len };
+                              .max_logit_rows = e->n_logit_rows_max };
     r = decoder_new(&e->decoder, options->ops, options->backend, options->checkpoint, &limits, why);
     if (!r)
         r = make_cache(e, why);

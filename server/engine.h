@@ -123,6 +123,10 @@ typedef struct EngineStats {
     atomic_ullong prefix_query_tokens, prefix_hit_tokens;
 } EngineStats;
 
+/* What engine_new would make of these options: fills in those that have defaults, and plans the
+ * cache. Needs the checkpoint's configuration, no weights and no backend. -EINVAL, -ENOSPC with the
+ * words in `why`. */
+int engine_plan(EngineOptions *options, Ledger *ledger, Reason *why);
 /* Allocates everything (weights, workspace, cache). -ENOSPC etc. with the words in `why`. */
 int engine_new(Engine **outp, const EngineOptions *options, Reason *why);
 /* Starts the thread. */
@@ -138,9 +142,6 @@ void engine_submit(Engine *engine, EngineRequest *request);
 /* Any thread; the request must not have had its last event taken yet. It ends within one step with
  * FINISH_CANCELLED, or with what it had already come to. */
 void engine_cancel(Engine *engine, EngineRequest *request);
-
-/* Sink slots an engine gives a plan that quantizes. */
-uint32_t engine_n_sinks(uint32_t max_num_seqs, bool prefix_caching);
 
 const Ledger *engine_ledger(const Engine *engine);
 EngineStats *engine_stats(Engine *engine);

@@ -31,15 +31,6 @@ static int chunk_run(Chunk *chunk, Session *session, SessionCache *cache, const 
     return r;
 }
 
-static uint32_t argmax(const float *x, uint32_t n) {
-    uint32_t best = 0;
-
-    for (uint32_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
-}
-
 static int keep_kld(EvalStats *stats, double kld) {
     if (stats->n_tokens == stats->klds_capacity) {
         size_t capacity = stats->klds_capacity ? stats->klds_capacity * 2 : 4096;
@@ -70,7 +61,7 @@ static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
 
         if (r)
             return r;
-        stats->n_same_top += argmax(p, n_vocab) == argmax(q, n_vocab);
+        stats->n_same_top += session_argmax(p, n_vocab) == session_argmax(q, n_vocab);
         if (i < n_next) {
             stats->log_loss += chunk->log_sums[i] - q[next[i]];
             stats->n_predictions++;

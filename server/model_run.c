@@ -14,12 +14,16 @@ ProfileStoreOptions model_run_profile_options(const Config *config) {
     };
 }
 
-bool model_run_quantizes(const KvPlan *plan, uint32_t n_layers) {
-    for (uint32_t l = 0; l < n_layers; l++)
-        for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-            if (plan->formats[l][side] != KV_FORMAT_BF16)
-                return true;
-    return false;
+EngineOptions model_run_engine_options(const Config *config) {
+    return (EngineOptions){
+        .prefix_caching = config->prefix_caching,
+        .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
+        .kv_memory_bytes = config->kv_memory_bytes,
+        .kv_tokens = config->kv_tokens,
+        .max_model_len = config->max_model_len,
+        .max_num_seqs = config->max_num_seqs,
+        .max_batched_tokens = config->max_batched_tokens,
+    };
 }
 
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
@@ -28,7 +32,7 @@ int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, Kv
     int r;
 
     r = kv_spec_parse(plan, spec, n_layers, why);
-    if (r || *profilep || !model_run_quantizes(plan, n_layers))
+    if (r || *profilep || !kv_plan_quantizes(plan, n_layers))
         return r;
     return profile_store_get(profilep, &where, why);
 }

@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "kvcache/kv_spec.h"
+#include "server/engine.h"
 #include "server/profile_store.h"
 #include "server/session.h"
 
@@ -21,7 +22,8 @@ ProfileStoreOptions model_run_profile_options(const Config *config);
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
                    Profile **profilep, Reason *why);
 
-bool model_run_quantizes(const KvPlan *plan, uint32_t n_layers);
+/* What of the configuration concerns an engine; what it runs on is the caller's to add. */
+EngineOptions model_run_engine_options(const Config *config);
 
 /* Prints "kvasird: <why>" and returns the exit status of a command that failed. */
 int model_run_failed(const Reason *why);

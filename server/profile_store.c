@@ -8,10 +8,8 @@
 
 #include "model/identity.h"
 #include "model/profiler.h"
-#include "model/tokenizer.h"
-#include "server/builtin_text.h"
+#include "server/text_tokens.h"
 #include "util/log.h"
-#include "util/mapped_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -70,33 +68,6 @@ int profile_store_save(const Profile *profile, const char *path, Reason *why) {
 }
 
 /* measuring */
-
-static int read_tokens(const ProfileStoreOptions *options, TokenIds *out, Reason *why) {
-    CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
-    CLEANUP(mapped_file_close) MappedFile file = MAPPED_FILE_NULL;
-    const char *text = (const char *)builtin_text;
-    size_t size = builtin_text_SIZE;
-    int r;
-
-    r = tokenizer_open(&tokenizer, options->model_path, why);
-    if (r)
-        return r;
-    if (options->text_path) {
-        r = mapped_file_open(&file, options->text_path, why);
-        if (r)
-            return r;
-        text = (const char *)file.data;
-        size = file.size;
-    }
-    r = tokenizer_encode(tokenizer, text, size, false, false, out);
-    if (r)
-        return reason_set(why, r, "%s: %s",
-                          options->text_path ? options->text_path : "the built-in text",
-                          r == -EILSEQ ? "not UTF-8" : "could not be tokenized");
-    if (!out->n)
-        return reason_set(why, -EINVAL, "%s: there is no text in it", options->text_path);
-    return 0;
-}
 
 static uint64_t now_ms(void) {
     struct timespec now;
@@ -169,7 +140,7 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
     KvGeometry geometry;
     int r;
 
-    r = read_tokens(options, &tokens, why);
+    r = text_tokens_read(&tokens, options->model_path, options->text_path, why);
     if (!r)
         r = session_init(&session,
                          &(SessionOptions){ .model_path = options->model_path,

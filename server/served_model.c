@@ -15,23 +15,15 @@ static int load_chat_template(ServedModel *model, const Config *config, Reason *
 }
 
 static int load_engine(ServedModel *model, const Config *config, Mailbox *events, Reason *why) {
-    EngineOptions options = {
-        .ops = model->ops,
-        .backend = model->backend,
-        .checkpoint = model->checkpoint,
-        .tokenizer = model->tokenizer,
-        .plan = model->plan,
-        .profile = model->profile,
-        .prefix_caching = config->prefix_caching,
-        .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
-        .kv_memory_bytes = config->kv_memory_bytes,
-        .kv_tokens = config->kv_tokens,
-        .max_model_len = config->max_model_len,
-        .max_num_seqs = config->max_num_seqs,
-        .max_batched_tokens = config->max_batched_tokens,
-        .events = events,
-    };
+    EngineOptions options = model_run_engine_options(config);
 
+    options.ops = model->ops;
+    options.backend = model->backend;
+    options.checkpoint = model->checkpoint;
+    options.tokenizer = model->tokenizer;
+    options.plan = model->plan;
+    options.profile = model->profile;
+    options.events = events;
     return engine_new(&model->engine, &options, why);
 }
 

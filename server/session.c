@@ -42,8 +42,7 @@ int session_init(Session *s, const SessionOptions *options, Reason *why) {
     if (!r)
         r = decoder_new(&s->decoder, s->ops, s->backend, s->checkpoint,
                         &(DecoderLimits){ .max_batched_tokens = options->max_step_tokens,
-                                          .max_logit_rows = options->max_logit_rows,
-                                          .max_position = s->config->max_position },
+                                          .max_logit_rows = options->max_logit_rows },
                         why);
     if (!r)
         r = reserve(s, why);
@@ -133,4 +132,13 @@ int session_logits(Session *s, uint32_t first, uint32_t n, float *out) {
             return r;
     }
     return 0;
+}
+
+uint32_t session_argmax(const float *x, uint32_t n) {
+    uint32_t best = 0;
+
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[best])
+            best = i;
+    return best;
 }

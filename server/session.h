@@ -61,3 +61,5 @@ void session_cache_reset(SessionCache *cache);
 int session_step(SessionCache *cache, const uint32_t *tokens, uint32_t n);
 /* f32 logits [n, n_vocab] of rows first .. first + n - 1 of the last step, to host memory. */
 int session_logits(Session *session, uint32_t first, uint32_t n, float *out);
+/* The most likely token of one row of logits; the lowest id wins a tie. */
+uint32_t session_argmax(const float *logits, uint32_t n_vocab);

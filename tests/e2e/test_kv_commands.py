@@ -93,6 +93,8 @@ def test_plan_prints_what_the_daemon_takes(start, models, profiles, spec):
 def test_plan_refuses_what_cannot_be(models):
     assert "k5v4" in run("plan", "--model", models / "llama", "--kv", "k5v4", status=1)
     assert "missing" in run("plan", "--model", models / "llama", "--kv-memory", "1MiB", status=1)
+    why = run("plan", "--model", models / "llama", "--max-model-len", "1000000", status=1)
+    assert "1000000" in why and "max" in why
 
 
 def test_plan_files(models, tmp_path):

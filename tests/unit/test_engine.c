@@ -4,8 +4,8 @@
  * chunking or preemption, endings of every kind, and pages that always come back.
  */
 
-#include "cpu/cpu_backend.h"
 #include "server/engine.h"
+#include "tests/unit/tiny_model.h"
 
 #include <errno.h>
 #include <math.h>
@@ -20,47 +20,6 @@
 #include <cmocka.h>
 
 #define MAX_BATCHED_TOKENS 512
-
-static struct {
-    char directory[64];
-    Checkpoint *checkpoint;
-    Tokenizer *tokenizer;
-    Backend *backend;
-} model;
-
-static int setup_model(void **state) {
-    const char *root = getenv("KVASIR_SOURCE_ROOT");
-    CpuBackendOptions options = { .n_threads = 2 };
-    CLEANUP(buffer_deinit) Buffer command = BUFFER_NULL, path = BUFFER_NULL;
-    Reason why = REASON_NULL;
-
-    (void)state;
-    strcpy(model.directory, "/tmp/kvasir-test-engine-XXXXXX");
-    if (!mkdtemp(model.directory))
-        return -1;
-    buffer_printf(&command, "tar -xJf '%s/tests/data/models/llama.tar.xz' -C '%s'",
-                  root ? root : ".", model.directory);
-    buffer_printf(&path, "%s/llama", model.directory);
-    if (system(buffer_text(&command)) ||
-        checkpoint_open(&model.checkpoint, buffer_text(&path), &why) ||
-        tokenizer_open(&model.tokenizer, buffer_text(&path), &why) ||
-        cpu_backend_new(&model.backend, &options, &why)) {
-        print_error("%s\n", why.text);
-        return -1;
-    }
-    return 0;
-}
-
-static int teardown_model(void **state) {
-    CLEANUP(buffer_deinit) Buffer command = BUFFER_NULL;
-
-    (void)state;
-    tokenizer_free(model.tokenizer);
-    checkpoint_free(model.checkpoint);
-    cpu_ops.free(model.backend);
-    buffer_printf(&command, "rm -rf '%s'", model.directory);
-    return system(buffer_text(&command));
-}
 
 /* an engine under test */
 
