@@ -116,7 +116,7 @@ const Option option_table[] = {
       .min = 64,
       .max = UINT64_C(1) << 40,
       .fallback = "0",
-      .unset = "max_model_len times max_num_seqs",
+      .unset = "max_model_len times max_num_seqs, in at most a quarter of the machine's memory",
       .help = "Tokens that the cache must hold; read where kv_memory is not given" },
     { .name = "kv",
       TEXT(kv),

@@ -39,17 +39,27 @@ static int settle_options(EngineOptions *o, Reason *why) {
     /* Each running sequence may have a row in every step. */
     if (o->max_num_seqs > o->max_batched_tokens)
         o->max_num_seqs = o->max_batched_tokens;
-    if (!o->kv_memory_bytes && !o->kv_tokens) {
-        uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
-
-        o->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
-    }
     return 0;
 }
 
 /* One for each sequence that runs; as many again for first pages that are only cached. */
 static uint32_t n_sinks_of(uint32_t max_num_seqs, bool prefix_caching) {
     return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
+}
+
+/* Where neither bytes nor tokens are given: room for every sequence at its longest, or what memory
+ * there is for it. */
+static int plan_default(const EngineOptions *o, LedgerRequest *request, Ledger *ledger,
+                        Reason *why) {
+    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
+    int r;
+
+    request->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
+    r = ledger_plan(ledger, request, why);
+    if (!o->kv_default_bytes || (!r && ledger->kv_bytes <= o->kv_default_bytes))
+        return r;
+    request->kv_memory_bytes = o->kv_default_bytes;
+    return ledger_plan(ledger, request, why);
 }
 
 int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
@@ -65,7 +75,8 @@ int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
                                .plan = o->plan,
                                .n_sinks = n_sinks_of(o->max_num_seqs, o->prefix_caching),
                                .max_num_seqs = o->max_num_seqs };
-    return ledger_plan(ledger, &request, why);
+    return o->kv_memory_bytes || o->kv_tokens ? ledger_plan(ledger, &request, why)
+                                              : plan_default(o, &request, ledger, why);
 }
 
 static void collect_eos(Engine *e) {

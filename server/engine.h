@@ -103,7 +103,8 @@ typedef struct EngineOptions {
     const Checkpoint *checkpoint; /* borrowed */
     const Tokenizer *tokenizer;   /* borrowed */
     uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
-    uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs */
+    uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs, within the next */
+    uint64_t kv_default_bytes;    /* the most that a cache of no given size takes; 0: any */
     uint32_t max_model_len;       /* 0: the model's */
     const KvPlan *plan;           /* borrowed; NULL: bf16 */
     const Profile *profile; /* borrowed for engine_new; keys are rounded by it; NULL: plainly */

@@ -2,6 +2,10 @@
 #include "server/model_run.h"
 
 #include <stdio.h>
+#include <uv.h>
+
+/* Of the machine's memory, what a cache takes whose size nobody gave. */
+#define KV_DEFAULT_SHARE 4
 
 ProfileStoreOptions model_run_profile_options(const Config *config) {
     return (ProfileStoreOptions){
@@ -14,12 +18,20 @@ ProfileStoreOptions model_run_profile_options(const Config *config) {
     };
 }
 
+/* The machine's, or less where a container is held to less. */
+static uint64_t memory_bytes(void) {
+    uint64_t total = uv_get_total_memory(), limit = uv_get_constrained_memory();
+
+    return limit && limit < total ? limit : total;
+}
+
 EngineOptions model_run_engine_options(const Config *config) {
     return (EngineOptions){
         .prefix_caching = config->prefix_caching,
         .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
         .kv_memory_bytes = config->kv_memory_bytes,
         .kv_tokens = config->kv_tokens,
+        .kv_default_bytes = memory_bytes() / KV_DEFAULT_SHARE,
         .max_model_len = config->max_model_len,
         .max_num_seqs = config->max_num_seqs,
         .max_batched_tokens = config->max_batched_tokens,

@@ -211,7 +211,14 @@ int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason
     r = profile_store_path(options, identity, &path, why);
     if (r)
         return r;
-    if (access(buffer_text(&path), F_OK))
-        return measure_and_keep(outp, options, buffer_text(&path), why);
-    return profile_load(outp, buffer_text(&path), identity, &geometry, why);
+    if (!access(buffer_text(&path), F_OK)) {
+        r = profile_load(outp, buffer_text(&path), identity, &geometry, why);
+        if (!r || r == -ENOMEM)
+            return r;
+        /* Ours to mend: nobody asked for this file by name. */
+        log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
+                 "reason=\"%s\"", why->text);
+        *why = (Reason)REASON_NULL;
+    }
+    return measure_and_keep(outp, options, buffer_text(&path), why);
 }

@@ -30,5 +30,6 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
 /* profile_save, after making the directories it lies in. */
 int profile_store_save(const Profile *profile, const char *path, Reason *why);
 
-/* Loads, or measures and keeps. That a new profile could not be kept is a warning, no error. */
+/* Loads the file that options name, or the one kept for this model; where there is none, or the
+ * kept one is of no use, measures and keeps. That one could not be kept is a warning, no error. */
 int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason *why);

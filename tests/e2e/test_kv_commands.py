@@ -171,6 +171,26 @@ def test_a_damaged_profile_is_refused(models, profiles, tmp_path):
     assert "/nowhere" in refuse_profile(models, "/nowhere/profile")
 
 
+def test_a_damaged_profile_of_our_own_is_made_anew(models, prompts, tmp_path):
+    def generate():
+        command = [program(), "generate", "--model", models / "llama", "--kv", "k3v3", "--input",
+                   prompts, "--max-tokens", "4", "--state-dir", tmp_path]
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                                timeout=120, stdin=subprocess.DEVNULL)
+        assert result.returncode == 0, result.stderr
+        return result.stdout, result.stderr
+
+    ids, told = generate()
+    assert "measuring the model's profile" in told
+    [kept] = tmp_path.glob("*.profile")
+    whole = kept.read_bytes()
+    assert generate() == (ids, "")
+    kept.write_bytes(whole[:-1])
+    again, told = generate()
+    assert again == ids and "of no use and will be replaced" in told
+    assert kept.read_bytes() == whole
+
+
 # the other commands
 
 

@@ -635,6 +635,30 @@ static void test_bad_options_are_refused_with_words(void **state) {
     assert_null(engine);
 }
 
+static void test_a_cache_of_no_given_size_fits_the_memory(void **state) {
+    EngineOptions options = { .checkpoint = model.checkpoint,
+                              .max_model_len = 100,
+                              .max_num_seqs = 4,
+                              .max_batched_tokens = 64 };
+    uint64_t roomy_bytes;
+    Reason why = REASON_NULL;
+    Ledger ledger;
+
+    (void)state;
+    assert_int_equal(engine_plan(&options, &ledger, &why), 0);
+    assert_int_equal(ledger.n_pages, 4 * 2);
+    roomy_bytes = ledger.kv_bytes;
+    options.kv_default_bytes = roomy_bytes;
+    assert_int_equal(engine_plan(&options, &ledger, &why), 0);
+    assert_int_equal(ledger.n_pages, 8);
+    options.kv_default_bytes = roomy_bytes - 1;
+    assert_int_equal(engine_plan(&options, &ledger, &why), 0);
+    assert_int_equal(ledger.n_pages, 7);
+    options.kv_tokens = 4096; /* who names a size gets it */
+    assert_int_equal(engine_plan(&options, &ledger, &why), 0);
+    assert_int_equal(ledger.n_pages, 64);
+}
+
 /* stopping */
 
 static void test_stop_drains_or_cancels(void **state) {
@@ -725,6 +749,7 @@ int main(void) {
         cmocka_unit_test(test_a_failed_step_ends_its_requests_and_the_engine_goes_on),
         cmocka_unit_test(test_impossible_requests_end_with_an_error),
         cmocka_unit_test(test_bad_options_are_refused_with_words),
+        cmocka_unit_test(test_a_cache_of_no_given_size_fits_the_memory),
         cmocka_unit_test(test_stop_drains_or_cancels),
         cmocka_unit_test(test_an_engine_that_never_started_gives_requests_back),
         cmocka_unit_test(test_an_idle_engine_sleeps),
