@@ -357,7 +357,7 @@ const Option option_table[] = {
       .commands = COMMAND_EVAL | COMMAND_PROFILE,
       .required = COMMAND_EVAL,
       .unset = "a passage built into the program",
-      .help = "UTF-8 text to run the model over" },
+      .help = "UTF-8 text to run the model over; CR LF counts as LF" },
     { .name = "window",
       U32(window),
       .topic = TOPIC_COMMAND,

@@ -136,6 +136,14 @@ def test_fewer_bits_cost_more(figures, name):
     assert rows[-1]["kld"] > 5 * rows[0]["kld"] > 0
 
 
+def test_line_ends_do_not_matter(models, profiles, text, tmp_path):
+    dos = tmp_path / "dos"
+    dos.write_bytes(text.read_bytes().replace(b"\n", b"\r\n"))
+    unix, other = (evaluate(models / "llama", path, profiles / "llama", tmp_path / "figures",
+                            ["k4v2"], tokens=512)["specs"] for path in (text, dos))
+    assert unix == other
+
+
 def test_bits_are_those_of_the_format(figures):
     """A scale and a center for a key's channel of 64 tokens and for a value's token of 64 channels;
     two bytes each at 8 bits, one below; no center for values at 4 bits and below."""
