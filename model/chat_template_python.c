@@ -13,9 +13,10 @@
  *
  * Memory: all of Python's allocations come through here and are counted. Past the limit a large
  * one fails, which Python reports as MemoryError; small ones, whose failure is the less travelled
- * path, still succeed up to twice the limit while the alarm stops the code. A task that is long
- * past its time, because it is in C code that never looks up, gets no memory at all, which ends
- * most of that.
+ * path, still succeed up to twice the limit while the alarm stops the code. Beyond that, and in a
+ * task that is long past its time because it is in C code that never looks up, one small one in
+ * REFUSE_ONE_OF fails, which ends most of such code. (Not every one: from 3.12 on, Python's way
+ * to an exception handler allocates, and repeats itself until that succeeds.)
  *
  * The interpreter is that of the system, whatever PATH, PYTHONHOME and PYTHONPATH say, and sees
  * the system's packages only: no site module, no user directory, no current directory.
@@ -43,6 +44,7 @@
 #define GIVE_UP_AFTER_NS (5000 * INT64_C(1000000))
 #define RAISE_AGAIN_NS (20 * INT64_C(1000000))
 #define SMALL_ALLOCATION_BYTES (64u << 10)
+#define REFUSE_ONE_OF 64
 
 typedef enum PythonState {
     PYTHON_NOT_STARTED,
@@ -71,6 +73,7 @@ static struct {
     int64_t used_bytes; /* may be off by what Python took before it was counted */
     int64_t limit_bytes;
     bool refused;
+    uint32_t n_begrudged; /* small ones past twice the limit, or the time */
 } memory = { .limit_bytes = INT64_MAX };
 
 static int64_t clock_ns(void) {
@@ -111,18 +114,21 @@ static void stop_forget(void) {
 }
 
 static bool memory_allows(size_t size) {
+    bool starve = atomic_load_explicit(&python.starve, memory_order_relaxed);
     int64_t excess;
 
-    if (size > PTRDIFF_MAX || atomic_load_explicit(&python.starve, memory_order_relaxed))
+    if (size > PTRDIFF_MAX)
         return false;
     excess = (int64_t)size - (memory.limit_bytes - memory.used_bytes);
-    if (excess <= 0)
-        return true;
-    if (!memory.refused) {
+    if (excess > 0 && !memory.refused) {
         memory.refused = true;
         stop_running();
     }
-    return size < SMALL_ALLOCATION_BYTES && excess < memory.limit_bytes;
+    if (excess > 0 && size >= SMALL_ALLOCATION_BYTES)
+        return false;
+    if (starve || excess >= memory.limit_bytes)
+        return ++memory.n_begrudged % REFUSE_ONE_OF != 0;
+    return true;
 }
 
 static void *count_allocation(void *p) {
