@@ -216,14 +216,17 @@ def program():
     return str(path)
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models")
-    with tarfile.open(ROOT / "tests" / "data" / "models" / "llama.tar.xz") as archive:
+def unpack_model(arch, directory):
+    with tarfile.open(ROOT / "tests" / "data" / "models" / f"{arch}.tar.xz") as archive:
         # Python 3.11.2, which Debian 12 has, knows no filters yet.
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(directory, **safely)
-    return directory / "llama"
+    return directory / arch
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    return unpack_model("llama", tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -5,22 +5,16 @@ figures are is not tested: other tests run beside this one."""
 import json
 import math
 import subprocess
-import tarfile
 
 import pytest
-from conftest import ROOT, program
+from conftest import program, unpack_model
 
 SPECS = ["bf16", "k8v8", "k6v6", "k4v4", "k3v3", "k2v2"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("bench_model")
-    with tarfile.open(ROOT / "tests" / "data" / "models" / "llama.tar.xz") as archive:
-        # Python 3.11.2, which Debian 12 has, knows no filters yet.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(directory, **safely)
-    return directory / "llama"
+    return unpack_model("llama", tmp_path_factory.mktemp("bench_model"))
 
 
 def bench(*arguments):

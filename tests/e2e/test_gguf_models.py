@@ -8,11 +8,10 @@ The files are made here from the checkpoints in the tree, as llama.cpp's convert
 import json
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, program
+from conftest import ROOT, program, unpack_model
 
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 make_gguf = pytest.importorskip("make_gguf", reason="the gguf package is not installed")
@@ -29,8 +28,7 @@ def sources(tmp_path_factory):
     """The checkpoints in Hugging Face layout, with their prompts and logits."""
     directory = tmp_path_factory.mktemp("sources")
     for arch in ARCHS:
-        with tarfile.open(ROOT / "tests" / "data" / "models" / f"{arch}.tar.xz") as archive:
-            archive.extractall(directory)
+        unpack_model(arch, directory)
     return directory
 
 
