@@ -18,6 +18,10 @@ import datetime
 import json
 import os
 import re
+import sys
+
+# MarkupSafe in C crashes where memory is refused; without it, Jinja takes the one in Python.
+sys.modules["markupsafe._speedups"] = None
 
 import jinja2
 import jinja2.ext

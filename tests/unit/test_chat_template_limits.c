@@ -70,6 +70,7 @@ static void test_memory(void **state) {
     check_memory_limited("{{ '{:1000000000}'.format(messages | length) }}");
     check_memory_limited("{{ 'a' | center(messages | length * 10**10) }}");
     check_memory_limited("{{ 'a\nb' | indent(messages | length * 10**10) }}");
+    check_memory_limited("{{ ('<' * 10**7) | e | length }}");
     check_memory_limited("{{ {'a': 1} | tojson(indent=messages | length * 10**10) }}");
     check_memory_limited("{{ (['a' * 1000] * 9999999) | join('b' * 1000) }}");
     check_memory_limited("{% set ns = namespace(a='abc') %}{% for i in range(99) %}"
