@@ -124,7 +124,7 @@ static bool memory_allows(size_t size) {
         memory.refused = true;
         stop_running();
     }
-    if (excess > 0 && size >= SMALL_ALLOCATION_BYTES)
+    if (size >= SMALL_ALLOCATION_BYTES && (excess > 0 || starve))
         return false;
     if (starve || excess >= memory.limit_bytes)
         return ++memory.n_begrudged % REFUSE_ONE_OF != 0;
