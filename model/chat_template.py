@@ -32,6 +32,7 @@ import jinja2.utils
 FILE_BYTES_MAX = 64 << 20
 MESSAGE_BYTES_MAX = 900  # fits into a Reason together with what is put in front
 INTEGER_BITS_MAX = 1 << 16
+TIME_FORMAT_CHARACTERS_MAX = 1000
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 SPECIAL_TOKENS = (
@@ -142,6 +143,9 @@ def raise_exception(message):
 
 
 def strftime_now(format):
+    # Where its buffer, up to 256 times as long, cannot grow, Python 3.13 loses it.
+    if len(format) > TIME_FORMAT_CHARACTERS_MAX:
+        raise ValueError(f"a time format of more than {TIME_FORMAT_CHARACTERS_MAX} characters")
     return datetime.datetime.now().strftime(format)
 
 

@@ -126,6 +126,17 @@ static void test_numbers(void **state) {
     assert_refused(chat_template, HELLO, CHAT_TEMPLATE_E_RAISED, "more than 65536 bits");
 }
 
+static void test_time_format(void **state) {
+    CLEANUP(chat_template_free)
+    ChatTemplate *chat_template =
+        chat_template_make("{{ strftime_now('%%' * (499 + messages | length)) | length }}", NULL);
+
+    (void)state;
+    assert_prompt(chat_template, HELLO, "500");
+    assert_refused(chat_template, "{\"messages\": [{}, {}]}", CHAT_TEMPLATE_E_RAISED,
+                   "more than 1000 characters");
+}
+
 static size_t resident_bytes(void) {
     CLEANUP(fclose) FILE *file = fopen("/proc/self/statm", "r");
     long total, resident;
@@ -234,6 +245,7 @@ int main(void) {
         cmocka_unit_test(test_memory_at_open),
         cmocka_unit_test(test_output),
         cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_time_format),
         cmocka_unit_test(test_any_thread),
     };
 
