@@ -117,24 +117,13 @@ typedef struct Figures {
     double ppl, kld, kld_error, kld_p99, top1;
 } Figures;
 
-/* What one sequence of a window's length holds: full pages, the tail it always has, the sinks of
- * its first page where there are any. */
-static double bits_with_tails(const KvStore *store, uint32_t window) {
-    const KvGeometry *g = &store->geometry;
-    double bytes = (double)(window / KV_PAGE_TOKENS) * (double)kv_store_page_bytes(store) +
-                   (double)kv_store_tail_bytes(store) +
-                   (store->n_sinks ? (double)kv_store_sink_bytes(store) : 0);
-
-    return 8 * bytes / ((double)window * g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim);
-}
-
 static Figures figures_of(EvalRun *run, uint32_t window) {
     const KvStore *store = run->cache.store;
     double bytes = (double)kv_store_page_bytes(store) / KV_PAGE_TOKENS;
 
     return (Figures){
         .bits = kv_store_bits(store),
-        .bits_with_tails = bits_with_tails(store, window),
+        .bits_with_tails = eval_bits_with_tails(store, window),
         .bytes_per_token = bytes,
         .tokens_per_gib = GIB / bytes,
         .ppl = eval_perplexity(&run->stats),

@@ -147,3 +147,12 @@ double eval_kld_percentile(EvalStats *stats, double share) {
 double eval_same_top(const EvalStats *stats) {
     return (double)stats->n_same_top / (double)stats->n_tokens;
 }
+
+double eval_bits_with_tails(const KvStore *store, uint32_t window) {
+    const KvGeometry *g = &store->geometry;
+    double bytes = (double)(window / KV_PAGE_TOKENS) * (double)kv_store_page_bytes(store) +
+                   (double)kv_store_tail_bytes(store) +
+                   (store->n_sinks ? (double)kv_store_sink_bytes(store) : 0);
+
+    return 8 * bytes / ((double)window * g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim);
+}

@@ -41,3 +41,7 @@ double eval_kld(const EvalStats *stats);
 double eval_kld_error(const EvalStats *stats); /* standard error of the mean, rows as independent */
 double eval_kld_percentile(EvalStats *stats, double share); /* sorts */
 double eval_same_top(const EvalStats *stats);               /* share of rows */
+
+/* Bits per element of what a sequence of a window's length holds: full pages, the tail it always
+ * has, the sinks of its first page where there are any. */
+double eval_bits_with_tails(const KvStore *store, uint32_t window);

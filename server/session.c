@@ -33,7 +33,7 @@ static int reserve(Session *s, Reason *why) {
 int session_init(Session *s, const SessionOptions *options, Reason *why) {
     int r;
 
-    *s = (Session){ .options = *options, .ops = &cpu_ops };
+    *s = (Session){ .options = *options, .ops = options->ops ? options->ops : &cpu_ops };
     r = checkpoint_open(&s->checkpoint, options->model_path, why);
     if (r)
         return r;

@@ -15,6 +15,7 @@
 
 typedef struct SessionOptions {
     const char *model_path;
+    const BackendOps *ops;    /* the CPU's, or what stands before them; borrowed; NULL: the CPU's */
     uint32_t n_threads;       /* 0: one per core */
     uint32_t max_step_tokens; /* most rows of one step */
     uint32_t max_logit_rows;
