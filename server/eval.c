@@ -57,7 +57,8 @@ static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
         double kld = p == q ? 0
                             : cpu_vector_kernels()->divergence(p, reference->log_sums[i], q,
                                                                chunk->log_sums[i], n_vocab);
-        int r = keep_kld(stats, kld);
+        /* A divergence is never negative; the rounding of a tiny one can be. */
+        int r = keep_kld(stats, kld < 0 ? 0 : kld);
 
         if (r)
             return r;
