@@ -48,6 +48,19 @@ static int keep_kld(EvalStats *stats, double kld) {
     return 0;
 }
 
+static void add_squares(EvalStats *stats, const float *reference, const float *logits, uint32_t n) {
+    double error = 0, all = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        double e = (double)logits[i] - reference[i];
+
+        error += e * e;
+        all += (double)reference[i] * reference[i];
+    }
+    stats->error_squares += error;
+    stats->reference_squares += all;
+}
+
 /* `next`: the tokens after each row; the last row of a window has none. */
 static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
                    const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
@@ -62,6 +75,7 @@ static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
 
         if (r)
             return r;
+        add_squares(stats, p, q, n_vocab);
         stats->n_same_top += session_argmax(p, n_vocab) == session_argmax(q, n_vocab);
         if (i < n_next) {
             stats->log_loss += chunk->log_sums[i] - q[next[i]];
@@ -147,6 +161,10 @@ double eval_kld_percentile(EvalStats *stats, double share) {
 
 double eval_same_top(const EvalStats *stats) {
     return (double)stats->n_same_top / (double)stats->n_tokens;
+}
+
+double eval_logit_error(const EvalStats *stats) {
+    return stats->reference_squares > 0 ? sqrt(stats->error_squares / stats->reference_squares) : 0;
 }
 
 double eval_bits_with_tails(const KvStore *store, uint32_t window) {

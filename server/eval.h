@@ -16,7 +16,9 @@ typedef struct EvalStats {
     uint64_t n_same_top;     /* rows whose most likely token is the reference's */
     double log_loss;         /* sum over predictions, nats */
     double kld, kld_squares; /* sums over rows */
-    float *klds;             /* [n_tokens] of each row, owned; for percentiles */
+    double error_squares;    /* of logits less the reference's, and of the reference's: sums */
+    double reference_squares;
+    float *klds; /* [n_tokens] of each row, owned; for percentiles */
     size_t klds_capacity;
 } EvalStats;
 
@@ -41,6 +43,10 @@ double eval_kld(const EvalStats *stats);
 double eval_kld_error(const EvalStats *stats); /* standard error of the mean, rows as independent */
 double eval_kld_percentile(EvalStats *stats, double share); /* sorts */
 double eval_same_top(const EvalStats *stats);               /* share of rows */
+
+/* ||logits - reference|| / ||reference||: for models so sure of themselves, as made-up test models
+ * are, that a divergence says nothing. */
+double eval_logit_error(const EvalStats *stats);
 
 /* Bits per element of what a sequence of a window's length holds: full pages, the tail it always
  * has, the sinks of its first page where there are any. */
