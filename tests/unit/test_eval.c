@@ -140,7 +140,7 @@ static uint32_t best_of(const float *x, uint32_t n) {
 }
 
 typedef struct ByHand {
-    double log_loss, kld, kld_squares, kld_max;
+    double log_loss, kld, kld_squares, kld_max, error, norm;
     uint64_t n_predictions, n_same_top;
 } ByHand;
 
@@ -152,8 +152,11 @@ static ByHand sum_by_hand(const float *reference, const float *logits) {
         const float *p = reference + (size_t)i * n_vocab, *q = logits + (size_t)i * n_vocab;
         double p_log = log_sum(p, n_vocab), q_log = log_sum(q, n_vocab), kld = 0;
 
-        for (uint32_t j = 0; j < n_vocab; j++)
+        for (uint32_t j = 0; j < n_vocab; j++) {
             kld += exp(p[j] - p_log) * (p[j] - p_log - (q[j] - q_log));
+            sums.error = hypot(sums.error, q[j] - p[j]);
+            sums.norm = hypot(sums.norm, p[j]);
+        }
         sums.kld += kld;
         sums.kld_squares += kld * kld;
         sums.kld_max = fmax(sums.kld_max, kld);
@@ -179,6 +182,7 @@ static void check_by_hand(EvalStats *stats, const ByHand *sums) {
     assert_near(eval_kld(stats), sums->kld / N_TOKENS, 1e-3);
     assert_near(stats->kld_squares, sums->kld_squares, 1e-3);
     assert_near(eval_kld_percentile(stats, 1), sums->kld_max, 1e-3);
+    assert_near(eval_logit_error(stats), sums->error / sums->norm, 1e-5);
 }
 
 static uint64_t n_told;
