@@ -386,6 +386,8 @@ int main(int argc, char **argv) {
                        &why),
           &why);
     tool.geometry = decoder_kv_geometry(tool.session.config);
+    if (tool.geometry.head_dim % 32)
+        fail("ggml's and KIVI's groups of 32 channels need a head_dim that is a multiple of 32");
     check(profile_store_measure(&tool.measured,
                                 &(ProfileStoreOptions){ .model_path = tool.model_path,
                                                         .time_ms_max = UINT64_MAX / 2 },
