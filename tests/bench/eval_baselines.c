@@ -19,6 +19,7 @@
 #include "tests/bench/weight_moments.h"
 
 #include "cpu/cpu_backend.h"
+#include "cpu/reference.h"
 #include "kvcache/kv_format.h"
 #include "kvcache/kv_spec.h"
 #include "server/eval.h"
@@ -92,10 +93,10 @@ static float f32_of(uint16_t bf16) {
 }
 
 static uint16_t bf16_of(float x) {
-    uint32_t u;
+    uint16_t bf16;
 
-    memcpy(&u, &x, sizeof(u));
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    reference_kernels.to_bf16(&bf16, &x, 1);
+    return bf16;
 }
 
 /* Where channel c of a cached token lies. */
