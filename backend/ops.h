@@ -98,18 +98,19 @@ typedef struct RopeTableArgs {
     const StepBatch *batch;
 } RopeTableArgs;
 
-/* Rotates queries in place; rotates keys and rounds keys and values to bf16. Channel c pairs with
- * c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. Where the cache
- * quantizes a side, the Hadamard transform (kvcache/rounding.h) follows: on queries and keys, on
- * values. */
+/* Rotates queries in place; rotates keys and rounds keys and values to 16-bit floats. Channel c
+ * pairs with c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. Where
+ * the cache quantizes a side, the Hadamard transform (kvcache/rounding.h) follows: on queries and
+ * keys, on values. */
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
-    DevAddr k_out; /* bf16 [n_tokens, n_kv_heads, head_dim] */
-    DevAddr v_out; /* bf16 [n_tokens, n_kv_heads, head_dim] */
+    DevAddr k_out; /* k_format [n_tokens, n_kv_heads, head_dim] */
+    DevAddr v_out; /* v_format [n_tokens, n_kv_heads, head_dim] */
     DevAddr table; /* from rope_table */
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim, n_freqs;
     bool hadamard_k, hadamard_v;
+    KvFormat k_format, v_format; /* bf16 or f16: kv_store_tail_format() */
 } RopeArgs;
 
 /* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before
@@ -118,7 +119,7 @@ typedef struct RopeArgs {
 typedef struct AttentionArgs {
     DevAddr out;  /* act [n_tokens, n_heads, head_dim] */
     DevAddr q;    /* act [n_tokens, n_heads, head_dim] */
-    DevAddr k, v; /* bf16 [n_tokens, n_kv_heads, head_dim], rotated */
+    DevAddr k, v; /* kv_store_tail_format() [n_tokens, n_kv_heads, head_dim], rotated */
     uint32_t layer, n_heads;
     uint32_t window; /* a row at position p sees p - window + 1 .. p; 0: everything */
     float scale;     /* of the scores, usually head_dim^-1/2 */

@@ -101,6 +101,7 @@ typedef struct Config {
 
     /* one command */
     ConfigTexts kv_specs;
+    char *reference;
     char *text_path;
     uint32_t window;
     char *input_path;

@@ -9,6 +9,8 @@
  */
 #include "cpu/attention_tile.h"
 
+#include "kvcache/kv_format.h"
+
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -83,7 +85,7 @@ static inline __attribute__((__always_inline__)) void prefetch_side(const Attent
     size_t size_bytes = step->store->regions[step->layer][side].block_bytes;
     size_t step_bytes = CACHE_LINE_BYTES;
 
-    if (!is_sealed(step, block)) { /* bf16, and mostly not full */
+    if (!is_sealed(step, block)) { /* 16 bits, and mostly not full */
         uint32_t n_keys = block_keys(step, block);
 
         size_bytes = side == KV_SIDE_K ? step->store->tail_block_bytes
@@ -151,13 +153,12 @@ static void visible_lanes(uint32_t position, uint32_t window, uint32_t block, ui
 
 typedef float FourFloats __attribute__((__vector_size__(KV_SINK_TOKENS * sizeof(float))));
 
-static FourFloats load_bf16(const uint16_t *p) {
-    typedef uint32_t FourWords __attribute__((__vector_size__(KV_SINK_TOKENS * sizeof(uint32_t))));
-    FourWords words;
+static FourFloats load_sinks(const uint16_t *p) {
+    FourFloats x;
 
     for (uint32_t i = 0; i < KV_SINK_TOKENS; i++)
-        words[i] = (uint32_t)p[i] << 16;
-    return (FourFloats)words;
+        x[i] = kv_half_value(p[i]);
+    return x;
 }
 
 /* The first scores of a block, against exact keys [head_dim][4]. */
@@ -167,7 +168,7 @@ static void sink_scores(float *scores, const float *queries, const uint16_t *sin
         FourFloats sums = { 0 };
 
         for (uint32_t c = 0; c < head_dim; c++)
-            sums += queries[(size_t)i * head_dim + c] * load_bf16(sinks + c * KV_SINK_TOKENS);
+            sums += queries[(size_t)i * head_dim + c] * load_sinks(sinks + c * KV_SINK_TOKENS);
         memcpy(scores + i * ATTENTION_BLOCK_KEYS, &sums, sizeof(sums));
     }
 }
@@ -179,7 +180,8 @@ static void block_scores(const AttentionStep *step, BlockRef block, const BlockR
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_K);
 
     if (!quantized) {
-        step->kernels->scores(scratch->scores, scratch->queries, step_block(step, block, KV_SIDE_K),
+        step->kernels->scores(kv_store_tail_format(step->store, step->layer, KV_SIDE_K),
+                              scratch->scores, scratch->queries, step_block(step, block, KV_SIDE_K),
                               ahead, n_queries, block_keys(step, block), step->head_dim);
         return;
     }
@@ -196,15 +198,16 @@ static void block_values(const AttentionStep *step, BlockRef block, const BlockR
     const void *quantized = quantized_block(step, block, KV_SIDE_V);
     const uint16_t *sinks = sink_block(step, block, KV_SIDE_V);
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_V);
+    KvFormat exact = kv_store_tail_format(step->store, step->layer, KV_SIDE_V);
     uint32_t head_dim = step->head_dim;
 
     if (!quantized) {
-        step->kernels->values(out, scratch->scores, step_block(step, block, KV_SIDE_V), ahead,
-                              n_queries, head_dim, low, high);
+        step->kernels->values(exact, out, scratch->scores, step_block(step, block, KV_SIDE_V),
+                              ahead, n_queries, head_dim, low, high);
         return;
     }
     if (sinks) { /* with their weights taken out the sealed block adds nothing of them */
-        step->kernels->values(out, scratch->scores, sinks, NULL, n_queries, head_dim, 0,
+        step->kernels->values(exact, out, scratch->scores, sinks, NULL, n_queries, head_dim, 0,
                               KV_SINK_TOKENS);
         for (uint32_t i = 0; i < n_queries; i++)
             memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));

@@ -199,10 +199,10 @@ static void rope_row(Backend *backend, const void *arg, uint32_t row) {
     }
     if (args->hadamard_v)
         backend->kernels->hadamard(v, args->n_kv_heads, args->head_dim);
-    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->k_out + kv_at, k,
-                              args->n_kv_heads * args->head_dim);
-    backend->kernels->to_bf16((uint16_t *)(uintptr_t)args->v_out + kv_at, v,
-                              args->n_kv_heads * args->head_dim);
+    backend->kernels->to_exact(args->k_format, (uint16_t *)(uintptr_t)args->k_out + kv_at, k,
+                               args->n_kv_heads * args->head_dim);
+    backend->kernels->to_exact(args->v_format, (uint16_t *)(uintptr_t)args->v_out + kv_at, v,
+                               args->n_kv_heads * args->head_dim);
 }
 
 static int cpu_rope(Backend *backend, const RopeArgs *args) {

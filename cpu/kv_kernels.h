@@ -21,8 +21,8 @@ typedef struct KvScratch {
 } KvScratch;
 
 typedef struct KvKernels {
-    /* Quantizes a full tail block (bf16, K [head_dim][64] or V [64][head_dim]) into `block`
-     * (kv_block_layout; format not bf16). `rounding`, of head_dim channels, is for K. */
+    /* Quantizes a full tail block (f16, K [head_dim][64] or V [64][head_dim]) into `block`
+     * (kv_block_layout; format not 16-bit). `rounding`, of head_dim channels, is for K. */
     void (*seal)(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
                  const Rounding *rounding, void *block, KvScratch *scratch);
     /* scores[i][j] = sum_c queries[i][c] * key[c][j] over a sealed block of K. Meanwhile the block

@@ -29,9 +29,9 @@ static inline Vf v_fused(Vf a, Vf b, Vf c) {
 /* the input */
 
 /* A channel's 64 tokens as f32, without NaN, infinity and what is as large. */
-static void load_channel(float *x, const uint16_t *bf16) {
+static void load_channel(float *x, const uint16_t *f16) {
     for (uint32_t t = 0; t < LANES; t += V_LANES) {
-        Vf v = v_load_bf16(bf16 + t);
+        Vf v = v_load_f16(f16 + t);
 
         v = v_select(v == v, v, v_set1(0));
         v_store(x + t, v_max(v_min(v, v_set1(INPUT_MAX)), v_set1(-INPUT_MAX)));

@@ -8,14 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static float from_bf16(uint16_t h) {
-    uint32_t u = (uint32_t)h << 16;
-    float f;
-
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
-
 static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon) {
     double squares = 0;
 
@@ -44,9 +36,14 @@ static void hadamard(float *x, uint32_t n_vectors, uint32_t n) {
         hadamard_apply(x + (size_t)i * n, n);
 }
 
-static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
+static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint32_t u, low;
+
+        if (format == KV_FORMAT_F16) {
+            out[i] = kv_half_nearest(in[i]);
+            continue;
+        }
 
         memcpy(&u, in + i, sizeof(u));
         low = u & 0xffff;
@@ -58,8 +55,8 @@ static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     }
 }
 
-static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
+static void scores(KvFormat format, float *out, const float *queries, const uint16_t *keys,
+                   const uint16_t *next, uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
     (void)next;
     for (uint32_t i = 0; i < n_queries; i++)
         for (uint32_t j = 0; j < n_keys; j++) {
@@ -67,7 +64,7 @@ static void scores(float *out, const float *queries, const uint16_t *keys, const
 
             for (uint32_t c = 0; c < head_dim; c++)
                 sum += (double)queries[i * head_dim + c] *
-                       from_bf16(keys[c * ATTENTION_BLOCK_KEYS + j]);
+                       kv_exact_value(format, keys[c * ATTENTION_BLOCK_KEYS + j]);
             out[i * ATTENTION_BLOCK_KEYS + j] = (float)sum;
         }
 }
@@ -92,16 +89,17 @@ static void softmax(float *s, uint32_t low, uint32_t high, SoftmaxState *state, 
         out[c] = (float)(out[c] * shift);
 }
 
-static void values(float *out, const float *weights, const uint16_t *v, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high) {
+static void values(KvFormat format, float *out, const float *weights, const uint16_t *v,
+                   const uint16_t *next, uint32_t n_queries, uint32_t head_dim, uint32_t low,
+                   uint32_t high) {
     (void)next;
     for (uint32_t i = 0; i < n_queries; i++)
         for (uint32_t c = 0; c < head_dim; c++) {
             double sum = out[i * head_dim + c];
 
             for (uint32_t j = low; j < high; j++)
-                sum +=
-                    (double)weights[i * ATTENTION_BLOCK_KEYS + j] * from_bf16(v[j * head_dim + c]);
+                sum += (double)weights[i * ATTENTION_BLOCK_KEYS + j] *
+                       kv_exact_value(format, v[j * head_dim + c]);
             out[i * head_dim + c] = (float)sum;
         }
 }
@@ -130,7 +128,7 @@ const VectorKernels reference_kernels = {
     .gated = gated,
     .rotate = rotate,
     .hadamard = hadamard,
-    .to_bf16 = to_bf16,
+    .to_exact = to_exact,
     .scores = scores,
     .softmax = softmax,
     .values = values,
@@ -148,6 +146,7 @@ typedef struct Context {
 static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide side,
                         uint32_t head, float *out) {
     const KvStore *store = args->store;
+    KvFormat exact = kv_store_tail_format(store, args->layer, side);
     uint32_t n = store->geometry.head_dim;
     float *block = malloc((size_t)n * KV_PAGE_TOKENS * sizeof(*block));
 
@@ -159,9 +158,9 @@ static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide
             size_t row = s->i_token + p - s->n_past;
 
             for (uint32_t c = 0; c < n; c++)
-                out[(size_t)p * n + c] =
-                    from_bf16(((const uint16_t *)(uintptr_t)
-                                   own)[(row * store->geometry.n_kv_heads + head) * n + c]);
+                out[(size_t)p * n + c] = kv_exact_value(
+                    exact, ((const uint16_t *)(uintptr_t)
+                                own)[(row * store->geometry.n_kv_heads + head) * n + c]);
             continue;
         }
         if (lane == 0) {
@@ -169,8 +168,8 @@ static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide
             DevAddr at = sealed ? kv_store_block(store, args->layer, side, s->pages[page], head)
                                 : kv_store_tail(store, args->layer, side, s->tail, head);
 
-            kv_block_to_f32(sealed ? store->regions[args->layer][side].format : KV_FORMAT_BF16,
-                            side, n, (const void *)(uintptr_t)at, block);
+            kv_block_to_f32(sealed ? store->regions[args->layer][side].format : exact, side, n,
+                            (const void *)(uintptr_t)at, block);
         }
         for (uint32_t c = 0; c < n; c++)
             out[(size_t)p * n + c] = side == KV_SIDE_K ? block[(size_t)c * KV_PAGE_TOKENS + lane]
@@ -193,7 +192,8 @@ static void gather_sinks(const AttentionArgs *args, const StepSequence *s, KvSid
     for (uint32_t j = 0; j < KV_SINK_TOKENS; j++)
         for (uint32_t c = 0; c < n; c++)
             out[(size_t)j * n + c] =
-                from_bf16(side == KV_SIDE_K ? sinks[c * KV_SINK_TOKENS + j] : sinks[j * n + c]);
+                kv_exact_value(KV_FORMAT_F16, side == KV_SIDE_K ? sinks[c * KV_SINK_TOKENS + j]
+                                                                : sinks[j * n + c]);
 }
 
 static void attend_row(const AttentionArgs *args, const StepSequence *s, uint32_t r,

@@ -70,6 +70,25 @@ static inline Vf v_load_bf16(const uint16_t *p) {
 #endif
 }
 
+static inline Vf v_load_f16(const void *p) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+#elif defined(__AVX2__)
+    return (Vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+#else
+    /* Exponent and mantissa moved to f32's places are 2^-112 of the value, subnormals included;
+     * exponent 31 (infinity, NaN) becomes 255. */
+    Vh h;
+    Vu wide;
+
+    memcpy(&h, p, sizeof(h));
+    wide = __builtin_convertvector(h, Vu);
+    Vi special = (wide & 0x7c00) == 0x7c00;
+    Vf scaled = (Vf)((wide & 0x7fff) << 13) * v_set1(0x1p112f);
+    return (Vf)((Vi)scaled | (special & 0x7f800000) | (Vi)((wide & 0x8000) << 16));
+#endif
+}
+
 /* Lane by lane; `mask` is all ones or all zeros, as comparisons give it. */
 static inline Vf v_select(Vi mask, Vf a, Vf b) {
     return (Vf)(((Vi)a & mask) | ((Vi)b & ~mask));

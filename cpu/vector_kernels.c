@@ -9,6 +9,7 @@
 #include "cpu/vector_kernels.h"
 
 #include "cpu/vector.h"
+#include "kvcache/kv_format.h"
 #include "kvcache/rounding.h"
 
 #include <assert.h>
@@ -132,6 +133,36 @@ static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     }
 }
 
+static void to_f16(uint16_t *out, const float *in, uint32_t n) {
+    uint32_t i = 0;
+
+#if defined(__AVX2__)
+    for (; i + V_LANES <= n; i += V_LANES) {
+        Vf x = v_max(v_set1(-65504), v_min(v_set1(65504), v_load(in + i)));
+
+#if defined(__AVX512F__)
+        _mm256_storeu_si256((void *)(out + i),
+                            _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+        _mm_storeu_si128((void *)(out + i), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#endif
+    }
+#endif
+    for (; i < n; i++)
+        out[i] = kv_half_nearest(in[i]);
+}
+
+static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
+    if (format == KV_FORMAT_F16)
+        to_f16(out, in, n);
+    else
+        to_bf16(out, in, n);
+}
+
+static inline __attribute__((__always_inline__)) Vf load_exact(KvFormat format, const uint16_t *p) {
+    return format == KV_FORMAT_F16 ? v_load_f16(p) : v_load_bf16(p);
+}
+
 /* A row of n 16-bit numbers of the block to come: spread over the work on this one, its lines come
  * in at the pace at which memory gives them. */
 static inline void prefetch_row(const uint16_t *next, uint32_t row, uint32_t n) {
@@ -152,11 +183,11 @@ static inline __attribute__((__always_inline__)) void prefetch_other_rows(const 
         prefetch_row(next, row, n);
 }
 
-/* Scores of `n` queries against n_vectors vectors of keys; both and head_dim constant after
+/* Scores of `n` queries against n_vectors vectors of keys; format and both constant after
  * inlining. */
 static inline __attribute__((__always_inline__)) void scores_tile(
-    float *scores, const float *queries, const uint16_t *keys, const uint16_t *next, uint32_t n,
-    uint32_t n_vectors, uint32_t head_dim) {
+    KvFormat format, float *scores, const float *queries, const uint16_t *keys,
+    const uint16_t *next, uint32_t n, uint32_t n_vectors, uint32_t head_dim) {
     Vf sums[QUERIES_TILE][V_BLOCK] = { 0 };
 
     for (uint32_t c = 0; c < head_dim; c++) {
@@ -165,7 +196,7 @@ static inline __attribute__((__always_inline__)) void scores_tile(
         if (next)
             prefetch_row(next, c, ATTENTION_BLOCK_KEYS);
         for (uint32_t b = 0; b < n_vectors; b++) {
-            Vf k = v_load_bf16(row + b * V_LANES);
+            Vf k = load_exact(format, row + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(queries[i * head_dim + c]), k, sums[i][b]);
@@ -177,26 +208,27 @@ static inline __attribute__((__always_inline__)) void scores_tile(
 }
 
 static inline __attribute__((__always_inline__)) void scores_group(
-    float *scores, const float *queries, const uint16_t *keys, const uint16_t *next, uint32_t n,
-    uint32_t n_vectors, uint32_t head_dim) {
+    KvFormat format, float *scores, const float *queries, const uint16_t *keys,
+    const uint16_t *next, uint32_t n, uint32_t n_vectors, uint32_t head_dim) {
     switch (n) {
     case 1:
-        scores_tile(scores, queries, keys, next, 1, n_vectors, head_dim);
+        scores_tile(format, scores, queries, keys, next, 1, n_vectors, head_dim);
         break;
     case 2:
-        scores_tile(scores, queries, keys, next, 2, n_vectors, head_dim);
+        scores_tile(format, scores, queries, keys, next, 2, n_vectors, head_dim);
         break;
     case 3:
-        scores_tile(scores, queries, keys, next, 3, n_vectors, head_dim);
+        scores_tile(format, scores, queries, keys, next, 3, n_vectors, head_dim);
         break;
     default:
-        scores_tile(scores, queries, keys, next, QUERIES_TILE, n_vectors, head_dim);
+        scores_tile(format, scores, queries, keys, next, QUERIES_TILE, n_vectors, head_dim);
         break;
     }
 }
 
-static void scores(float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
+static inline __attribute__((__always_inline__)) void scores_of(
+    KvFormat format, float *out, const float *queries, const uint16_t *keys, const uint16_t *next,
+    uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
     const uint32_t tile_keys = V_BLOCK * V_LANES;
 
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE)
@@ -205,10 +237,18 @@ static void scores(float *out, const float *queries, const uint16_t *keys, const
             float *s = out + (size_t)i * ATTENTION_BLOCK_KEYS + j;
 
             if (n_keys - j <= tile_keys / 2)
-                scores_group(s, q, keys + j, next, n_queries - i, V_BLOCK / 2, head_dim);
+                scores_group(format, s, q, keys + j, next, n_queries - i, V_BLOCK / 2, head_dim);
             else
-                scores_group(s, q, keys + j, next, n_queries - i, V_BLOCK, head_dim);
+                scores_group(format, s, q, keys + j, next, n_queries - i, V_BLOCK, head_dim);
         }
+}
+
+static void scores(KvFormat format, float *out, const float *queries, const uint16_t *keys,
+                   const uint16_t *next, uint32_t n_queries, uint32_t n_keys, uint32_t head_dim) {
+    if (format == KV_FORMAT_F16)
+        scores_of(KV_FORMAT_F16, out, queries, keys, next, n_queries, n_keys, head_dim);
+    else
+        scores_of(KV_FORMAT_BF16, out, queries, keys, next, n_queries, n_keys, head_dim);
 }
 
 /* Lanes outside of low .. high - 1 get no weight. */
@@ -263,8 +303,8 @@ static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *st
 }
 
 static inline __attribute__((__always_inline__)) void values_tile(
-    float *out, const float *weights, const uint16_t *values, const uint16_t *next, uint32_t n,
-    uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
+    KvFormat format, float *out, const float *weights, const uint16_t *values, const uint16_t *next,
+    uint32_t n, uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
     for (uint32_t i = 0; i < n; i++)
@@ -276,7 +316,7 @@ static inline __attribute__((__always_inline__)) void values_tile(
         if (next)
             prefetch_row(next, j, head_dim);
         for (uint32_t b = 0; b < n_vectors; b++) {
-            Vf v = v_load_bf16(values + (size_t)j * head_dim + b * V_LANES);
+            Vf v = load_exact(format, values + (size_t)j * head_dim + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v, sums[i][b]);
@@ -288,17 +328,16 @@ static inline __attribute__((__always_inline__)) void values_tile(
 }
 
 /* Channels that do not fill a vector. */
-static void values_rest(float *out, const float *weights, const uint16_t *values, uint32_t n,
-                        uint32_t first, uint32_t head_dim, uint32_t low, uint32_t high) {
+static void values_rest(KvFormat format, float *out, const float *weights, const uint16_t *values,
+                        uint32_t n, uint32_t first, uint32_t head_dim, uint32_t low,
+                        uint32_t high) {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t c = first; c < head_dim; c++) {
             float sum = out[(size_t)i * head_dim + c];
 
             for (uint32_t j = low; j < high; j++) {
-                uint32_t u = (uint32_t)values[(size_t)j * head_dim + c] << 16;
-                float v;
+                float v = kv_exact_value(format, values[(size_t)j * head_dim + c]);
 
-                memcpy(&v, &u, sizeof(v));
                 sum =
                     v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v_set1(v), v_set1(sum))[0];
             }
@@ -306,42 +345,50 @@ static void values_rest(float *out, const float *weights, const uint16_t *values
         }
 }
 
-static inline __attribute__((__always_inline__)) void values_group(float *out, const float *weights,
-                                                                   const uint16_t *values,
-                                                                   const uint16_t *next, uint32_t n,
-                                                                   uint32_t head_dim, uint32_t low,
-                                                                   uint32_t high) {
+static inline __attribute__((__always_inline__)) void values_group(
+    KvFormat format, float *out, const float *weights, const uint16_t *values, const uint16_t *next,
+    uint32_t n, uint32_t head_dim, uint32_t low, uint32_t high) {
     uint32_t c = 0;
 
     for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES, next = NULL)
-        values_tile(out + c, weights, values + c, next, n, V_BLOCK, head_dim, low, high);
+        values_tile(format, out + c, weights, values + c, next, n, V_BLOCK, head_dim, low, high);
     for (; c + V_LANES <= head_dim; c += V_LANES, next = NULL)
-        values_tile(out + c, weights, values + c, next, n, 1, head_dim, low, high);
+        values_tile(format, out + c, weights, values + c, next, n, 1, head_dim, low, high);
     if (c < head_dim)
-        values_rest(out, weights, values, n, c, head_dim, low, high);
+        values_rest(format, out, weights, values, n, c, head_dim, low, high);
 }
 
-static void values(float *out, const float *weights, const uint16_t *values_, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high) {
+static inline __attribute__((__always_inline__)) void values_of(
+    KvFormat format, float *out, const float *weights, const uint16_t *values, const uint16_t *next,
+    uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high) {
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE, next = NULL) {
         float *o = out + (size_t)i * head_dim;
         const float *w = weights + (size_t)i * ATTENTION_BLOCK_KEYS;
 
         switch (n_queries - i) {
         case 1:
-            values_group(o, w, values_, next, 1, head_dim, low, high);
+            values_group(format, o, w, values, next, 1, head_dim, low, high);
             break;
         case 2:
-            values_group(o, w, values_, next, 2, head_dim, low, high);
+            values_group(format, o, w, values, next, 2, head_dim, low, high);
             break;
         case 3:
-            values_group(o, w, values_, next, 3, head_dim, low, high);
+            values_group(format, o, w, values, next, 3, head_dim, low, high);
             break;
         default:
-            values_group(o, w, values_, next, QUERIES_TILE, head_dim, low, high);
+            values_group(format, o, w, values, next, QUERIES_TILE, head_dim, low, high);
             break;
         }
     }
+}
+
+static void values(KvFormat format, float *out, const float *weights, const uint16_t *v,
+                   const uint16_t *next, uint32_t n_queries, uint32_t head_dim, uint32_t low,
+                   uint32_t high) {
+    if (format == KV_FORMAT_F16)
+        values_of(KV_FORMAT_F16, out, weights, v, next, n_queries, head_dim, low, high);
+    else
+        values_of(KV_FORMAT_BF16, out, weights, v, next, n_queries, head_dim, low, high);
 }
 
 /* Sums over SUM_BLOCK terms are f32, sums of sums are double. */
@@ -392,7 +439,7 @@ const VectorKernels VECTOR_KERNELS = {
     .gated = gated,
     .rotate = rotate,
     .hadamard = hadamard,
-    .to_bf16 = to_bf16,
+    .to_exact = to_exact,
     .scores = scores,
     .softmax = softmax,
     .values = values,

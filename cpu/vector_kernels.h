@@ -7,6 +7,8 @@
  * allocation. The readable versions are in cpu/reference.h.
  */
 
+#include "kvcache/kv_layout.h"
+
 #include <stdint.h>
 
 #define ATTENTION_BLOCK_KEYS 64
@@ -26,22 +28,23 @@ typedef struct VectorKernels {
     void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
     /* hadamard_apply (kvcache/rounding.h) to each of x [n_vectors][n], with the same result */
     void (*hadamard)(float *x, uint32_t n_vectors, uint32_t n);
-    /* round to nearest even; NaN stays NaN */
-    void (*to_bf16)(uint16_t *out, const float *in, uint32_t n);
+    /* to bf16 or f16, rounded to nearest even; NaN stays NaN, and f16 ends at +-65504 */
+    void (*to_exact)(KvFormat format, uint16_t *out, const float *in, uint32_t n);
 
     /* scores[i][j] = sum_c queries[i][c] * keys[c][j] for j < n_keys, anything for the others; keys
-     * bf16 [head_dim][64]. Meanwhile the block of the same size at `next`, if not NULL, is brought
-     * into the processor's cache. */
-    void (*scores)(float *scores, const float *queries, const uint16_t *keys, const uint16_t *next,
-                   uint32_t n_queries, uint32_t n_keys, uint32_t head_dim);
+     * of `format`, bf16 or f16, [head_dim][64]. Meanwhile the block of the same size at `next`, if
+     * not NULL, is brought into the processor's cache. */
+    void (*scores)(KvFormat format, float *scores, const float *queries, const uint16_t *keys,
+                   const uint16_t *next, uint32_t n_queries, uint32_t n_keys, uint32_t head_dim);
     /* One query's block: scores[64] become weights exp(score - max) for low <= j < high and 0
      * elsewhere; the state takes the block in; out[head_dim] is scaled to the new maximum. */
     void (*softmax)(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
                     uint32_t head_dim);
-    /* out[i][c] += sum_{low <= j < high} weights[i][j] * values[j][c]; values bf16 [64][head_dim];
-     * `next` as for scores */
-    void (*values)(float *out, const float *weights, const uint16_t *values, const uint16_t *next,
-                   uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high);
+    /* out[i][c] += sum_{low <= j < high} weights[i][j] * values[j][c]; values of `format`
+     * [64][head_dim]; `next` as for scores */
+    void (*values)(KvFormat format, float *out, const float *weights, const uint16_t *values,
+                   const uint16_t *next, uint32_t n_queries, uint32_t head_dim, uint32_t low,
+                   uint32_t high);
 
     /* log sum_i exp(x[i]) */
     double (*log_sum_exp)(const float *x, uint32_t n);

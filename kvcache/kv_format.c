@@ -12,6 +12,7 @@
  * the real-valued sets have 0.13312, 0.035784, 0.0095921. */
 const KvFormatInfo kv_formats[KV_FORMATS] = {
     [KV_FORMAT_BF16] = { .name = "bf16", .bits = 16 },
+    [KV_FORMAT_F16] = { .name = "f16", .bits = 16 },
     [KV_FORMAT_8] = { .name = "8", .bits = 8, .n_planes = 1, .planes = { 8 }, .meta_bytes = 2 },
     [KV_FORMAT_6] = { .name = "6", .bits = 6, .n_planes = 2, .planes = { 4, 2 }, .meta_bytes = 1 },
     [KV_FORMAT_4] = { .name = "4",
@@ -42,7 +43,7 @@ const KvFormatInfo kv_formats[KV_FORMATS] = {
 };
 
 KvFormat kv_format_of_bits(uint32_t bits) {
-    for (KvFormat f = KV_FORMAT_BF16; f < KV_FORMATS; f++)
+    for (KvFormat f = KV_FORMAT_F16; f < KV_FORMATS; f++)
         if (kv_formats[f].bits == bits)
             return f;
     return KV_FORMATS;
@@ -59,7 +60,7 @@ KvBlockLayout kv_block_layout(KvFormat format, KvSide side, uint32_t head_dim) {
     size_t offset = 0;
 
     assert(head_dim && head_dim <= KV_HEAD_DIM_MAX);
-    if (format == KV_FORMAT_BF16) {
+    if (!kv_format_quantizes(format)) {
         l.size_bytes = (size_t)head_dim * KV_PAGE_TOKENS * sizeof(uint16_t);
         return l;
     }
@@ -193,6 +194,8 @@ static uint32_t float_bits(float x) {
 static uint16_t half_of(float x, float subnormal, uint32_t carry) {
     uint16_t sign = signbit(x) ? 0x8000 : 0;
 
+    if (isnan(x))
+        return sign | 0x7e00;
     if (fabsf(x) >= 65504)
         return sign | 0x7bff;
     if (fabsf(x) < 0x1p-14f)
@@ -237,12 +240,9 @@ void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void
     const uint8_t *bytes = block;
     uint8_t codes[KV_HEAD_DIM_MAX];
 
-    if (format == KV_FORMAT_BF16) {
-        for (uint32_t i = 0; i < head_dim * KV_PAGE_TOKENS; i++) {
-            uint32_t u = (uint32_t)((const uint16_t *)block)[i] << 16;
-
-            memcpy(&out[i], &u, sizeof(u));
-        }
+    if (!kv_format_quantizes(format)) {
+        for (uint32_t i = 0; i < head_dim * KV_PAGE_TOKENS; i++)
+            out[i] = kv_exact_value(format, ((const uint16_t *)block)[i]);
         return;
     }
     for (uint32_t i = 0; i < l.n_vectors; i++) {

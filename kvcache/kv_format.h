@@ -50,8 +50,8 @@
 
 typedef struct KvFormatInfo {
     const char *name;
-    uint32_t bits;                /* of a code; 16 for bf16 */
-    uint32_t n_planes;            /* 0 for bf16 */
+    uint32_t bits;                /* of a code; 16 for bf16 and f16 */
+    uint32_t n_planes;            /* 0 for bf16 and f16 */
     uint32_t planes[2];           /* bits of each, low bits first */
     uint32_t meta_bytes;          /* of a scale, and of a center: 2 or 1 */
     bool v_has_levels;            /* V's codes are levels: no center */
@@ -65,7 +65,7 @@ static inline bool kv_format_has_centers(KvFormat format, KvSide side) {
     return side == KV_SIDE_K || !kv_formats[format].v_has_levels;
 }
 
-/* The format of that many bits (16, 8, 6, 4, 3, 2), or KV_FORMATS. */
+/* The format of that many bits (16: f16; 8, 6, 4, 3, 2), or KV_FORMATS. */
 KvFormat kv_format_of_bits(uint32_t bits);
 
 /* Where the parts of a block lie. */
@@ -101,7 +101,8 @@ uint8_t kv_scale_nearest(float x);
 void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]);
 void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes);
 
-/* IEEE half floats; ceil never rounds towards zero (x >= 0). */
+/* IEEE half floats, at most 65504 in size, NaN stays NaN; ceil never rounds towards zero (x >= 0).
+ */
 uint16_t kv_half_nearest(float x);
 uint16_t kv_half_ceil(float x);
 
@@ -115,6 +116,17 @@ static inline float kv_half_value(uint16_t half) {
     x *= 0x1p112f;
     memcpy(&u, &x, sizeof(u));
     u |= special | (half & 0x8000u) << 16;
+    memcpy(&x, &u, sizeof(x));
+    return x;
+}
+
+/* A number of a bf16 or f16 block. */
+static inline float kv_exact_value(KvFormat format, uint16_t bits) {
+    uint32_t u = (uint32_t)bits << 16;
+    float x;
+
+    if (format == KV_FORMAT_F16)
+        return kv_half_value(bits);
     memcpy(&x, &u, sizeof(x));
     return x;
 }

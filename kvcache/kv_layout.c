@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define BF16_BYTES 2
+#define EXACT_BYTES 2 /* of a bf16 or f16 number */
 
 static bool add_aligned(size_t *offset, size_t size) {
     size_t end;
@@ -25,8 +25,8 @@ static bool add_aligned(size_t *offset, size_t size) {
     return true;
 }
 
-static size_t bf16_bytes(const KvGeometry *geometry, size_t n_tokens) {
-    return geometry->head_dim * n_tokens * BF16_BYTES;
+static size_t exact_bytes(const KvGeometry *geometry, size_t n_tokens) {
+    return geometry->head_dim * n_tokens * EXACT_BYTES;
 }
 
 static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSide side,
@@ -36,10 +36,9 @@ static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSi
     size_t size;
 
     region->format = plan ? plan->formats[layer][side] : KV_FORMAT_BF16;
-    region->block_bytes =
-        region->format == KV_FORMAT_BF16
-            ? bf16_bytes(geometry, KV_PAGE_TOKENS)
-            : kv_block_layout(region->format, side, geometry->head_dim).size_bytes;
+    region->block_bytes = kv_format_quantizes(region->format)
+                              ? kv_block_layout(region->format, side, geometry->head_dim).size_bytes
+                              : exact_bytes(geometry, KV_PAGE_TOKENS);
     region->offset = *offset;
     if (__builtin_mul_overflow(region->block_bytes, geometry->n_kv_heads, &region->page_bytes) ||
         __builtin_mul_overflow(region->page_bytes, store->n_pages, &size) ||
@@ -71,12 +70,12 @@ static int place_all(KvStore *store, const KvPlan *plan) {
                 return r;
         }
     }
-    store->tail_block_bytes = bf16_bytes(geometry, KV_PAGE_TOKENS);
+    store->tail_block_bytes = exact_bytes(geometry, KV_PAGE_TOKENS);
     store->tails_offset = offset;
     r = place_slots(geometry, store->tail_block_bytes, store->n_tails, &offset);
     if (r)
         return r;
-    store->sink_block_bytes = bf16_bytes(geometry, KV_SINK_TOKENS);
+    store->sink_block_bytes = exact_bytes(geometry, KV_SINK_TOKENS);
     store->sinks_offset = offset;
     r = place_slots(geometry, store->sink_block_bytes, store->n_sinks, &offset);
     if (r)
@@ -91,7 +90,7 @@ static int place_all(KvStore *store, const KvPlan *plan) {
 bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers) {
     for (uint32_t layer = 0; plan && layer < n_layers; layer++)
         for (KvSide side = 0; side < KV_SIDES; side++)
-            if (plan->formats[layer][side] != KV_FORMAT_BF16)
+            if (kv_format_quantizes(plan->formats[layer][side]))
                 return true;
     return false;
 }

@@ -5,20 +5,24 @@
  * Where every byte of the KV cache lies.
  *
  * A *page* is 64 consecutive tokens of one sequence; its id is the same in every layer. A *tail*
- * is the not yet full last page of a sequence, always bf16, in the slot of its sequence. Backends
- * read and write both through the accessors below and through nothing else.
+ * is the not yet full last page of a sequence, always 16-bit floats, in the slot of its sequence.
+ * Backends read and write both through the accessors below and through nothing else.
  *
  *   store memory = regions, one per (layer, side), then tails, sinks, roundings
  *   region(layer, side) = [n_pages][n_kv_heads] blocks of block_bytes
- *   tails               = [n_tails][n_layers][2 sides][n_kv_heads] bf16 blocks
- *   sinks               = [n_sinks][n_layers][2 sides][n_kv_heads] of 4 exact tokens, bf16
+ *   tails               = [n_tails][n_layers][2 sides][n_kv_heads] 16-bit blocks
+ *   sinks               = [n_sinks][n_layers][2 sides][n_kv_heads] of 4 exact tokens, 16-bit
  *   roundings           = [n_layers][n_kv_heads] of kvcache/rounding.h, for keys, where a format
  *                         quantizes
  *
  * A *sink slot* keeps the first 4 tokens of a sequence exact when its first page is quantized:
  * attention leans on them far more than on any others. It belongs to that page.
  *
- * A block holds one KV head of one page. Quantized blocks: kvcache/kv_format.h. In bf16:
+ * Tails and sinks are bf16 where the side's pages are; where pages are f16 or quantized they are
+ * IEEE half floats. A half float's 11 bits of significand matter: bf16's 8 cost more than 8-bit
+ * pages do. What it cannot hold, beyond +-65504, becomes +-65504 (NaN stays), as in sealing.
+ *
+ * A block holds one KV head of one page. Quantized blocks: kvcache/kv_format.h. In 16 bits:
  *   K  [head_dim][64 tokens]   channel-major: a scale per channel folds into the query once, and
  *                              scores of 64 tokens are lanes of a vector, without reductions
  *   V  [64 tokens][head_dim]   token-major: a scale per token folds into the softmax weight, and
@@ -43,6 +47,7 @@ typedef enum KvSide { KV_SIDE_K, KV_SIDE_V, KV_SIDES } KvSide;
 /* How one side of one layer is stored: kvcache/kv_format.h. */
 typedef enum KvFormat {
     KV_FORMAT_BF16,
+    KV_FORMAT_F16,
     KV_FORMAT_8,
     KV_FORMAT_6,
     KV_FORMAT_4,
@@ -62,7 +67,11 @@ typedef struct KvPlan {
     KvFormat formats[KV_LAYERS_MAX][KV_SIDES]; /* [n_layers] used */
 } KvPlan;
 
-/* Whether any side is below bf16. NULL: no. */
+static inline bool kv_format_quantizes(KvFormat format) {
+    return format != KV_FORMAT_BF16 && format != KV_FORMAT_F16;
+}
+
+/* Whether any side is below 16 bits. NULL: no. */
 bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers);
 
 typedef struct KvRegion {
@@ -118,13 +127,17 @@ static inline DevAddr kv_store_block(const KvStore *s, uint32_t layer, KvSide si
 }
 
 static inline bool kv_store_quantizes(const KvStore *s, uint32_t layer, KvSide side) {
-    return s->regions[layer][side].format != KV_FORMAT_BF16;
+    return kv_format_quantizes(s->regions[layer][side].format);
 }
 
-/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. At
- * 8 bits the rounding of rotated values to bf16 would cost more than the transform gains. */
+/* What tails and sinks of a side, and a step's own keys and values, are stored as. */
+static inline KvFormat kv_store_tail_format(const KvStore *s, uint32_t layer, KvSide side) {
+    return kv_store_quantizes(s, layer, side) ? KV_FORMAT_F16 : s->regions[layer][side].format;
+}
+
+/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. */
 static inline bool kv_store_rotates(const KvStore *s, uint32_t layer, KvSide side) {
-    return kv_store_quantizes(s, layer, side) && s->regions[layer][side].format != KV_FORMAT_8;
+    return kv_store_quantizes(s, layer, side);
 }
 
 static inline size_t kv_store_slot_index(const KvStore *s, uint32_t layer, KvSide side,

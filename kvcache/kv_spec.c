@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define WIDTHS "16 (bf16), 8, 6, 4, 3 or 2"
+#define WIDTHS "16 (f16), 8, 6, 4, 3 or 2"
 
 static int layer_side(KvFormat *out, const json_t *layer, const char *side, Reason *why) {
     uint32_t bits = 0;
@@ -58,6 +58,13 @@ static int parse_plan_file(KvPlan *plan, const char *file, uint32_t n_layers, Re
     return r ? reason_prefix(why, r, "%s: ", file) : 0;
 }
 
+static void fill_plan(KvPlan *plan, uint32_t n_layers, KvFormat k, KvFormat v) {
+    for (uint32_t layer = 0; layer < n_layers; layer++) {
+        plan->formats[layer][KV_SIDE_K] = k;
+        plan->formats[layer][KV_SIDE_V] = v;
+    }
+}
+
 /* The digits after `letter`; moves *textp past them. */
 static KvFormat parse_side(const char **textp, char letter) {
     const char *text = *textp;
@@ -79,8 +86,11 @@ int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why
     if (n_layers > KV_LAYERS_MAX)
         return reason_set(why, -EINVAL, "the model has %u layers; a KV cache has at most %d",
                           n_layers, KV_LAYERS_MAX);
-    if (!strcmp(spec, "bf16"))
-        return 0;
+    for (KvFormat format = KV_FORMAT_BF16; format <= KV_FORMAT_F16; format++)
+        if (!strcmp(spec, kv_formats[format].name)) {
+            fill_plan(plan, n_layers, format, format);
+            return 0;
+        }
     if (!strncmp(spec, "plan:", 5))
         return parse_plan_file(plan, spec + 5, n_layers, why);
     k = parse_side(&rest, 'k');
@@ -88,12 +98,9 @@ int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why
     if (v == KV_FORMATS || *rest)
         return reason_set(
             why, -EINVAL,
-            "kv is \"%s\"; it must be bf16, a pair like k4v2 (each side one of " WIDTHS
+            "kv is \"%s\"; it must be bf16, f16, a pair like k4v2 (each side one of " WIDTHS
             " bits), or plan:FILE",
             spec);
-    for (uint32_t layer = 0; layer < n_layers; layer++) {
-        plan->formats[layer][KV_SIDE_K] = k;
-        plan->formats[layer][KV_SIDE_V] = v;
-    }
+    fill_plan(plan, n_layers, k, v);
     return 0;
 }

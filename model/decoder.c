@@ -53,7 +53,7 @@ struct Decoder {
     DevAddr h;           /* act [T, dim], normed */
     DevAddr q, attended; /* act [T, n_heads * head_dim] */
     DevAddr k, v;        /* act [T, n_kv_heads * head_dim] */
-    DevAddr k_bf16, v_bf16;
+    DevAddr k_exact, v_exact;
     DevAddr gate, up;   /* act [T, ffn_dim] */
     DevAddr rope_table; /* f32 [T, 2, head_dim / 2] */
     DevAddr rows;       /* act [R, dim] */
@@ -97,8 +97,8 @@ static size_t workspace_place(Decoder *d, DevAddr base) {
         { &d->attended, t * q_dim * act },
         { &d->k, t * kv_dim * act },
         { &d->v, t * kv_dim * act },
-        { &d->k_bf16, t * kv_dim * 2 },
-        { &d->v_bf16, t * kv_dim * 2 },
+        { &d->k_exact, t * kv_dim * 2 },
+        { &d->v_exact, t * kv_dim * 2 },
         { &d->gate, t * c->ffn_dim * act },
         { &d->up, t * c->ffn_dim * act },
         { &d->rope_table, t * c->head_dim * sizeof(float) },
@@ -405,8 +405,8 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
                                      .q = d->q,
                                      .k = d->k,
                                      .v = d->v,
-                                     .k_out = d->k_bf16,
-                                     .v_out = d->v_bf16,
+                                     .k_out = d->k_exact,
+                                     .v_out = d->v_exact,
                                      .table = d->rope_table,
                                      .n_tokens = n_tokens,
                                      .n_heads = c->n_heads,
@@ -415,6 +415,8 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
                                      .n_freqs = c->head_dim / 2,
                                      .hadamard_k = kv_store_rotates(store, l, KV_SIDE_K),
                                      .hadamard_v = kv_store_rotates(store, l, KV_SIDE_V),
+                                     .k_format = kv_store_tail_format(store, l, KV_SIDE_K),
+                                     .v_format = kv_store_tail_format(store, l, KV_SIDE_V),
                                  });
     if (!r && d->moments)
         r = collect_moments(d, l, store, n_tokens);
@@ -427,8 +429,8 @@ static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch 
     r = d->ops->attention(d->backend, &(AttentionArgs){
                                           .out = d->attended,
                                           .q = d->q,
-                                          .k = d->k_bf16,
-                                          .v = d->v_bf16,
+                                          .k = d->k_exact,
+                                          .v = d->v_exact,
                                           .layer = l,
                                           .n_heads = d->config->n_heads,
                                           .window = d->layers[l].window,
@@ -439,8 +441,8 @@ static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch 
     if (r)
         return r;
     return d->ops->kv_append(d->backend, &(KvAppendArgs){
-                                             .k = d->k_bf16,
-                                             .v = d->v_bf16,
+                                             .k = d->k_exact,
+                                             .v = d->v_exact,
                                              .layer = l,
                                              .batch = batch,
                                              .store = store,

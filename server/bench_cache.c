@@ -111,13 +111,13 @@ StepBatch bench_cache_batch(BenchCache *cache, uint32_t n_tokens) {
 typedef struct Operands {
     Session *session;            /* borrowed */
     DevAddr q, k, v, out;        /* act */
-    DevAddr k_bf16, v_bf16;      /* bf16 */
+    DevAddr k_exact, v_exact;    /* bf16 or f16 */
     DevAddr inv_freq, rotations; /* f32 */
 } Operands;
 
 static void operands_deinit(Operands *o) {
-    const DevAddr all[] = { o->q,      o->k,      o->v,        o->out,
-                            o->k_bf16, o->v_bf16, o->inv_freq, o->rotations };
+    const DevAddr all[] = { o->q,       o->k,       o->v,        o->out,
+                            o->k_exact, o->v_exact, o->inv_freq, o->rotations };
 
     for (size_t i = 0; o->session && i < sizeof(all) / sizeof(*all); i++)
         if (all[i])
@@ -126,7 +126,7 @@ static void operands_deinit(Operands *o) {
 
 CLEANUP_DEINIT_DEFINE(Operands, operands_deinit);
 
-/* bf16 numbers, roughly normal and at most 3 in size. */
+/* 16-bit numbers: as bf16 roughly normal and at most 3 in size, as f16 about 1 in size. */
 static void fill_random(uint16_t *x, size_t n) {
     uint64_t state = 88172645463325252u;
 
@@ -145,7 +145,7 @@ static void fill_random(uint16_t *x, size_t n) {
     }
 }
 
-/* Makes an array of n values of `bytes` (4: f32, 2: bf16) on the device. */
+/* Makes an array of n values of `bytes` (4: f32, 2: bf16 or f16) on the device. */
 static int make_operand(Operands *o, DevAddr *outp, size_t n, uint32_t bytes, Reason *why) {
     CLEANUP(free) uint16_t *narrow = malloc(n * sizeof(*narrow));
     CLEANUP(free) uint32_t *wide = malloc(n * sizeof(*wide));
@@ -179,9 +179,9 @@ static int operands_init(Operands *o, Session *session, Reason *why) {
     if (!r)
         r = make_operand(o, &o->v, n_kv, (uint32_t)act, why);
     if (!r)
-        r = make_operand(o, &o->k_bf16, n_kv, 2, why);
+        r = make_operand(o, &o->k_exact, n_kv, 2, why);
     if (!r)
-        r = make_operand(o, &o->v_bf16, n_kv, 2, why);
+        r = make_operand(o, &o->v_exact, n_kv, 2, why);
     if (!r)
         r = make_operand(o, &o->inv_freq, c->head_dim / 2, 4, why);
     if (!r)
@@ -197,8 +197,8 @@ static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     int r = 0;
 
     for (uint32_t l = 0; !r && l < s->config->n_layers; l++)
-        r = s->ops->kv_append(s->backend, &(KvAppendArgs){ .k = o->k_bf16,
-                                                           .v = o->v_bf16,
+        r = s->ops->kv_append(s->backend, &(KvAppendArgs){ .k = o->k_exact,
+                                                           .v = o->v_exact,
                                                            .layer = l,
                                                            .batch = &batch,
                                                            .store = cache->store });
@@ -216,8 +216,8 @@ static int attend_all(const Operands *o, BenchCache *cache) {
         r = s->ops->attention(
             s->backend, &(AttentionArgs){ .out = o->out,
                                           .q = o->q,
-                                          .k = o->k_bf16,
-                                          .v = o->v_bf16,
+                                          .k = o->k_exact,
+                                          .v = o->v_exact,
                                           .layer = l,
                                           .n_heads = c->n_heads,
                                           .window = c->layer_slides[l] ? c->sliding_window : 0,
@@ -233,20 +233,23 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     int r = 0;
 
     for (uint32_t l = 0; !r && l < c->n_layers; l++)
-        r = s->ops->rope(s->backend,
-                         &(RopeArgs){ .q = o->q,
-                                      .k = o->k,
-                                      .v = o->v,
-                                      .k_out = o->k_bf16,
-                                      .v_out = o->v_bf16,
-                                      .table = o->rotations,
-                                      .n_tokens = n_tokens,
-                                      .n_heads = c->n_heads,
-                                      .n_kv_heads = c->n_kv_heads,
-                                      .head_dim = c->head_dim,
-                                      .n_freqs = c->head_dim / 2,
-                                      .hadamard_k = kv_store_rotates(cache->store, l, KV_SIDE_K),
-                                      .hadamard_v = kv_store_rotates(cache->store, l, KV_SIDE_V) });
+        r = s->ops->rope(
+            s->backend,
+            &(RopeArgs){ .q = o->q,
+                         .k = o->k,
+                         .v = o->v,
+                         .k_out = o->k_exact,
+                         .v_out = o->v_exact,
+                         .table = o->rotations,
+                         .n_tokens = n_tokens,
+                         .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .n_freqs = c->head_dim / 2,
+                         .hadamard_k = kv_store_rotates(cache->store, l, KV_SIDE_K),
+                         .hadamard_v = kv_store_rotates(cache->store, l, KV_SIDE_V),
+                         .k_format = kv_store_tail_format(cache->store, l, KV_SIDE_K),
+                         .v_format = kv_store_tail_format(cache->store, l, KV_SIDE_V) });
     return r ? r : s->ops->sync(s->backend);
 }
 

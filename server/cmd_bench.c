@@ -167,7 +167,8 @@ static int measure_prompt(BenchRun *b, Reason *why) {
 
 /* As --kv has it. */
 static const char *spec_of(KvFormat format) {
-    static const char *const specs[KV_FORMATS] = { "bf16", "k8v8", "k6v6", "k4v4", "k3v3", "k2v2" };
+    static const char *const specs[KV_FORMATS] = { "bf16", "f16",  "k8v8", "k6v6",
+                                                   "k4v4", "k3v3", "k2v2" };
 
     return specs[format];
 }
@@ -190,7 +191,7 @@ static int measure_cache(BenchRun *b, Reason *why) {
         printf("  %-10s %10.1f %9.1f %8.2f %11.2fx | %9.2f", spec_of(format), a->seconds * 1e6,
                a->bytes / f->read_bytes_per_s * 1e6, a->bytes / f->read_bytes_per_s / a->seconds,
                a->seconds / f->attention[KV_FORMAT_BF16].seconds, f->write_s[format] * 1e6);
-        if (format == KV_FORMAT_BF16)
+        if (!kv_format_quantizes(format))
             printf("\n");
         else
             printf("  %+12.2f%%\n", 100 * sealing_share(b, format));

@@ -23,7 +23,7 @@ typedef struct Eval {
     Session session;
     TokenIds tokens;
     Profile *profile;
-    EvalRun *runs; /* [n_runs]: bf16, then the specs */
+    EvalRun *runs; /* [n_runs]: the reference, bf16, then the specs */
     uint32_t n_runs;
 } Eval;
 
@@ -86,10 +86,12 @@ static int set_up(Eval *e, Reason *why) {
         r = read_tokens(e, why);
     if (r)
         return r;
-    e->runs = calloc(specs->n + 2, sizeof(*e->runs));
+    e->runs = calloc(specs->n + 3, sizeof(*e->runs));
     if (!e->runs)
         return reason_set(why, -ENOMEM, "out of memory");
-    r = add_run(e, "bf16", why);
+    r = add_run(e, e->config->reference, why);
+    if (!r)
+        r = add_run(e, "bf16", why);
     if (!r && !specs->n)
         r = add_run(e, "k4v4", why);
     for (uint32_t i = 0; !r && i < specs->n; i++)
@@ -135,7 +137,8 @@ static Figures figures_of(EvalRun *run, uint32_t window) {
 }
 
 static void print_table(Eval *e) {
-    printf("%llu tokens in windows of %u, chunks of %d; first %d tokens of a window exact\n",
+    printf("%llu tokens in windows of %u, chunks of %d; first %d tokens of a window exact; KLD, "
+           "p99 and top-1\nagainst the first row\n",
            (unsigned long long)e->runs[0].stats.n_tokens, e->config->window, KV_PAGE_TOKENS,
            KV_SINK_TOKENS);
     printf("%-12s %7s %7s %9s %8s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
@@ -149,22 +152,24 @@ static void print_table(Eval *e) {
     }
 }
 
+static json_t *run_json(Eval *e, EvalRun *run) {
+    Figures f = figures_of(run, e->config->window);
+
+    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "kv", run->name, "bits",
+                     f.bits, "bits_with_tails", f.bits_with_tails, "ppl", f.ppl, "kld", f.kld,
+                     "kld_se", f.kld_error, "kld_p99", f.kld_p99, "top1", f.top1, "bytes_per_token",
+                     f.bytes_per_token, "tokens_per_gib", f.tokens_per_gib);
+}
+
 static json_t *figures_json(Eval *e) {
     json_t *specs = json_array();
 
-    for (uint32_t i = 0; i < e->n_runs; i++) {
-        Figures f = figures_of(&e->runs[i], e->config->window);
-
-        json_array_append_new(
-            specs,
-            json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "kv", e->runs[i].name,
-                      "bits", f.bits, "bits_with_tails", f.bits_with_tails, "ppl", f.ppl, "kld",
-                      f.kld, "kld_se", f.kld_error, "kld_p99", f.kld_p99, "top1", f.top1,
-                      "bytes_per_token", f.bytes_per_token, "tokens_per_gib", f.tokens_per_gib));
-    }
-    return json_pack("{s:s, s:s, s:i, s:I, s:o}", "model", e->config->model, "text",
+    for (uint32_t i = 1; i < e->n_runs; i++)
+        json_array_append_new(specs, run_json(e, &e->runs[i]));
+    return json_pack("{s:s, s:s, s:i, s:I, s:o, s:o}", "model", e->config->model, "text",
                      e->config->text_path, "window", (int)e->config->window, "tokens",
-                     (json_int_t)e->runs[0].stats.n_tokens, "specs", specs);
+                     (json_int_t)e->runs[0].stats.n_tokens, "reference", run_json(e, &e->runs[0]),
+                     "specs", specs);
 }
 
 static int write_json(Eval *e, Reason *why) {

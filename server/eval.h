@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * What a KV format costs in quality: the same tokens, teacher forced, through a bf16 cache and
- * through others, compared token by token. Windows are independent; each is fed in chunks of one
- * page, which is what decoding does and the hardest case.
+ * What a KV format costs in quality: the same tokens, teacher forced, through a reference cache
+ * and through others, compared token by token. Windows are independent; each is fed in chunks of
+ * one page, which is what decoding does and the hardest case.
  */
 
 #include "kvcache/kv_layout.h"

@@ -41,10 +41,9 @@ static const Command commands[] = {
       "Runs the model over a text and writes the second moments of its queries and the norms of "
       "its weights. serve does this by itself at first start." },
     { "eval", COMMAND_EVAL, cmd_eval, "measure what a KV format costs in quality",
-      "Runs the model over a text, teacher forced in chunks of one page, with a bf16 cache and "
-      "with "
-      "each --kv, and compares: perplexity, KL divergence from bf16, agreement of the most likely "
-      "token, bytes." },
+      "Runs the model over a text, teacher forced in chunks of one page, with an f16 cache, a "
+      "bf16 cache and each --kv, and compares with the first: perplexity, KL divergence, agreement "
+      "of the most likely token, bytes." },
     { "bench", COMMAND_BENCH, cmd_bench, "measure speed against what the machine can do",
       "Measures decoding, prompts, and attention over each KV format, and prints beside each what "
       "the machine's memory bandwidth or its matrix library sets as the floor. Figures are medians "

@@ -2,7 +2,7 @@
 
 /*
  * `kvasird eval` with other people's quantizers beside ours: the same model, tokens, chunks and
- * reference, in one table. Theirs are faked over a bf16 cache by standing between the decoder and
+ * reference, in one table. Theirs are faked over an f16 cache by standing between the decoder and
  * the attention op: what a method quantizes token by token is changed before attention sees it,
  * what it keeps exact for a while is changed when it is that old, up to a chunk later.
  *
@@ -19,7 +19,6 @@
 #include "tests/bench/weight_moments.h"
 
 #include "cpu/cpu_backend.h"
-#include "cpu/reference.h"
 #include "kvcache/kv_format.h"
 #include "kvcache/kv_spec.h"
 #include "server/eval.h"
@@ -84,21 +83,6 @@ static void *new_array(size_t n, size_t size) {
 
 /* values in and out */
 
-static float f32_of(uint16_t bf16) {
-    uint32_t u = (uint32_t)bf16 << 16;
-    float x;
-
-    memcpy(&x, &u, sizeof(x));
-    return x;
-}
-
-static uint16_t bf16_of(float x) {
-    uint16_t bf16;
-
-    reference_kernels.to_bf16(&bf16, &x, 1);
-    return bf16;
-}
-
 /* Where channel c of a cached token lies. */
 static uint16_t *cached(const KvStore *store, uint32_t layer, KvSide side, uint32_t head,
                         uint32_t token, uint32_t c) {
@@ -117,7 +101,7 @@ static void read_cached(const KvStore *store, uint32_t layer, KvSide side, uint3
 
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t c = 0; c < d; c++)
-            x[(size_t)t * d + c] = f32_of(*cached(store, layer, side, head, first + t, c));
+            x[(size_t)t * d + c] = kv_half_value(*cached(store, layer, side, head, first + t, c));
 }
 
 static void write_cached(const KvStore *store, uint32_t layer, KvSide side, uint32_t head,
@@ -126,7 +110,7 @@ static void write_cached(const KvStore *store, uint32_t layer, KvSide side, uint
 
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t c = 0; c < d; c++)
-            *cached(store, layer, side, head, first + t, c) = bf16_of(x[(size_t)t * d + c]);
+            *cached(store, layer, side, head, first + t, c) = kv_half_nearest(x[(size_t)t * d + c]);
 }
 
 /* their methods */
@@ -143,10 +127,10 @@ static void quantize_step(const FakeMethod *m, const AttentionArgs *args, KvSide
 
     for (uint32_t i = 0; i < args->batch->n_tokens * n_heads; i++) {
         for (uint32_t c = 0; c < d; c++)
-            x[c] = f32_of(own[(size_t)i * d + c]);
+            x[c] = kv_half_value(own[(size_t)i * d + c]);
         m->quantize[side](head_of(args->layer, i % n_heads), m->bits[side], x, 1, d);
         for (uint32_t c = 0; c < d; c++)
-            own[(size_t)i * d + c] = bf16_of(x[c]);
+            own[(size_t)i * d + c] = kv_half_nearest(x[c]);
     }
 }
 
@@ -238,6 +222,7 @@ static void learn(void) {
     CLEANUP(session_cache_deinit) SessionCache cache = SESSION_CACHE_NULL;
     CLEANUP(token_ids_deinit) TokenIds tokens = TOKEN_IDS_NULL;
     size_t n_moments = profile_moments_count(tool.measured);
+    KvPlan plan;
     Reason why = REASON_NULL;
 
     tool.heads =
@@ -246,7 +231,8 @@ static void learn(void) {
         tool.bases[side] = new_array(n_moments, sizeof(float));
     memcpy(tool.bases[KV_SIDE_K], tool.measured->q_moments, n_moments * sizeof(float));
     check(text_tokens_read(&tokens, tool.model_path, NULL, &why), &why);
-    check(session_cache_init(&cache, &tool.session, LEARN_TOKENS, NULL, NULL, &why), &why);
+    check(kv_spec_parse(&plan, "f16", tool.geometry.n_layers, &why), &why);
+    check(session_cache_init(&cache, &tool.session, LEARN_TOKENS, &plan, NULL, &why), &why);
     if (tokens.n < FIT_TOKENS + 2 * KV_PAGE_TOKENS)
         fail("the built-in text is too short in this model's tokens");
     tool.learning = cache.store;
@@ -335,6 +321,7 @@ static void read_arguments(int argc, char **argv) {
 
     tool.window = WINDOW_TOKENS;
     tool.n_tokens_max = SIZE_MAX;
+    add_spec("f16", MOMENTS_NONE, "");
     add_spec("bf16", MOMENTS_NONE, "");
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
         switch (c) {
@@ -373,7 +360,7 @@ int main(int argc, char **argv) {
 
     read_arguments(argc, argv);
     for (uint32_t i = 0; i < n_fake_methods; i++) {
-        Run run = { .spec = "bf16", .moments = MOMENTS_NONE, .method = &fake_methods[i] };
+        Run run = { .spec = "f16", .moments = MOMENTS_NONE, .method = &fake_methods[i] };
 
         snprintf(run.name, sizeof(run.name), "%s", fake_methods[i].name);
         add_run(run);

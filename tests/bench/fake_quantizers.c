@@ -87,17 +87,6 @@ static void expand(const float *basis, uint32_t n_rows, const float *y, float *x
             x[c] += basis[(size_t)i * d + c] * y[i];
 }
 
-/* One value of a page moves by one step of bf16: what is seen of it is that every bf16 value that a
- * later layer stores may be rounded otherwise, which no code can do less damage than. */
-
-static void nudge(const FakeHead *head, uint32_t bits, float *x, uint32_t n, uint32_t d) {
-    (void)head;
-    (void)bits;
-    (void)n;
-    (void)d;
-    x[0] *= 1 + 0x1p-7f;
-}
-
 /* fp8 e4m3 without scales, as vLLM's cache has it where none are given */
 
 static void fp8(const FakeHead *head, uint32_t bits, float *x, uint32_t n, uint32_t d) {
@@ -267,10 +256,6 @@ static void headq_k(const FakeHead *head, uint32_t bits, float *x, uint32_t n, u
 #define HEADQ_ELEMENT_BITS (PER_PAGE + (double)HEADQ_BITS / HEADQ_SHARE)
 
 const FakeMethod fake_methods[] = {
-    { .name = "bf16, nudged",
-      .quantize = { nudge, nudge },
-      .bits = { 16, 16 },
-      .group = KV_PAGE_TOKENS },
     { .name = "fp8 e4m3", .quantize = { fp8, fp8 }, .bits = { 8, 8 }, .group = 1 },
     { .name = "ggml q8_0",
       .quantize = { q8_0, q8_0 },

@@ -123,8 +123,22 @@ def test_eval_figures(figures, name):
         assert row["tokens_per_gib"] == pytest.approx(2**30 / row["bytes_per_token"])
         assert row["bits_with_tails"] > row["bits"]
         assert 0 <= row["top1"] <= 1 and row["kld_p99"] >= row["kld"] >= 0
-    exact = result["specs"][0]
+    exact, bf16 = result["reference"], result["specs"][0]
+    assert exact["kv"] == "f16" and exact.keys() == bf16.keys()
     assert (exact["kld"], exact["kld_p99"], exact["top1"], exact["bits"]) == (0, 0, 1, 16)
+    assert bf16["kld"] > 0 and bf16["bits"] == 16
+
+
+def test_another_reference(models, profiles, text, tmp_path):
+    path = tmp_path / "figures"
+    arguments = ["eval", "--model", models / "llama", "--text", text, "--window", 512,
+                 "--max-tokens", 512, "--profile", profiles / "llama", "--json", path]
+    run(*arguments, "--reference", "bf16", "--kv", "f16")
+    result = json.loads(path.read_text())
+    assert [row["kv"] for row in result["specs"]] == ["bf16", "f16"]
+    assert result["reference"]["kv"] == "bf16"
+    assert result["specs"][0]["kld"] == 0 < result["specs"][1]["kld"]
+    assert "k5v5" in run(*arguments, "--reference", "k5v5", status=1)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])

@@ -39,11 +39,11 @@ static size_t kv_size(const World *w) {
     return (size_t)w->n_kv_heads * w->head_dim;
 }
 
-static void random_bf16(Random *r, uint16_t *out, size_t n) {
+static void random_exact(Random *r, KvFormat format, uint16_t *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         float x = random_normal(r);
 
-        reference_kernels.to_bf16(&out[i], &x, 1);
+        reference_kernels.to_exact(format, &out[i], &x, 1);
     }
 }
 
@@ -51,7 +51,7 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
                        const KvKernels *kv_kernels, uint32_t n_tokens_max) {
     static const uint32_t dims[] = { 32, 64, 80, 96, 128, 256 };
     KvGeometry g;
-    KvPlan plan = { 0 }; /* layer 0 is bf16 */
+    KvPlan plan = { 0 }; /* layer 0 is exact, layer 1 may be quantized */
     size_t bytes = 0;
     uint32_t n_pages = 0;
     Reason why;
@@ -62,6 +62,13 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
     w->head_dim = dims[random_below(r, 6)];
     w->window = random_below(r, 2) ? 1 + random_below(r, 200) : 0;
     g = (KvGeometry){ .n_layers = 2, .n_kv_heads = w->n_kv_heads, .head_dim = w->head_dim };
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
+        KvFormat exact = random_below(r, 2) ? KV_FORMAT_BF16 : KV_FORMAT_F16;
+
+        plan.formats[0][side] = plan.formats[1][side] = exact;
+        if (exact == KV_FORMAT_F16) /* tails before quantized pages are f16, too */
+            plan.formats[1][side] += random_below(r, KV_FORMATS - KV_FORMAT_F16);
+    }
     for (uint32_t s = 0; s < SEQUENCES; s++) {
         uint32_t n = w->n_tokens[s] = 1 + random_below(r, n_tokens_max - 1);
 
@@ -71,13 +78,11 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
         w->k[s] = malloc(n * kv_size(w) * 2);
         w->v[s] = malloc(n * kv_size(w) * 2);
         random_normals(r, w->q[s], n * q_size(w));
-        random_bf16(r, w->k[s], n * kv_size(w));
-        random_bf16(r, w->v[s], n * kv_size(w));
+        random_exact(r, plan.formats[0][KV_SIDE_K], w->k[s], n * kv_size(w));
+        random_exact(r, plan.formats[0][KV_SIDE_V], w->v[s], n * kv_size(w));
         for (uint32_t p = 0; p <= n / KV_PAGE_TOKENS; p++)
             w->pages[s][p] = n_pages++;
     }
-    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-        plan.formats[1][side] = random_below(r, KV_FORMATS);
     assert_int_equal(kv_store_layout(&w->store, &(KvShape){ .geometry = g,
                                                             .plan = &plan,
                                                             .n_pages = n_pages,
@@ -308,9 +313,11 @@ static void row_kernels_agree_with_the_reference(void **state) {
             reference_kernels.gated(ref, a, b, n);
             for (uint32_t j = 0; j < n; j++) /* far below, exp saturates and leaves 1e-36 */
                 assert_true(fabsf(out[j] - ref[j]) <= 1e-6f * fabsf(ref[j]) + 1e-34f);
-            fast->to_bf16(h, a, n);
-            reference_kernels.to_bf16(h_ref, a, n);
-            assert_memory_equal(h, h_ref, n * sizeof(*h));
+            for (KvFormat f = KV_FORMAT_BF16; f <= KV_FORMAT_F16; f++) {
+                fast->to_exact(f, h, a, n);
+                reference_kernels.to_exact(f, h_ref, a, n);
+                assert_memory_equal(h, h_ref, n * sizeof(*h));
+            }
             random_normals(&r, angles[0], n);
             random_normals(&r, angles[1], n);
             memcpy(out, a, sizeof(a));
@@ -363,20 +370,39 @@ static void the_hadamard_transform_is_the_same_to_the_bit(void **state) {
         }
 }
 
-static void rounding_to_bf16_keeps_nan_and_infinity(void **state) {
-    const float in[] = { NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f, 1.01171875f, 1e-40f };
-    const uint16_t want[] = { 0x7fc0, 0x7f80, 0xff80, 0x7f80, 0x3f80, 0x3f82, 0x0001 };
-    uint16_t out[7];
+static void check_rounding(KvFormat format, const float *in, const uint16_t *want, uint32_t n) {
+    uint16_t out[64];
 
-    (void)state;
     for (size_t i = 0; i < N_KERNELS; i++) {
         if (!cpu_isa_available(kernels_need[i]))
             continue;
-        all_kernels[i]->to_bf16(out, in, 7);
-        assert_memory_equal(out, want, sizeof(want));
+        all_kernels[i]->to_exact(format, out, in, n);
+        assert_memory_equal(out, want, n * sizeof(*want));
     }
-    reference_kernels.to_bf16(out, in, 7);
-    assert_memory_equal(out, want, sizeof(want));
+    reference_kernels.to_exact(format, out, in, n);
+    assert_memory_equal(out, want, n * sizeof(*want));
+}
+
+static void rounding_to_bf16_keeps_nan_and_infinity(void **state) {
+    const float in[] = { NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f, 1.01171875f, 1e-40f };
+    const uint16_t want[] = { 0x7fc0, 0x7f80, 0xff80, 0x7f80, 0x3f80, 0x3f82, 0x0001 };
+
+    (void)state;
+    check_rounding(KV_FORMAT_BF16, in, want, 7);
+}
+
+/* Sixteen and one: a whole vector of any instruction set, and what is left over. */
+static void rounding_to_f16_keeps_nan_and_ends_at_65504(void **state) {
+    const float in[17] = { NAN,      INFINITY, -INFINITY,    3.4e38f,  65504,    65505,
+                           -65519,   65520,    1 + 0x1p-11f, 0x1p-24f, 0x1p-25f, -0.0f,
+                           0x3p-25f, 0x1p-14f, 0x1.ffep-15f, -1,       INFINITY };
+    const uint16_t want[17] = { 0x7e00, 0x7bff, 0xfbff, 0x7bff, 0x7bff, 0x7bff,
+                                0xfbff, 0x7bff, 0x3c00, 0x0001, 0x0000, 0x8000,
+                                0x0002, 0x0400, 0x0400, 0xbc00, 0x7bff };
+
+    (void)state;
+    check_rounding(KV_FORMAT_F16, in, want, 17);
+    check_rounding(KV_FORMAT_F16, in, want, 11);
 }
 
 int main(void) {
@@ -387,6 +413,7 @@ int main(void) {
         cmocka_unit_test(divergence_agrees_with_the_reference),
         cmocka_unit_test(the_hadamard_transform_is_the_same_to_the_bit),
         cmocka_unit_test(rounding_to_bf16_keeps_nan_and_infinity),
+        cmocka_unit_test(rounding_to_f16_keeps_nan_and_ends_at_65504),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,11 +44,8 @@ static Block block;
 static KvScratch scratch;
 
 static void set_input(size_t i, float x) {
-    uint32_t u;
-
-    reference_kernels.to_bf16(&block.tail[i], &x, 1);
-    u = (uint32_t)block.tail[i] << 16;
-    memcpy(&block.in[i], &u, sizeof(u));
+    reference_kernels.to_exact(KV_FORMAT_F16, &block.tail[i], &x, 1);
+    block.in[i] = kv_half_value(block.tail[i]);
     if (isnan(block.in[i]))
         block.in[i] = 0;
     block.in[i] = fminf(fmaxf(block.in[i], -65504), 65504);

@@ -32,21 +32,33 @@ static void test_every_pair(void **state) {
         }
 }
 
-static void test_bf16(void **state) {
-    Reason why = REASON_NULL;
-    KvPlan plan;
+/* By name there are two; 16 as a width is the finer one. */
+static void test_16_bits(void **state) {
+    static const struct {
+        const char *spec;
+        KvFormat format;
+    } cases[] = { { "bf16", KV_FORMAT_BF16 },
+                  { "f16", KV_FORMAT_F16 },
+                  { "k16v16", KV_FORMAT_F16 } };
 
     (void)state;
-    assert_int_equal(kv_spec_parse(&plan, "bf16", KV_LAYERS_MAX, &why), 0);
-    for (uint32_t layer = 0; layer < KV_LAYERS_MAX; layer++)
-        assert_pair(&plan, layer, 16, 16);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        Reason why = REASON_NULL;
+        KvPlan plan;
+
+        assert_int_equal(kv_spec_parse(&plan, cases[i].spec, KV_LAYERS_MAX, &why), 0);
+        for (uint32_t layer = 0; layer < KV_LAYERS_MAX; layer++)
+            for (KvSide side = 0; side < KV_SIDES; side++)
+                assert_int_equal(plan.formats[layer][side], cases[i].format);
+    }
 }
 
 static void test_bad_specs_are_refused_by_name(void **state) {
     static const char *const bad[] = {
-        "",      "k",      "k4",    "k4v",   "v4k4", "k4v4 ", " k4v4",         "K4V4",
-        "k5v4",  "k4v7",   "k4v1",  "k0v0",  "kv",   "k-4v4", "k4v4v4",        "k4,v4",
-        "k+4v4", "k32v32", "k04v4", "k4v04", "fp8",  "bf16 ", "k4294967300v4", "k99999999999v4",
+        "",       "k",     "k4",    "k4v",           "v4k4",           "k4v4 ", " k4v4",
+        "K4V4",   "k5v4",  "k4v7",  "k4v1",          "k0v0",           "kv",    "k-4v4",
+        "k4v4v4", "k4,v4", "k+4v4", "k32v32",        "k04v4",          "k4v04", "fp8",
+        "bf16 ",  "f16 ",  "f32",   "k4294967300v4", "k99999999999v4",
     };
 
     (void)state;
@@ -161,7 +173,7 @@ static void test_a_plan_file_that_is_not_there_is_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_pair),
-        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_16_bits),
         cmocka_unit_test(test_bad_specs_are_refused_by_name),
         cmocka_unit_test(test_a_model_of_too_many_layers_is_refused),
         cmocka_unit_test(test_a_plan_file_has_a_pair_for_each_layer),
