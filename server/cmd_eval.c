@@ -141,12 +141,12 @@ static void print_table(Eval *e) {
            "p99 and top-1\nagainst the first row\n",
            (unsigned long long)e->runs[0].stats.n_tokens, e->config->window, KV_PAGE_TOKENS,
            KV_SINK_TOKENS);
-    printf("%-12s %7s %7s %9s %8s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
+    printf("%-12s %7s %7s %9s %9s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
            "+-", "p99", "top-1", "B/token", "tokens/GiB");
     for (uint32_t i = 0; i < e->n_runs; i++) {
         Figures f = figures_of(&e->runs[i], e->config->window);
 
-        printf("%-12s %7.3f %7.3f %9.4f %8.5f %9.5f %9.4f %7.2f%% %7.0f %12.0f\n", e->runs[i].name,
+        printf("%-12s %7.3f %7.3f %9.4f %9.6f %9.6f %9.6f %7.2f%% %7.0f %12.0f\n", e->runs[i].name,
                f.bits, f.bits_with_tails, f.ppl, f.kld, f.kld_error, f.kld_p99, 100 * f.top1,
                f.bytes_per_token, f.tokens_per_gib);
     }

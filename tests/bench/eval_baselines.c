@@ -299,12 +299,12 @@ static double bits_with_exact(uint32_t i) {
 static void print_table(void) {
     printf("%llu tokens in windows of %u, chunks of %d\n",
            (unsigned long long)tool.evals[0].stats.n_tokens, tool.window, KV_PAGE_TOKENS);
-    printf("%-22s %7s %7s %9s %8s %9s %9s %8s %8s\n", "kv", "bits", "+exact", "ppl", "KLD", "+-",
+    printf("%-22s %7s %7s %9s %9s %9s %9s %8s %8s\n", "kv", "bits", "+exact", "ppl", "KLD", "+-",
            "p99", "top-1", "logits");
     for (uint32_t i = 0; i < tool.n_runs; i++) {
         EvalStats *s = &tool.evals[i].stats;
 
-        printf("%-22s %7.3f %7.3f %9.6g %8.5f %9.5f %9.4f %7.2f%% %7.2f%%\n", tool.runs[i].name,
+        printf("%-22s %7.3f %7.3f %9.6g %9.6f %9.6f %9.6f %7.2f%% %7.2f%%\n", tool.runs[i].name,
                bits_of(i), bits_with_exact(i), eval_perplexity(s), eval_kld(s), eval_kld_error(s),
                eval_kld_percentile(s, 0.99), 100 * eval_same_top(s), 100 * eval_logit_error(s));
     }

