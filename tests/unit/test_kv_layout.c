@@ -112,12 +112,33 @@ static void test_overflow_is_refused(void **state) {
         -EOVERFLOW);
 }
 
+/* Tails, sinks and a step's own tokens: bf16 only where the pages themselves are. */
+static void test_tails_are_f16_but_before_bf16_pages(void **state) {
+    KvPlan plan = { 0 };
+    KvStore s;
+
+    (void)state;
+    for (KvFormat format = 0; format < KV_FORMATS; format++) {
+        KvFormat want = format == KV_FORMAT_BF16 ? KV_FORMAT_BF16 : KV_FORMAT_F16;
+
+        plan.formats[1][KV_SIDE_K] = format;
+        assert_int_equal(
+            kv_store_layout(
+                &s, &(KvShape){ .geometry = geometry, .plan = &plan, .n_pages = 1, .n_tails = 1 }),
+            0);
+        assert_int_equal(kv_store_tail_format(&s, 1, KV_SIDE_K), want);
+        assert_int_equal(kv_store_tail_format(&s, 1, KV_SIDE_V), KV_FORMAT_BF16);
+        assert_int_equal(kv_store_quantizes(&s, 1, KV_SIDE_K), format > KV_FORMAT_F16);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_add_up_to_the_byte),
         cmocka_unit_test(test_blocks_do_not_overlap),
         cmocka_unit_test(test_bad_geometry_is_refused),
         cmocka_unit_test(test_overflow_is_refused),
+        cmocka_unit_test(test_tails_are_f16_but_before_bf16_pages),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
