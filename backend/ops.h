@@ -98,19 +98,19 @@ typedef struct RopeTableArgs {
     const StepBatch *batch;
 } RopeTableArgs;
 
-/* Rotates queries in place; rotates keys and rounds keys and values to 16-bit floats. Channel c
- * pairs with c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass through. Where
- * the cache quantizes a side, the Hadamard transform (kvcache/rounding.h) follows: on queries and
- * keys, on values. */
+/* Rotates queries in place; rotates keys and rounds keys and values to what the layer's tails are.
+ * Channel c pairs with c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass
+ * through. Where the cache rotates a side, the Hadamard transform (kvcache/rounding.h) comes
+ * before the rounding: on queries and keys, on values. */
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
-    DevAddr k_out; /* k_format [n_tokens, n_kv_heads, head_dim] */
-    DevAddr v_out; /* v_format [n_tokens, n_kv_heads, head_dim] */
+    DevAddr k_out; /* kv_store_tail_format() [n_tokens, n_kv_heads, head_dim] */
+    DevAddr v_out; /* the same */
     DevAddr table; /* from rope_table */
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim, n_freqs;
-    bool hadamard_k, hadamard_v;
-    KvFormat k_format, v_format; /* bf16 or f16: kv_store_tail_format() */
+    uint32_t layer;
+    const KvStore *store; /* what that layer is kept as */
 } RopeArgs;
 
 /* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before

@@ -193,15 +193,17 @@ static void rope_row(Backend *backend, const void *arg, uint32_t row) {
         backend->kernels->rotate(q + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
     for (uint32_t h = 0; h < args->n_kv_heads; h++)
         backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
-    if (args->hadamard_k) {
+    if (kv_store_rotates(args->store, args->layer, KV_SIDE_K)) {
         backend->kernels->hadamard(q, args->n_heads, args->head_dim);
         backend->kernels->hadamard(k, args->n_kv_heads, args->head_dim);
     }
-    if (args->hadamard_v)
+    if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
         backend->kernels->hadamard(v, args->n_kv_heads, args->head_dim);
-    backend->kernels->to_exact(args->k_format, (uint16_t *)(uintptr_t)args->k_out + kv_at, k,
+    backend->kernels->to_exact(kv_store_tail_format(args->store, args->layer, KV_SIDE_K),
+                               (uint16_t *)(uintptr_t)args->k_out + kv_at, k,
                                args->n_kv_heads * args->head_dim);
-    backend->kernels->to_exact(args->v_format, (uint16_t *)(uintptr_t)args->v_out + kv_at, v,
+    backend->kernels->to_exact(kv_store_tail_format(args->store, args->layer, KV_SIDE_V),
+                               (uint16_t *)(uintptr_t)args->v_out + kv_at, v,
                                args->n_kv_heads * args->head_dim);
 }
 

@@ -26,7 +26,7 @@
  *   levels     x = scale * level[code], integer levels                 V at 4, 3, 2
  * At 8 bits scale and center are IEEE half floats. At 6 bits and below a scale is one byte, an
  * index into the scales below, and a center is a signed byte c that means c * scale / 2: 16-bit
- * metadata would cost a quarter of a bit per element and buy 7% of the damage.
+ * metadata would cost a quarter of a bit per element and buy 7% of the damage, 14% at 6 bits.
  *
  * `levels` are Lloyd and Max's for a normal density (S. Lloyd, "Least squares quantization in PCM",
  * 1982; J. Max, 1960), scaled to integers that fit 8 bits. The scale of a token is chosen so that

@@ -413,10 +413,8 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
                                      .n_kv_heads = c->n_kv_heads,
                                      .head_dim = c->head_dim,
                                      .n_freqs = c->head_dim / 2,
-                                     .hadamard_k = kv_store_rotates(store, l, KV_SIDE_K),
-                                     .hadamard_v = kv_store_rotates(store, l, KV_SIDE_V),
-                                     .k_format = kv_store_tail_format(store, l, KV_SIDE_K),
-                                     .v_format = kv_store_tail_format(store, l, KV_SIDE_V),
+                                     .layer = l,
+                                     .store = store,
                                  });
     if (!r && d->moments)
         r = collect_moments(d, l, store, n_tokens);

@@ -58,7 +58,7 @@ int kv_cache_open(KvStore *store, const BackendOps *ops, Backend *backend, const
         return reason_set(
             why, r, "a KV cache of %u pages, %u KV heads of %u channels cannot be laid out%s",
             shape->n_pages, shape->geometry.n_kv_heads, shape->geometry.head_dim,
-            shape->geometry.head_dim % 8 ? ": formats below bf16 need a multiple of 8 channels"
+            shape->geometry.head_dim % 8 ? ": formats below 16 bits need a multiple of 8 channels"
                                          : "");
     r = ops->memory_new(backend, &store->base, store->size_bytes, "the KV cache", why);
     if (r)

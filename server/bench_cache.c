@@ -233,23 +233,19 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     int r = 0;
 
     for (uint32_t l = 0; !r && l < c->n_layers; l++)
-        r = s->ops->rope(
-            s->backend,
-            &(RopeArgs){ .q = o->q,
-                         .k = o->k,
-                         .v = o->v,
-                         .k_out = o->k_exact,
-                         .v_out = o->v_exact,
-                         .table = o->rotations,
-                         .n_tokens = n_tokens,
-                         .n_heads = c->n_heads,
-                         .n_kv_heads = c->n_kv_heads,
-                         .head_dim = c->head_dim,
-                         .n_freqs = c->head_dim / 2,
-                         .hadamard_k = kv_store_rotates(cache->store, l, KV_SIDE_K),
-                         .hadamard_v = kv_store_rotates(cache->store, l, KV_SIDE_V),
-                         .k_format = kv_store_tail_format(cache->store, l, KV_SIDE_K),
-                         .v_format = kv_store_tail_format(cache->store, l, KV_SIDE_V) });
+        r = s->ops->rope(s->backend, &(RopeArgs){ .q = o->q,
+                                                  .k = o->k,
+                                                  .v = o->v,
+                                                  .k_out = o->k_exact,
+                                                  .v_out = o->v_exact,
+                                                  .table = o->rotations,
+                                                  .n_tokens = n_tokens,
+                                                  .n_heads = c->n_heads,
+                                                  .n_kv_heads = c->n_kv_heads,
+                                                  .head_dim = c->head_dim,
+                                                  .n_freqs = c->head_dim / 2,
+                                                  .layer = l,
+                                                  .store = cache->store });
     return r ? r : s->ops->sync(s->backend);
 }
 
