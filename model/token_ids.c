@@ -6,12 +6,14 @@
 
 void token_ids_deinit(TokenIds *ids) {
     free(ids->ids);
+    account_release(ids->account, ids->capacity * sizeof(*ids->ids));
     *ids = (TokenIds)TOKEN_IDS_NULL;
 }
 
 int token_ids_reserve(TokenIds *ids, size_t n) {
-    size_t need, capacity;
+    size_t need, capacity, n_bytes;
     uint32_t *grown;
+    int r;
 
     if (n <= ids->capacity - ids->n)
         return 0;
@@ -22,9 +24,17 @@ int token_ids_reserve(TokenIds *ids, size_t n) {
         capacity = need;
     if (capacity < 16)
         capacity = 16;
-    grown = reallocarray(ids->ids, capacity, sizeof(*grown));
-    if (!grown)
+    if (__builtin_mul_overflow(capacity, sizeof(*grown), &n_bytes))
         return -ENOMEM;
+    n_bytes -= ids->capacity * sizeof(*grown);
+    r = account_charge(ids->account, n_bytes);
+    if (r)
+        return r;
+    grown = reallocarray(ids->ids, capacity, sizeof(*grown));
+    if (!grown) {
+        account_release(ids->account, n_bytes);
+        return -ENOMEM;
+    }
     ids->ids = grown;
     ids->capacity = capacity;
     return 0;

@@ -3,6 +3,7 @@
 
 /* Growable token ids. */
 
+#include "util/account.h"
 #include "util/cleanup.h"
 
 #include <stddef.h>
@@ -13,6 +14,7 @@
 typedef struct TokenIds {
     uint32_t *ids; /* owned */
     size_t n, capacity;
+    Account *account; /* charged with the capacity; borrowed; NULL: nobody's. Set while empty */
 } TokenIds;
 
 #define TOKEN_IDS_NULL \
@@ -21,7 +23,8 @@ typedef struct TokenIds {
 void token_ids_deinit(TokenIds *ids);
 CLEANUP_DEINIT_DEFINE(TokenIds, token_ids_deinit);
 
-/* Makes room for `n` more, so that `token_ids_push` may be called `n` times. 0 or -ENOMEM. */
+/* Makes room for `n` more, so that `token_ids_push` may be called `n` times. 0, -ENOMEM, or
+ * account_charge's error. */
 int token_ids_reserve(TokenIds *ids, size_t n);
 int token_ids_append(TokenIds *ids, const uint32_t *more, size_t n);
 

@@ -8,7 +8,18 @@
 
 void buffer_deinit(Buffer *b) {
     free(b->data);
+    account_release(b->account, b->capacity);
     *b = (Buffer)BUFFER_NULL;
+}
+
+int buffer_move_charge(Buffer *b, Account *to) {
+    int r = account_charge(to, b->capacity);
+
+    if (r)
+        return r;
+    account_release(b->account, b->capacity);
+    b->account = to;
+    return 0;
 }
 
 void buffer_clear(Buffer *b) {
@@ -18,31 +29,35 @@ void buffer_clear(Buffer *b) {
         b->data[0] = 0;
 }
 
-char *buffer_reserve(Buffer *b, size_t n) {
-    size_t need, capacity;
+/* Twice what it was, or what is needed; without charge or memory for that, nothing changes. */
+static bool grow(Buffer *b, size_t need) {
+    size_t capacity = b->capacity < SIZE_MAX / 2 ? b->capacity * 2 : need;
     char *data;
 
-    if (b->failed)
-        return NULL;
-    if (__builtin_add_overflow(b->size, n, &need) || __builtin_add_overflow(need, 1, &need)) {
-        b->failed = true;
-        return NULL;
+    if (capacity < need)
+        capacity = need;
+    if (capacity < 64)
+        capacity = 64;
+    if (account_charge(b->account, capacity - b->capacity))
+        return false;
+    data = realloc(b->data, capacity);
+    if (!data) {
+        account_release(b->account, capacity - b->capacity);
+        return false;
     }
-    if (need > b->capacity) {
-        capacity = b->capacity < SIZE_MAX / 2 ? b->capacity * 2 : need;
-        if (capacity < need)
-            capacity = need;
-        if (capacity < 64)
-            capacity = 64;
-        data = realloc(b->data, capacity);
-        if (!data) {
-            b->failed = true;
-            return NULL;
-        }
-        b->data = data;
-        b->capacity = capacity;
-    }
-    return b->data + b->size;
+    b->data = data;
+    b->capacity = capacity;
+    return true;
+}
+
+char *buffer_reserve(Buffer *b, size_t n) {
+    size_t need;
+
+    if (!b->failed)
+        b->failed = __builtin_add_overflow(b->size, n, &need) ||
+                    __builtin_add_overflow(need, 1, &need) ||
+                    (need > b->capacity && !grow(b, need));
+    return b->failed ? NULL : b->data + b->size;
 }
 
 void buffer_append(Buffer *b, const void *data, size_t n) {

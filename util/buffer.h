@@ -6,6 +6,7 @@
  * can be handed to C. Growth failure is sticky: append freely, check `buffer_failed` once.
  */
 
+#include "util/account.h"
 #include "util/cleanup.h"
 
 #include <stdbool.h>
@@ -15,14 +16,20 @@ typedef struct Buffer {
     char *data; /* owned; NULL while empty */
     size_t size;
     size_t capacity;
-    bool failed; /* an append could not get memory; the content is incomplete */
+    bool failed;      /* an append could not get memory; the content is incomplete */
+    Account *account; /* charged with `capacity`; borrowed; NULL: nobody's. Set while empty */
 } Buffer;
 
 #define BUFFER_NULL \
     { .data = NULL }
 
+/* Gives its memory and its charge back, and forgets the account. */
 void buffer_deinit(Buffer *b);
 CLEANUP_DEINIT_DEFINE(Buffer, buffer_deinit);
+
+/* Moves the charge of what it holds to another account (NULL: to none). 0, or account_charge's
+ * error: then the charge stays where it was. */
+int buffer_move_charge(Buffer *b, Account *to);
 
 /* Keeps the memory, forgets the content and the failure. */
 void buffer_clear(Buffer *b);
