@@ -88,6 +88,7 @@ typedef struct Config {
     uint64_t request_timeout_ms;
     uint64_t idle_timeout_ms;
     uint64_t write_timeout_ms;
+    uint64_t answer_timeout_ms;
     uint64_t stream_buffer_bytes_max;
     uint64_t drain_timeout_ms;
     uint32_t max_choices;

@@ -275,6 +275,16 @@ const Option option_table[] = {
       .fallback = "30s",
       .help = "How long a client may take no byte of an answer that waits for it; then its "
               "request is cancelled" },
+    { .name = "answer_timeout",
+      DURATION(answer_timeout_ms),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .min = 100,
+      .max = 24 * HOUR,
+      .fallback = "0",
+      .unset = "as long as it takes",
+      .help = "From a request's arrival to the end of its answer; then its work is stopped and a "
+              "503 or an error event says so" },
     { .name = "stream_buffer_bytes",
       BYTES(stream_buffer_bytes_max),
       .topic = TOPIC_HTTP,

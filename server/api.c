@@ -232,17 +232,21 @@ int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *nam
     *api = (Api){ .loop = loop, .limits = *limits, .name = name, .phase = "starting" };
     list_init(&api->jobs);
     metrics_init(&api->metrics);
+    work_queue_init(&api->work, loop);
+    uv_timer_init(loop, &api->deadline);
+    api->deadline.data = api;
     r = uv_async_init(loop, &api->events_came, on_events_came);
     if (r)
         return r;
     api->events_came.data = api;
     r = mailbox_init(&api->events, wake, api);
     if (r)
-        uv_close((uv_handle_t *)&api->events_came, NULL);
+        api_close(api);
     return r;
 }
 
 void api_close(Api *api) {
+    uv_close((uv_handle_t *)&api->deadline, NULL);
     uv_close((uv_handle_t *)&api->events_came, NULL);
 }
 
@@ -261,10 +265,42 @@ void api_take_events(Api *api) {
 
 void api_cancel_all(Api *api) {
     api->cancelling = true;
+    list_for_each_safe(link, &api->jobs)
+        api_job_stop(container_of(link, ApiJob, link), 503, NULL,
+                     "The server is going down and ended this request.");
+}
+
+/* Jobs stand in order of arrival, and all have the same time. */
+static void stop_late_jobs(Api *api, uint64_t now_ms) {
     list_for_each_safe(link, &api->jobs) {
         ApiJob *job = container_of(link, ApiJob, link);
 
-        if (job->running)
-            job->kind->cancel(job);
+        if (job->deadline_ms > now_ms)
+            return;
+        if (!job->deadline_ms)
+            continue;
+        job->deadline_ms = 0;
+        api_job_stop(job, 503, "timeout",
+                     "The answer took longer than it may (option answer_timeout).");
+    }
+}
+
+static void on_deadline(uv_timer_t *timer) {
+    Api *api = timer->data;
+
+    stop_late_jobs(api, uv_now(api->loop));
+    api_watch_deadlines(api);
+}
+
+void api_watch_deadlines(Api *api) {
+    if (uv_is_active((uv_handle_t *)&api->deadline))
+        return;
+    list_for_each(link, &api->jobs) {
+        uint64_t deadline_ms = container_of(link, ApiJob, link)->deadline_ms;
+
+        if (!deadline_ms)
+            continue;
+        uv_timer_start(&api->deadline, on_deadline, deadline_ms - uv_now(api->loop), 0);
+        return;
     }
 }

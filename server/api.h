@@ -14,6 +14,7 @@
 #include "server/engine.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/work_queue.h"
 
 #include <uv.h>
 
@@ -42,8 +43,10 @@ typedef struct Api {
     ApiModel model;
     HttpServer *http; /* borrowed */
     Metrics metrics;
-    List jobs;      /* ApiJob.link: from its arrival to its end */
-    Mailbox events; /* the engine's */
+    List jobs;           /* ApiJob.link: from its arrival to its end, by arrival */
+    WorkQueue work;      /* of the jobs */
+    uv_timer_t deadline; /* of the first job that has one */
+    Mailbox events;      /* the engine's */
     uv_async_t events_came;
     void (*on_idle)(void *userdata); /* the last job has ended; may be NULL */
     void *userdata;
@@ -58,8 +61,10 @@ void api_deinit(Api *api); /* no jobs left, the loop has ended */
 void api_handle(HttpExchange *exchange, void *userdata);
 /* Delivers what is in `events`. */
 void api_take_events(Api *api);
-/* Cancels every job that runs; they answer that the server goes down. */
+/* Stops every job; they answer that the server goes down. */
 void api_cancel_all(Api *api);
+/* Sees to it that jobs end at their deadlines. */
+void api_watch_deadlines(Api *api);
 
 /* Answers with a body the writer composed, or with an error. */
 void api_reply_json(HttpExchange *exchange, unsigned status, const Buffer *body);

@@ -64,48 +64,53 @@ static int settle_max_tokens(ApiCall *call, const ApiPrompt *prompt, uint32_t *m
     return 0;
 }
 
-static int copy_lists(EngineRequest *request, const ApiPrompt *prompt, const ApiParams *params) {
-    size_t n_bias = params->sample.n_logit_bias, n_stops = params->n_stop_tokens;
-
-    request->prompt = malloc(prompt->ids.n * sizeof(*request->prompt));
-    request->logit_bias = malloc((n_bias + 1) * sizeof(*request->logit_bias));
-    request->stop_tokens = malloc((n_stops + 1) * sizeof(*request->stop_tokens));
-    if (!request->prompt || !request->logit_bias || !request->stop_tokens)
+/* What all requests of the call borrow, besides the prompts and what `params` owns. */
+static int make_shared(ApiCall *call) {
+    call->cache_salt.account = call->job.account;
+    if (call->job.params.cache_salt)
+        buffer_append_text(&call->cache_salt, call->job.params.cache_salt);
+    if (buffer_failed(&call->cache_salt))
         return -ENOMEM;
-    memcpy(request->prompt, prompt->ids.ids, prompt->ids.n * sizeof(*request->prompt));
-    if (n_bias)
-        memcpy(request->logit_bias, params->logit_bias, n_bias * sizeof(*request->logit_bias));
-    if (n_stops)
-        memcpy(request->stop_tokens, params->stop_tokens, n_stops * sizeof(*request->stop_tokens));
-    request->n_prompt = (uint32_t)prompt->ids.n;
-    request->n_stop_tokens = params->n_stop_tokens;
-    if (params->cache_salt) {
-        request->cache_salt = strdup(params->cache_salt);
-        if (!request->cache_salt)
-            return -ENOMEM;
-    }
-    return api_params_copy_stops(params, &request->stops, &request->n_stops);
+    return api_params_stops(&call->job.params, call->job.account, &call->stops);
+}
+
+/* Charges everything that exists once for each choice whatever comes of it. */
+static int make_choices(ApiCall *call) {
+    size_t n = (size_t)call->job.prompts.n * call->job.params.n;
+    uint64_t n_bytes = n * (sizeof(*call->choices) + ENGINE_REQUEST_BYTES);
+
+    if (account_charge(call->job.account, n_bytes))
+        return -ENOMEM;
+    call->n_bytes = n_bytes;
+    call->choices = calloc(n, sizeof(*call->choices));
+    return call->choices ? 0 : -ENOMEM;
 }
 
 static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {
     const ApiParams *params = &call->job.params;
     EngineRequest *request = choice->request = engine_request_new();
 
-    if (!request || copy_lists(request, choice->prompt, params))
-        return api_fail_memory(&call->job.error);
+    if (!request)
+        return -ENOMEM;
     request->owner = choice;
+    request->account = call->job.account;
+    request->prompt = choice->prompt->ids.ids;
+    request->n_prompt = (uint32_t)choice->prompt->ids.n;
     request->params = params->sample;
-    request->params.logit_bias = request->logit_bias;
     request->params.seed = seed;
     request->max_tokens = max_tokens;
     request->min_tokens = params->min_tokens < max_tokens ? params->min_tokens : max_tokens;
     request->ignore_eos = params->ignore_eos;
     request->skip_special_tokens = params->skip_special_tokens;
     request->include_stop_text = params->include_stop_text;
+    request->stops = &call->stops;
+    request->stop_tokens = params->stop_tokens;
+    request->n_stop_tokens = params->n_stop_tokens;
     request->n_top_logprobs = params->n_logprobs;
     request->n_prompt_logprobs = params->echo ? params->n_logprobs : -1;
     if (!max_tokens && request->n_prompt_logprobs < 0)
         request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
+    request->cache_salt = call->cache_salt.size ? buffer_text(&call->cache_salt) : NULL;
     request->arrival_ns = call->job.arrival_ns;
     return 0;
 }
@@ -118,32 +123,34 @@ static uint64_t draw_seed(void) {
     return seed;
 }
 
+static int make_requests(ApiCall *call, const ApiPrompt *prompt, uint64_t seed) {
+    uint32_t max_tokens = 0;
+    int r = settle_max_tokens(call, prompt, &max_tokens);
+
+    for (uint32_t j = 0; !r && j < call->job.params.n; j++) {
+        ApiChoice *choice = &call->choices[call->n_choices];
+
+        *choice = (ApiChoice){ .call = call, .prompt = prompt, .index = call->n_choices++ };
+        choice->text.account = choice->logprobs.account = call->job.account;
+        r = make_request(call, choice, seed + j, max_tokens);
+    }
+    return r;
+}
+
 int api_call_prepare(ApiCall *call) {
     ApiJob *job = &call->job;
-    uint32_t n = job->params.n;
     uint64_t seed = job->params.has_seed ? job->params.sample.seed : draw_seed();
+    int r;
 
     snprintf(call->id, sizeof(call->id), "%s%016" PRIx64 "%016" PRIx64, kind_of(call)->id_prefix,
              draw_seed(), draw_seed());
     call->created_s = time(NULL);
-    call->choices = calloc((size_t)job->prompts.n * n, sizeof(*call->choices));
-    if (!call->choices)
-        return api_fail_memory(&job->error);
-    for (uint32_t i = 0; i < job->prompts.n; i++) {
-        const ApiPrompt *prompt = &job->prompts.items[i];
-        uint32_t max_tokens = 0;
-        int r = settle_max_tokens(call, prompt, &max_tokens);
-
-        for (uint32_t j = 0; !r && j < n; j++) {
-            ApiChoice *choice = &call->choices[call->n_choices];
-
-            *choice = (ApiChoice){ .call = call, .prompt = prompt, .index = call->n_choices++ };
-            r = make_request(call, choice, seed + j, max_tokens);
-        }
-        if (r)
-            return r;
-    }
-    return 0;
+    r = make_shared(call);
+    if (!r)
+        r = make_choices(call);
+    for (uint32_t i = 0; !r && i < job->prompts.n; i++)
+        r = make_requests(call, &job->prompts.items[i], seed);
+    return r == -ENOMEM ? api_fail_memory(&job->error) : r;
 }
 
 void api_call_deinit(ApiJob *job) {
@@ -155,10 +162,13 @@ void api_call_deinit(ApiJob *job) {
         assert(!choice->in_engine);
         engine_request_free(choice->request);
         buffer_deinit(&choice->text);
-        free(choice->logprobs);
+        buffer_deinit(&choice->logprobs);
         free(choice->prompt_logprobs);
     }
     free(call->choices);
+    account_release(job->account, call->n_bytes);
+    buffer_deinit(&call->cache_salt);
+    stop_set_deinit(&call->stops);
 }
 
 /* running */
@@ -184,6 +194,13 @@ void api_call_cancel(ApiJob *job) {
 static void fail(ApiCall *call, unsigned status, const char *message) {
     if (!call->job.error.status)
         api_fail(&call->job.error, status, NULL, NULL, "%s", message);
+    api_call_cancel(&call->job);
+}
+
+/* The answer grew beyond what it may take. */
+static void fail_memory(ApiCall *call) {
+    if (!call->job.error.status)
+        api_fail_account(&call->job.error, call->job.account);
     api_call_cancel(&call->job);
 }
 
@@ -220,7 +237,7 @@ static void put_head(JsonWriter *w, const ApiCall *call, const char *object) {
 }
 
 static void answer_whole(ApiCall *call) {
-    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    CLEANUP(buffer_deinit) Buffer body = { .account = call->job.account };
     JsonWriter w = JSON_WRITER(&body);
 
     put_head(&w, call, kind_of(call)->object);
@@ -232,7 +249,12 @@ static void answer_whole(ApiCall *call) {
     json_end_array(&w);
     put_usage(&w, call);
     json_end_object(&w);
-    api_reply_json(TAKE(call->job.exchange), 200, &body);
+    if (buffer_failed(&body)) {
+        fail_memory(call);
+        api_reply_error(TAKE(call->job.exchange), &call->job.error);
+    } else {
+        api_reply_json(TAKE(call->job.exchange), 200, &body);
+    }
 }
 
 /* streams */
@@ -336,28 +358,19 @@ static void observe(ApiChoice *choice, const EngineEvent *event) {
         histogram_observe(&m->request_s, (double)(event->event_ns - arrival_ns) / 1e9);
 }
 
-static int keep_logprobs(ApiChoice *choice, EngineEvent *event) {
-    size_t need = choice->n_logprobs + event->n_tokens;
-
+static void keep_logprobs(ApiChoice *choice, EngineEvent *event) {
     if (event->prompt_logprobs) {
         choice->prompt_logprobs = TAKE(event->prompt_logprobs);
         choice->n_prompt_logprobs = event->n_prompt_logprobs;
     }
-    if (!event->logprobs)
-        return 0;
-    if (need > choice->logprobs_capacity) {
-        size_t capacity = need < 16 ? 16 : need * 2;
-        TokenLogprob *grown = reallocarray(choice->logprobs, capacity, sizeof(*grown));
+    if (event->logprobs)
+        buffer_append(&choice->logprobs, event->logprobs,
+                      event->n_tokens * sizeof(*event->logprobs));
+}
 
-        if (!grown)
-            return -ENOMEM;
-        choice->logprobs = grown;
-        choice->logprobs_capacity = capacity;
-    }
-    memcpy(choice->logprobs + choice->n_logprobs, event->logprobs,
-           event->n_tokens * sizeof(*event->logprobs));
-    choice->n_logprobs = need;
-    return 0;
+const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np) {
+    *np = choice->logprobs.size / sizeof(TokenLogprob);
+    return (const TokenLogprob *)(const void *)choice->logprobs.data;
 }
 
 static void take_content(ApiChoice *choice, EngineEvent *event) {
@@ -370,14 +383,17 @@ static void take_content(ApiChoice *choice, EngineEvent *event) {
         return;
     }
     buffer_append(&choice->text, buffer_text(&event->text), event->text.size);
-    if (keep_logprobs(choice, event) || buffer_failed(&choice->text))
-        fail(call, 503, "The server ran out of memory.");
+    keep_logprobs(choice, event);
+    if (buffer_failed(&choice->text) || buffer_failed(&choice->logprobs))
+        fail_memory(call);
 }
 
 static void take_end(ApiChoice *choice, const EngineEvent *event) {
     choice->in_engine = false;
     choice->call->n_in_engine--;
-    if (event->finish == FINISH_ERROR)
+    if (event->finish == FINISH_NO_MEMORY)
+        fail_memory(choice->call);
+    else if (event->finish == FINISH_ERROR)
         fail(choice->call, 500, event->error);
     else if (event->finish == FINISH_CANCELLED && choice->call->job.exchange && !choice->call->cut)
         fail(choice->call, 503, "The server is going down and ended this request.");

@@ -30,9 +30,8 @@ struct ApiChoice {
     const ApiPrompt *prompt;
     EngineRequest *request; /* owned, but by the engine while `in_engine` */
     bool in_engine;
-    Buffer text;            /* of whole answers */
-    TokenLogprob *logprobs; /* [n_logprobs], of whole answers; owned */
-    size_t n_logprobs, logprobs_capacity;
+    Buffer text;                   /* of whole answers */
+    Buffer logprobs;               /* TokenLogprob after TokenLogprob, of whole answers */
     TokenLogprob *prompt_logprobs; /* [n_prompt_logprobs], owned */
     uint32_t n_prompt_logprobs;
     uint32_t n_output, n_cached;
@@ -49,8 +48,11 @@ struct ApiCall {
     ApiJob job; /* first */
     char id[48];
     int64_t created_s;
+    StopSet stops;      /* this and what follows it is what the requests of all choices borrow */
+    Buffer cache_salt;  /* empty: none */
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;
+    uint64_t n_bytes; /* charged for the choices and their requests */
     uint32_t n_in_engine;
     bool cut; /* the reader of the stream was too slow */
 };
@@ -68,6 +70,8 @@ void api_call_take_event(EngineEvent *event);
 void api_call_begin_chunk(ApiCall *call, JsonWriter *writer);
 void api_call_send_chunk(ApiCall *call, JsonWriter *writer);
 
+/* What a whole answer kept of a choice's logprobs; borrowed. */
+const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np);
 /* "stop", "length"; NULL while running. */
 const char *api_finish_text(FinishReason finish);
 void api_put_stop_reason(JsonWriter *writer, const ApiChoice *choice);

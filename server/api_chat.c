@@ -12,6 +12,9 @@ static int prepare(ApiJob *job) {
 }
 
 static void put_choice(JsonWriter *w, ApiChoice *choice) {
+    size_t n_logprobs;
+    const TokenLogprob *logprobs = api_choice_logprobs(choice, &n_logprobs);
+
     json_put_u64(w, "index", choice->index);
     json_begin_object(w, "message");
     json_put_text(w, "role", "assistant");
@@ -19,7 +22,7 @@ static void put_choice(JsonWriter *w, ApiChoice *choice) {
     json_put_null(w, "refusal");
     json_end_object(w);
     if (choice->call->job.params.n_logprobs >= 0)
-        api_put_chat_logprobs(w, "logprobs", choice, choice->logprobs, choice->n_logprobs);
+        api_put_chat_logprobs(w, "logprobs", choice, logprobs, n_logprobs);
     else
         json_put_null(w, "logprobs");
     json_put_text(w, "finish_reason", api_finish_text(choice->finish));

@@ -18,10 +18,11 @@ static bool wants_logprobs(const ApiChoice *choice) {
 }
 
 static void put_choice(JsonWriter *w, ApiChoice *choice) {
-    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    CLEANUP(buffer_deinit) Buffer text = { .account = choice->call->job.account };
     LogprobRun runs[] = { { choice->prompt_logprobs, choice->n_prompt_logprobs, true },
-                          { choice->logprobs, choice->n_logprobs, false } };
+                          { .is_prompt = false } };
 
+    runs[1].items = api_choice_logprobs(choice, &runs[1].n);
     if (choice->call->job.params.echo)
         buffer_append(&text, buffer_text(&choice->prompt->text), choice->prompt->text.size);
     buffer_append(&text, buffer_text(&choice->text), choice->text.size);

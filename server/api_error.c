@@ -2,6 +2,7 @@
 #include "server/api_error.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,6 +51,27 @@ int api_refuse(ApiError *error, const char *param, const char *format, ...) {
 int api_fail_memory(ApiError *error) {
     api_fail(error, 503, NULL, NULL,
              "The server has no memory for this request now; try again later.");
+    return -ENOMEM;
+}
+
+int api_fail_account(ApiError *error, const Account *account) {
+    const Account *by = account ? atomic_load(&account->refused_by) : NULL;
+    uint64_t limit = by ? atomic_load(&by->limit) : 0;
+
+    if (account_is_closed(account))
+        api_fail(error, 503, NULL, NULL, "The server stopped working on this request.");
+    else if (!by)
+        api_fail_memory(error);
+    else if (by == account)
+        api_fail(error, 413, NULL, "request_memory",
+                 "The request needs more than the %" PRIu64
+                 " bytes of memory that it may take (option %s): ask for less at once.",
+                 limit, by->limit_name);
+    else
+        api_fail(error, 503, NULL, "requests_memory",
+                 "All requests together need more than the %" PRIu64
+                 " bytes of memory that they may take (option %s); try again later.",
+                 limit, by->limit_name);
     return -ENOMEM;
 }
 

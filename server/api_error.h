@@ -6,6 +6,7 @@
  */
 
 #include "server/json_writer.h"
+#include "util/account.h"
 #include "util/reason.h"
 
 typedef struct ApiError {
@@ -27,6 +28,9 @@ int api_refuse(ApiError *error, const char *param, const char *format, ...)
     __attribute__((__format__(__printf__, 3, 4)));
 /* -ENOMEM as a 503. */
 int api_fail_memory(ApiError *error);
+/* The same for what was charged to an account: names the limit that refused, 413 where it is the
+ * account's own, 503 where it is shared; replaces what `error` said. */
+int api_fail_account(ApiError *error, const Account *account);
 
 /* {"error": {...}} at the top. */
 void api_error_write(Buffer *out, const ApiError *error);

@@ -8,6 +8,9 @@
 #include <string.h>
 #include <time.h>
 
+/* Up to here a body takes no longer to prepare than a small request may wait. */
+#define SMALL_BODY_BYTES_MAX ((size_t)64 << 10)
+
 static uint64_t now_ns(void) {
     struct timespec now;
 
@@ -41,8 +44,7 @@ static int check_model(ApiJob *job) {
                     "There is no model %s here; this server has \"%s\".", asked, job->api->name);
 }
 
-static void on_work(uv_work_t *work) {
-    ApiJob *job = container_of(work, ApiJob, work);
+static int prepare(ApiJob *job) {
     ApiParamsContext context = { .endpoint = job->kind->endpoint,
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
@@ -50,42 +52,73 @@ static void on_work(uv_work_t *work) {
     int r;
 
     r = parse_body(job);
-    buffer_deinit(&job->body);
     if (!r)
         r = api_params_read(&job->params, job->root, &context, &job->error);
     if (!r)
         r = check_model(job);
-    if (!r)
-        r = job->kind->prepare(job);
+    return r ? r : job->kind->prepare(job);
+}
+
+static void on_work(WorkItem *item) {
+    ApiJob *job = container_of(item, ApiJob, work);
+    int r = prepare(job);
+
     assert(!r == !job->error.status);
-    /* A body as a tree takes many times its bytes; what is still needed has been copied. */
+    if (r == -ENOMEM || r == -ECANCELED)
+        api_fail_account(&job->error, job->account);
+    /* What is still needed of the body has been copied. */
     api_params_let_go(&job->params);
     job->root = json_unref(job->root);
+    buffer_deinit(&job->body);
 }
 
 /* on the loop */
+
+static void end_without_run(ApiJob *job) {
+    if (job->exchange)
+        api_reply_error(TAKE(job->exchange), &job->error);
+    api_job_finish(job);
+}
+
+static void on_worked(WorkItem *item) {
+    ApiJob *job = container_of(item, ApiJob, work);
+
+    if (!job->exchange || job->error.status) {
+        end_without_run(job);
+        return;
+    }
+    job->running = true;
+    job->kind->run(job);
+}
+
+/* Nobody waits any more: `job` may be gone afterwards. */
+static void abandon(ApiJob *job) {
+    account_close(job->account);
+    if (job->running && job->kind->cancel)
+        job->kind->cancel(job);
+    else if (work_queue_drop(&job->work))
+        end_without_run(job);
+}
 
 static void on_gone(void *owner) {
     ApiJob *job = owner;
 
     job->exchange = NULL;
-    if (job->running)
-        job->kind->cancel(job);
+    abandon(job);
 }
 
-static void on_worked(uv_work_t *work, int status) {
-    ApiJob *job = container_of(work, ApiJob, work);
+/* A job that is on the pool answers at once; what it makes there is for nobody. */
+void api_job_stop(ApiJob *job, unsigned status, const char *code, const char *message) {
+    ApiError error = API_ERROR_NULL;
 
-    if ((status || job->api->cancelling) && !job->error.status)
-        api_fail(&job->error, 503, NULL, NULL, "The server is going down.");
-    if (job->exchange && !job->error.status) {
-        job->running = true;
-        job->kind->run(job);
-        return;
+    api_fail(&error, status, NULL, code, "%s", message);
+    if (job->running) {
+        if (!job->error.status)
+            job->error = error;
+    } else if (job->exchange) {
+        api_reply_error(TAKE(job->exchange), &error);
     }
-    if (job->exchange)
-        api_reply_error(TAKE(job->exchange), &job->error);
-    api_job_finish(job);
+    abandon(job);
 }
 
 /* Browsers send JSON of strangers without asking only under other types. */
@@ -106,12 +139,21 @@ static ApiJob *job_new(Api *api, HttpExchange *exchange, const ApiJobKind *kind)
     job->kind = kind;
     job->api = api;
     job->exchange = exchange;
+    job->account = account_ref(exchange->request->account);
+    job->client = exchange->request->client_key;
+    job->work = (WorkItem){ .client = job->client, .run = on_work, .done = on_worked };
     job->arrival_ns = now_ns();
+    if (api->limits.answer_timeout_ms)
+        job->deadline_ms = uv_now(api->loop) + api->limits.answer_timeout_ms;
     job->context = (ApiPromptContext){
         .tokenizer = api->model.tokenizer,
         .chat_template = api->model.chat_template,
         .n_vocab = checkpoint_config(api->model.checkpoint)->n_vocab,
         .prompts_max = api->limits.prompts_max,
+        .account = job->account,
+        .ids_max = kind->endpoint & (API_COMPLETIONS | API_CHAT)
+                       ? engine_max_sequence_tokens(api->model.engine)
+                       : 0,
     };
     job->body = exchange->request->body;
     exchange->request->body = (Buffer)BUFFER_NULL;
@@ -134,7 +176,8 @@ void api_job_start(Api *api, HttpExchange *exchange, const ApiJobKind *kind) {
         api_reply_error(exchange, &error);
         return;
     }
-    uv_queue_work(api->loop, &job->work, on_work, on_worked);
+    api_watch_deadlines(api);
+    work_queue_add(&api->work, &job->work, job->body.size > SMALL_BODY_BYTES_MAX);
 }
 
 void api_job_finish(ApiJob *job) {
@@ -147,6 +190,7 @@ void api_job_finish(ApiJob *job) {
     api_params_deinit(&job->params);
     api_prompts_deinit(&job->prompts);
     buffer_deinit(&job->body);
+    account_unref(job->account);
     free(job);
     if (list_is_empty(&api->jobs) && api->on_idle)
         api->on_idle(api->userdata);

@@ -5,11 +5,18 @@
  * One API request with a body, from arrival to answer. The body is parsed, checked and prepared on
  * libuv's pool, since that can take long; then the loop answers, or gives the job to the engine.
  *
+ * What a job makes is charged to the account of its request. The account is closed as soon as
+ * nobody waits for the job any more (the client is gone, the deadline has passed, the server goes
+ * down): work that has not begun is dropped, work on the pool stops at its next look at the
+ * account, work in the engine is cancelled. The job ends, and with it the charge, when the last of
+ * them has let go.
+ *
  * A kind of job embeds ApiJob first and fills in its three steps.
  */
 
 #include "server/api.h"
 #include "server/api_prompt.h"
+#include "server/work_queue.h"
 
 typedef struct ApiJob ApiJob;
 
@@ -17,13 +24,13 @@ typedef struct ApiJobKind {
     unsigned endpoint; /* API_X */
     size_t size;       /* of the struct that embeds ApiJob */
     /* On the pool: may use the job's own fields and what is constant in `api`. 0, or negative with
-     * job->error filled. */
+     * job->error filled; -ENOMEM also where the account refuses, -ECANCELED where it is closed. */
     int (*prepare)(ApiJob *job);
     /* On the loop, prepared, the client still there: answers and calls api_job_finish, now or
      * later. */
     void (*run)(ApiJob *job);
-    /* On the loop, if the client goes while the job runs: stop soon; api_job_finish is still to be
-     * called. NULL where `run` answers at once. */
+    /* On the loop, if nobody waits any more while the job runs: stop soon; api_job_finish is still
+     * to be called. NULL where `run` answers at once. */
     void (*cancel)(ApiJob *job);
     /* What the kind's own fields hold. */
     void (*deinit)(ApiJob *job);
@@ -34,9 +41,12 @@ struct ApiJob {
     const ApiJobKind *kind;
     Api *api;               /* borrowed */
     HttpExchange *exchange; /* NULL: the client is gone, or answered */
-    uv_work_t work;
-    bool running;        /* `run` was called */
-    uint64_t arrival_ns; /* CLOCK_MONOTONIC */
+    Account *account;       /* a reference; of the request */
+    uint64_t client;        /* who asks, for turns between clients */
+    WorkItem work;
+    bool running;         /* `run` was called */
+    uint64_t arrival_ns;  /* CLOCK_MONOTONIC */
+    uint64_t deadline_ms; /* loop time; 0: none */
     ApiPromptContext context;
     Buffer body;
     json_t *root;     /* owned; NULL once prepared */
@@ -49,3 +59,5 @@ struct ApiJob {
 void api_job_start(Api *api, HttpExchange *exchange, const ApiJobKind *kind);
 /* Frees the job; it must have answered, or the client be gone. */
 void api_job_finish(ApiJob *job);
+/* Ends a job that still works, for this reason; it may be freed before this returns. */
+void api_job_stop(ApiJob *job, unsigned status, const char *code, const char *message);

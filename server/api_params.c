@@ -544,25 +544,21 @@ void api_params_deinit(ApiParams *p) {
     *p = (ApiParams)API_PARAMS_NULL;
 }
 
-int api_params_copy_stops(const ApiParams *p, char ***stopsp, uint32_t *np) {
-    size_t n = json_is_array(p->stops) ? json_array_size(p->stops) : p->stops != NULL;
-    char **stops;
+static const json_t *stop_at(const json_t *stops, size_t i) {
+    return json_is_array(stops) ? json_array_get(stops, i) : stops;
+}
 
-    *stopsp = NULL;
-    *np = 0;
-    if (!n)
-        return 0;
-    stops = calloc(n, sizeof(*stops));
-    if (!stops)
-        return -ENOMEM;
-    *stopsp = stops;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *stop = json_is_array(p->stops) ? json_array_get(p->stops, i) : p->stops;
+int api_params_stops(const ApiParams *p, Account *account, StopSet *stops) {
+    size_t n = json_is_array(p->stops) ? json_array_size(p->stops) : p->stops != NULL, n_bytes = 0;
+    int r;
 
-        stops[i] = strdup(json_string_value(stop));
-        if (!stops[i])
-            return -ENOMEM;
-        *np = (uint32_t)i + 1;
+    for (size_t i = 0; i < n; i++)
+        n_bytes += json_string_length(stop_at(p->stops, i));
+    r = stop_set_init(stops, (uint32_t)n, n_bytes, account);
+    for (size_t i = 0; !r && i < n; i++) {
+        const json_t *stop = stop_at(p->stops, i);
+
+        stop_set_add(stops, json_string_value(stop), json_string_length(stop));
     }
-    return 0;
+    return r;
 }

@@ -10,6 +10,7 @@
 #include "backend/sample.h"
 #include "model/checkpoint.h"
 #include "server/api_error.h"
+#include "server/stop_matcher.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -26,7 +27,8 @@ enum {
 typedef struct ApiLimits {
     uint32_t choices_max; /* of n */
     uint32_t prompts_max;
-    uint32_t stops_max; /* stop strings, and stop tokens */
+    uint32_t stops_max;         /* stop strings, and stop tokens */
+    uint64_t answer_timeout_ms; /* from a request's arrival to the end of its answer; 0: any */
 } ApiLimits;
 
 /* What parameters are checked against. */
@@ -79,5 +81,6 @@ void api_params_let_go(ApiParams *params);
 void api_params_deinit(ApiParams *params);
 CLEANUP_DEINIT_DEFINE(ApiParams, api_params_deinit);
 
-/* Copies of the stop strings, NULL-terminated each: `*stopsp` [n] is the caller's. */
-int api_params_copy_stops(const ApiParams *params, char ***stopsp, uint32_t *np);
+/* The stop strings, ready to be looked for: `stops` (STOP_SET_NULL before) is the caller's. 0,
+ * -ENOMEM or account_charge's error. */
+int api_params_stops(const ApiParams *params, Account *account, StopSet *stops);

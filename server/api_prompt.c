@@ -14,14 +14,24 @@ void api_prompts_deinit(ApiPrompts *prompts) {
         buffer_deinit(&prompts->items[i].text);
     }
     free(prompts->items);
+    account_release(prompts->account, prompts->n * sizeof(*prompts->items));
     *prompts = (ApiPrompts)API_PROMPTS_NULL;
 }
 
-static int allocate(ApiPrompts *prompts, size_t n, ApiError *error) {
-    prompts->items = calloc(n, sizeof(*prompts->items));
-    if (!prompts->items)
+static int allocate(ApiPrompts *prompts, size_t n, const ApiPromptContext *context,
+                    ApiError *error) {
+    if (account_charge(context->account, n * sizeof(*prompts->items)))
         return api_fail_memory(error);
+    prompts->account = context->account;
     prompts->n = (uint32_t)n;
+    prompts->items = calloc(n, sizeof(*prompts->items));
+    if (!prompts->items) {
+        account_release(context->account, n * sizeof(*prompts->items));
+        *prompts = (ApiPrompts)API_PROMPTS_NULL;
+        return api_fail_memory(error);
+    }
+    for (size_t i = 0; i < n; i++)
+        prompts->items[i].ids.account = prompts->items[i].text.account = context->account;
     return 0;
 }
 
@@ -111,7 +121,7 @@ int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
                           "`prompt` holds %zu prompts; at most %u are allowed (option "
                           "max_prompts).",
                           n, context->prompts_max);
-    r = allocate(prompts, n, error);
+    r = allocate(prompts, n, context, error);
     if (!r && !is_list)
         return take_one(&prompts->items[0], "prompt", prompt, params, context, error);
     for (size_t i = 0; !r && i < n; i++) {
@@ -309,7 +319,7 @@ int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
         return api_fail_memory(error);
     r = settle_messages(messages, error);
     if (!r)
-        r = allocate(prompts, 1, error);
+        r = allocate(prompts, 1, context, error);
     if (r)
         return r;
     text = &prompts->items[0].text;

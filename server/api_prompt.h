@@ -19,6 +19,7 @@ typedef struct ApiPrompt {
 typedef struct ApiPrompts {
     ApiPrompt *items; /* [n], owned */
     uint32_t n;
+    Account *account; /* charged with `items`; borrowed */
 } ApiPrompts;
 
 #define API_PROMPTS_NULL \
@@ -33,9 +34,12 @@ typedef struct ApiPromptContext {
     ChatTemplate *chat_template; /* NULL: the model has none */
     uint32_t n_vocab;
     uint32_t prompts_max;
+    size_t ids_max;   /* of one prompt; 0: any number */
+    Account *account; /* for all that is made; NULL: nobody's */
 } ApiPromptContext;
 
-/* All append to `prompts` (empty before). 0, -EINVAL or -ENOMEM with `error` filled. */
+/* All append to `prompts` (empty before). 0, or -EINVAL, -ENOMEM (also where the account refuses),
+ * -ECANCELED (it is closed), with `error` filled. */
 
 /* `prompt`: a text, several, token ids, or several lists of them. */
 int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
@@ -43,6 +47,6 @@ int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
 /* `messages`: one prompt. */
 int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
                         const ApiPromptContext *context, ApiError *error);
-/* An array of token ids, checked. */
+/* An array of token ids, checked; charged to the account of `ids`. */
 int api_read_ids(TokenIds *ids, const char *name, const json_t *array, uint32_t n_vocab,
                  ApiError *error);

@@ -19,7 +19,6 @@
 
 #define CANNOT_FIT "the request needs more tokens than the KV cache or the model can hold"
 #define BAD_PROMPT "the prompt is empty or holds a token that the model does not have"
-#define OUT_OF_MEMORY "the server ran out of memory"
 
 /* making */
 
@@ -313,10 +312,12 @@ static void receive(Engine *e, EngineRequest *request) {
     const char *fault = find_fault(e, request);
     Sequence *s;
 
-    if (!fault && sequence_new(&s, request, e->options.tokenizer, e->eos, e->n_eos))
-        fault = OUT_OF_MEMORY;
     if (fault) {
         reject(e, request, FINISH_ERROR, fault);
+        return;
+    }
+    if (sequence_new(&s, request, e->options.tokenizer, e->eos, e->n_eos)) {
+        reject(e, request, FINISH_NO_MEMORY, NULL);
         return;
     }
     list_push_back(&e->waiting, &s->link);

@@ -16,6 +16,8 @@
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
 #include "server/mailbox.h"
+#include "server/stop_matcher.h"
+#include "util/account.h"
 #include "util/buffer.h"
 #include "util/list.h"
 #include "util/reason.h"
@@ -31,37 +33,46 @@ typedef enum FinishReason {
     FINISH_STOP,      /* EOS, stop token or stop string */
     FINISH_LENGTH,    /* max_tokens, or the model's length */
     FINISH_CANCELLED, /* by engine_cancel, or the engine shut down */
+    FINISH_NO_MEMORY, /* there was none for its answer, or its account refused */
     FINISH_ERROR,     /* a step failed; `error` in the event says how */
 } FinishReason;
 
 /* Made and filled by the server; owned by the engine from engine_submit until its last event
- * (finish != FINISH_NONE) has been taken. */
+ * (finish != FINISH_NONE) has been taken. What it borrows must stay until then: the requests of one
+ * call share it. */
 struct EngineRequest {
-    List link;        /* in a mailbox, then in a scheduler queue */
-    void *owner;      /* the server's; the engine never reads it */
-    uint32_t *prompt; /* [n_prompt >= 1], owned; ids checked against the vocabulary */
+    List link;              /* in a mailbox, then in a scheduler queue */
+    void *owner;            /* the server's; the engine never reads it */
+    Account *account;       /* of the call, for what the answer takes; borrowed; may be NULL */
+    uint64_t charged_bytes; /* by engine_request_charge */
+    const uint32_t *prompt; /* [n_prompt >= 1], borrowed; ids checked against the vocabulary */
     uint32_t n_prompt;
-    SampleParams params;   /* logit_bias points at `logit_bias` below; seed always set */
-    LogitBias *logit_bias; /* owned; may be NULL */
-    uint32_t max_tokens;   /* 0 with prompt logprobs only; n_prompt + max_tokens <= max_model_len */
-    uint32_t min_tokens;   /* EOS and stop strings do not count before */
+    SampleParams params; /* its logit_bias is borrowed; seed always set */
+    uint32_t max_tokens; /* 0 with prompt logprobs only; n_prompt + max_tokens <= max_model_len */
+    uint32_t min_tokens; /* EOS and stop strings do not count before */
     bool ignore_eos;
     bool skip_special_tokens;
-    bool include_stop_text; /* leave the matched stop string in the text */
-    char **stops;           /* [n_stops] stop strings, owned, never empty */
-    uint32_t n_stops;
-    uint32_t *stop_tokens; /* [n_stop_tokens], owned */
+    bool include_stop_text;      /* leave the matched stop string in the text */
+    const StopSet *stops;        /* borrowed; NULL: none */
+    const uint32_t *stop_tokens; /* [n_stop_tokens], borrowed */
     uint32_t n_stop_tokens;
     int n_top_logprobs;      /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
     int n_prompt_logprobs;   /* the same, of the prompt's own tokens (echo) */
-    char *cache_salt;        /* prefixes are shared only between equal salts; owned; or NULL */
+    const char *cache_salt;  /* prefixes are shared only between equal salts; borrowed; or NULL */
     uint64_t arrival_ns;     /* CLOCK_MONOTONIC */
     atomic_bool cancelled;   /* set by engine_cancel */
     EngineEvent *last_event; /* made with the request, so that its end can always be told */
 };
 
+/* About what a request takes until its last event, besides what it borrows and what its account is
+ * charged with later. */
+#define ENGINE_REQUEST_BYTES 2048
+
 EngineRequest *engine_request_new(void); /* zeroed, neutral parameters; NULL without memory */
 EngineRequest *engine_request_free(EngineRequest *request);
+/* Charges the request's account with what its sequence is about to take, until the request is
+ * freed. 0, or account_charge's error. */
+int engine_request_charge(EngineRequest *request, uint64_t n_bytes);
 CLEANUP_DEFINE(EngineRequest, engine_request_free);
 
 typedef struct TokenLogprob {
@@ -85,7 +96,7 @@ struct EngineEvent {
                                       entry 0 has no logprob (n_top 0, NaN) */
     uint32_t n_prompt_logprobs;
     FinishReason finish;
-    const char *stop_text;   /* the stop string that matched, borrowed from the request */
+    const char *stop_text;   /* the stop string that matched, borrowed from the set */
     uint32_t stop_token;     /* the stop token that matched, or TOKEN_NONE */
     const char *error;       /* static text, with FINISH_ERROR */
     uint32_t n_output;       /* tokens generated so far */

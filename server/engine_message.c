@@ -26,16 +26,18 @@ EngineRequest *engine_request_new(void) {
 EngineRequest *engine_request_free(EngineRequest *request) {
     if (!request)
         return NULL;
-    for (uint32_t i = 0; i < request->n_stops; i++)
-        free(request->stops[i]);
-    free(request->stops);
-    free(request->stop_tokens);
-    free(request->cache_salt);
-    free(request->logit_bias);
-    free(request->prompt);
     engine_event_free(request->last_event);
+    account_release(request->account, request->charged_bytes);
     free(request);
     return NULL;
+}
+
+int engine_request_charge(EngineRequest *request, uint64_t n_bytes) {
+    int r = account_charge(request->account, n_bytes);
+
+    if (!r)
+        request->charged_bytes += n_bytes;
+    return r;
 }
 
 EngineEvent *engine_event_free(EngineEvent *event) {

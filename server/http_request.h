@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef enum HttpMethod {
     HTTP_METHOD_GET,
@@ -30,6 +31,8 @@ typedef struct HttpRequest {
     Buffer expect;
     Buffer host;
     Buffer body;
+    Account *account;    /* of the request; a reference; NULL: nobody counts */
+    uint64_t client_key; /* of the peer's address, for turns between clients */
     bool is_http_1_0;
     bool keep_alive;   /* the client wants the connection afterwards */
     bool expects_body; /* a body follows the head */

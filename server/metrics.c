@@ -143,7 +143,8 @@ static void put_finished(const Writer *w, const Metrics *m) {
     put_labelled(w, name, "finished_reason", "stop", (double)m->finished[FINISH_STOP]);
     put_labelled(w, name, "finished_reason", "length", (double)m->finished[FINISH_LENGTH]);
     put_labelled(w, name, "finished_reason", "abort", (double)m->finished[FINISH_CANCELLED]);
-    put_labelled(w, name, "finished_reason", "error", (double)m->finished[FINISH_ERROR]);
+    put_labelled(w, name, "finished_reason", "error",
+                 (double)(m->finished[FINISH_ERROR] + m->finished[FINISH_NO_MEMORY]));
 }
 
 static void put_http(const Writer *w, const HttpServer *http) {

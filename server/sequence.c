@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUT_OF_MEMORY "the server ran out of memory"
-
 /* life */
 
 /* The ids that end this request, which is what min_tokens bans. */
@@ -55,6 +53,10 @@ static int allocate_arrays(Sequence *s) {
     return 0;
 }
 
+_Static_assert(sizeof(EngineRequest) + sizeof(EngineEvent) + sizeof(Sequence) <
+                   ENGINE_REQUEST_BYTES,
+               "a request, its last event, its sequence, and a text stream");
+
 int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *tokenizer,
                  const uint32_t *eos, uint32_t n_eos) {
     CLEANUP(sequence_free) Sequence *s = calloc(1, sizeof(*s));
@@ -68,7 +70,7 @@ int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *token
     s->request = request;
     r = text_stream_new(&s->stream, tokenizer, request->skip_special_tokens);
     if (!r)
-        r = stop_matcher_init(&s->stops, request->stops, request->n_stops);
+        r = stop_matcher_init(&s->stops, request->stops);
     if (!r)
         r = list_banned(s);
     if (!r)
@@ -212,7 +214,7 @@ static int take_text(Sequence *s, uint32_t token, EngineEvent *event) {
                               s->n_output >= request->min_tokens, request->include_stop_text,
                               &event->text);
     if (found != STOP_NONE) {
-        event->stop_text = request->stops[found];
+        event->stop_text = request->stops->stops[found].text;
         s->finish = FINISH_STOP;
     }
     return buffer_failed(&piece) || stop_matcher_failed(&s->stops) ? -ENOMEM : 0;
@@ -229,7 +231,7 @@ static void decide(Sequence *s, uint32_t token, EngineEvent *event) {
         event->stop_token = is_eos ? TOKEN_NONE : token;
     }
     if ((s->finish == FINISH_NONE || request->include_stop_text) && take_text(s, token, event))
-        sequence_finish(s, FINISH_ERROR, OUT_OF_MEMORY);
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
     if (s->finish == FINISH_NONE && s->n_output == request->max_tokens)
         s->finish = FINISH_LENGTH;
 }
@@ -274,12 +276,12 @@ void sequence_sampled(Sequence *s, const SampleResult *result, uint64_t now_ns,
         s->first_token_ns = now_ns;
     if (!event || add_token(s, result, event)) {
         engine_event_free(event);
-        sequence_finish(s, FINISH_ERROR, OUT_OF_MEMORY);
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
         return;
     }
     decide(s, result->token, event);
     if (buffer_failed(&event->text))
-        sequence_finish(s, FINISH_ERROR, OUT_OF_MEMORY);
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
     attach_prompt_logprobs(s, event);
     describe(s, event, now_ns);
     event->request = s->request;
@@ -290,7 +292,7 @@ void sequence_sampled(Sequence *s, const SampleResult *result, uint64_t now_ns,
 }
 
 void sequence_finish(Sequence *s, FinishReason reason, const char *error) {
-    if (s->finish != FINISH_NONE && reason != FINISH_ERROR)
+    if (s->finish != FINISH_NONE && reason < FINISH_NO_MEMORY)
         return;
     s->finish = reason;
     s->error = error;

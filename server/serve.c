@@ -256,7 +256,8 @@ static void unwatch_signals(Server *s) {
 static int make_api(Server *s) {
     ApiLimits limits = { .choices_max = s->config->max_choices,
                          .prompts_max = s->config->max_prompts,
-                         .stops_max = s->config->max_stops };
+                         .stops_max = s->config->max_stops,
+                         .answer_timeout_ms = s->config->answer_timeout_ms };
     int r = api_init(&s->api, &s->loop, &limits, s->name);
 
     if (r)

@@ -7,68 +7,110 @@
 
 #include "server/stop_matcher.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-static int stop_string_init(StopString *s, const char *text) {
-    uint32_t border = 0;
+/* the set */
 
-    *s = (StopString){ .text = text, .size = (uint32_t)strlen(text) };
-    s->fallback = calloc((size_t)s->size + 1, sizeof(*s->fallback));
-    if (!s->fallback)
+/* One allocation: the array, the fallbacks, then the texts. */
+int stop_set_init(StopSet *set, uint32_t n_stops, size_t n_text_bytes, Account *account) {
+    uint64_t n_fallbacks = (uint64_t)n_text_bytes + n_stops, n_bytes;
+    int r;
+
+    if (n_text_bytes >= UINT32_MAX)
         return -ENOMEM;
-    for (uint32_t i = 1; i < s->size; i++) {
-        while (border && text[i] != text[border])
-            border = s->fallback[border];
-        border += text[i] == text[border];
-        s->fallback[i + 1] = border;
+    n_bytes =
+        n_stops * sizeof(StopString) + n_fallbacks * sizeof(uint32_t) + n_text_bytes + n_stops;
+    r = account_charge(account, n_bytes);
+    if (r)
+        return r;
+    set->stops = calloc(1, n_bytes ? n_bytes : 1);
+    if (!set->stops) {
+        account_release(account, n_bytes);
+        return -ENOMEM;
+    }
+    set->account = account;
+    set->n_bytes = n_bytes;
+    if (n_stops) { /* the first string begins where the room does */
+        set->stops[0].fallback = (uint32_t *)(void *)(set->stops + n_stops);
+        set->stops[0].text = (char *)(set->stops[0].fallback + n_fallbacks);
     }
     return 0;
 }
 
-int stop_matcher_init(StopMatcher *matcher, char *const *stops, uint32_t n_stops) {
-    *matcher = (StopMatcher)STOP_MATCHER_NULL;
-    if (!n_stops)
-        return 0;
-    matcher->stops = calloc(n_stops, sizeof(*matcher->stops));
-    if (!matcher->stops)
-        return -ENOMEM;
-    matcher->n_stops = n_stops;
-    for (uint32_t i = 0; i < n_stops; i++) {
-        if (stop_string_init(&matcher->stops[i], stops[i])) {
-            stop_matcher_deinit(matcher);
-            return -ENOMEM;
-        }
+void stop_set_deinit(StopSet *set) {
+    free(set->stops);
+    account_release(set->account, set->n_bytes);
+    *set = (StopSet)STOP_SET_NULL;
+}
+
+static void fill_fallback(StopString *s) {
+    uint32_t border = 0;
+
+    for (uint32_t i = 1; i < s->size; i++) {
+        while (border && s->text[i] != s->text[border])
+            border = s->fallback[border];
+        border += s->text[i] == s->text[border];
+        s->fallback[i + 1] = border;
     }
+}
+
+void stop_set_add(StopSet *set, const char *text, size_t size) {
+    StopString *s = &set->stops[set->n_stops++];
+
+    assert(size && size < UINT32_MAX);
+    if (s != set->stops) {
+        s->fallback = s[-1].fallback + s[-1].size + 1;
+        s->text = s[-1].text + s[-1].size + 1;
+    }
+    s->size = (uint32_t)size;
+    memcpy((char *)(uintptr_t)s->text, text, size);
+    fill_fallback(s);
+}
+
+/* the matcher */
+
+int stop_matcher_init(StopMatcher *matcher, const StopSet *set) {
+    *matcher = (StopMatcher)STOP_MATCHER_NULL;
+    if (!set || !set->n_stops)
+        return 0;
+    matcher->n_matched = calloc(set->n_stops, sizeof(*matcher->n_matched));
+    if (!matcher->n_matched)
+        return -ENOMEM;
+    matcher->set = set;
+    matcher->held.account = set->account;
     return 0;
 }
 
 void stop_matcher_deinit(StopMatcher *matcher) {
-    for (uint32_t i = 0; i < matcher->n_stops; i++)
-        free(matcher->stops[i].fallback);
-    free(matcher->stops);
+    free(matcher->n_matched);
     buffer_deinit(&matcher->held);
     *matcher = (StopMatcher)STOP_MATCHER_NULL;
 }
 
-/* Whether the stop string is complete with this byte. */
-static bool stop_string_feed(StopString *s, char c) {
-    if (s->n_matched == s->size)
-        s->n_matched = s->fallback[s->n_matched];
-    while (s->n_matched && s->text[s->n_matched] != c)
-        s->n_matched = s->fallback[s->n_matched];
-    s->n_matched += s->text[s->n_matched] == c;
-    return s->n_matched == s->size;
+/* Whether the stop string is complete with this byte; `*n_matchedp` bytes of it were. */
+static bool stop_string_feed(const StopString *s, uint32_t *n_matchedp, char c) {
+    uint32_t n_matched = *n_matchedp;
+
+    if (n_matched == s->size)
+        n_matched = s->fallback[n_matched];
+    while (n_matched && s->text[n_matched] != c)
+        n_matched = s->fallback[n_matched];
+    n_matched += s->text[n_matched] == c;
+    *n_matchedp = n_matched;
+    return n_matched == s->size;
 }
 
 /* The longest stop string that this byte completes. */
 static uint32_t feed_all(StopMatcher *matcher, char c) {
+    const StopString *stops = matcher->set->stops;
     uint32_t found = STOP_NONE;
 
-    for (uint32_t i = 0; i < matcher->n_stops; i++)
-        if (stop_string_feed(&matcher->stops[i], c) &&
-            (found == STOP_NONE || matcher->stops[i].size > matcher->stops[found].size))
+    for (uint32_t i = 0; i < matcher->set->n_stops; i++)
+        if (stop_string_feed(&stops[i], &matcher->n_matched[i], c) &&
+            (found == STOP_NONE || stops[i].size > stops[found].size))
             found = i;
     return found;
 }
@@ -77,9 +119,9 @@ static uint32_t feed_all(StopMatcher *matcher, char c) {
 static size_t longest_partial(const StopMatcher *matcher) {
     size_t longest = 0;
 
-    for (uint32_t i = 0; i < matcher->n_stops; i++) {
-        const StopString *s = &matcher->stops[i];
-        size_t n = s->n_matched == s->size ? s->fallback[s->size] : s->n_matched;
+    for (uint32_t i = 0; i < matcher->set->n_stops; i++) {
+        const StopString *s = &matcher->set->stops[i];
+        size_t n = matcher->n_matched[i] == s->size ? s->fallback[s->size] : matcher->n_matched[i];
 
         longest = n > longest ? n : longest;
     }
@@ -98,7 +140,7 @@ uint32_t stop_matcher_push(StopMatcher *matcher, const char *text, size_t size, 
     Buffer *held = &matcher->held;
     size_t n_before = held->size;
 
-    if (!matcher->n_stops) {
+    if (!matcher->set) {
         buffer_append(out, text, size);
         return STOP_NONE;
     }
@@ -108,7 +150,7 @@ uint32_t stop_matcher_push(StopMatcher *matcher, const char *text, size_t size, 
 
         if (found == STOP_NONE || !armed || buffer_failed(held))
             continue;
-        n_before += i + 1 - (include ? 0 : matcher->stops[found].size);
+        n_before += i + 1 - (include ? 0 : matcher->set->stops[found].size);
         give_out(matcher, n_before, out);
         buffer_clear(held);
         return found;

@@ -16,23 +16,42 @@
 #define STOP_NONE UINT32_MAX
 
 typedef struct StopString {
-    const char *text; /* borrowed */
+    const char *text; /* of `size` bytes and a NUL, in the set's memory */
     uint32_t size;
     uint32_t *fallback; /* [size + 1] Knuth-Morris-Pratt: longest proper border of each prefix */
-    uint32_t n_matched; /* bytes of `text` that the text so far ends with */
 } StopString;
 
-typedef struct StopMatcher {
-    StopString *stops; /* [n_stops], owned */
+/* Stop strings ready to be looked for: made once, then only read, by any number of matchers. */
+typedef struct StopSet {
+    StopString *stops; /* [n_stops], owned, with what they point at */
     uint32_t n_stops;
-    Buffer held; /* the end of the text, not given out yet */
+    Account *account; /* charged with `n_bytes`; borrowed */
+    uint64_t n_bytes;
+} StopSet;
+
+#define STOP_SET_NULL \
+    { .stops = NULL }
+
+/* Makes room for `n_stops` strings of `n_text_bytes` together. 0, -ENOMEM, or account_charge's
+ * error; `set` is STOP_SET_NULL before. */
+int stop_set_init(StopSet *set, uint32_t n_stops, size_t n_text_bytes, Account *account);
+void stop_set_deinit(StopSet *set);
+CLEANUP_DEINIT_DEFINE(StopSet, stop_set_deinit);
+/* Copies one string, not empty, of those there is room for. */
+void stop_set_add(StopSet *set, const char *text, size_t size);
+
+typedef struct StopMatcher {
+    const StopSet *set;  /* borrowed; NULL: no stop strings */
+    uint32_t *n_matched; /* [n_stops] bytes of each stop string that the text so far ends with;
+                            owned */
+    Buffer held;         /* the end of the text, not given out yet */
 } StopMatcher;
 
 #define STOP_MATCHER_NULL \
-    { .stops = NULL, .held = BUFFER_NULL }
+    { .set = NULL, .held = BUFFER_NULL }
 
-/* `stops` are borrowed, none empty. 0 or -ENOMEM. */
-int stop_matcher_init(StopMatcher *matcher, char *const *stops, uint32_t n_stops);
+/* `set` may be NULL. What is held back is charged to the set's account. 0 or -ENOMEM. */
+int stop_matcher_init(StopMatcher *matcher, const StopSet *set);
 void stop_matcher_deinit(StopMatcher *matcher);
 CLEANUP_DEINIT_DEFINE(StopMatcher, stop_matcher_deinit);
 

@@ -144,21 +144,17 @@ static void test_chat_has_a_switch_for_logprobs(void **state) {
 static void test_stops_are_copied(void **state) {
     Case one = read_completion("{\"stop\": \"end\"}");
     Case two = read_completion("{\"stop\": [\"a\", \"\\u20ac\"]}");
-    char **stops;
-    uint32_t n;
+    CLEANUP(stop_set_deinit) StopSet stops = STOP_SET_NULL;
+    CLEANUP(stop_set_deinit) StopSet more_stops = STOP_SET_NULL;
 
     (void)state;
-    assert_int_equal(api_params_copy_stops(&one.params, &stops, &n), 0);
-    assert_int_equal(n, 1);
-    assert_string_equal(stops[0], "end");
-    free(stops[0]);
-    free(stops);
-    assert_int_equal(api_params_copy_stops(&two.params, &stops, &n), 0);
-    assert_int_equal(n, 2);
-    assert_string_equal(stops[1], "\xe2\x82\xac");
-    free(stops[0]);
-    free(stops[1]);
-    free(stops);
+    assert_int_equal(api_params_stops(&one.params, NULL, &stops), 0);
+    assert_int_equal(stops.n_stops, 1);
+    assert_string_equal(stops.stops[0].text, "end");
+    assert_int_equal(api_params_stops(&two.params, NULL, &more_stops), 0);
+    assert_int_equal(more_stops.n_stops, 2);
+    assert_string_equal(more_stops.stops[0].text, "a");
+    assert_string_equal(more_stops.stops[1].text, "\xe2\x82\xac");
     done(&one);
     done(&two);
 }

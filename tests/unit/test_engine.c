@@ -96,6 +96,19 @@ static Answer *answer_free(Answer *answer) {
 }
 CLEANUP_DEFINE(Answer, answer_free);
 
+/* Requests borrow; here each has what it borrows to itself. */
+static void request_free(EngineRequest *request) {
+    StopSet *stops = (StopSet *)(uintptr_t)request->stops;
+
+    if (stops)
+        stop_set_deinit(stops);
+    free(stops);
+    free((void *)(uintptr_t)request->prompt);
+    free((void *)(uintptr_t)request->stop_tokens);
+    free((void *)(uintptr_t)request->params.logit_bias);
+    engine_request_free(request);
+}
+
 static void take_event(EngineEvent *event) {
     Answer *answer = event->request->owner;
 
@@ -123,7 +136,7 @@ static void take_event(EngineEvent *event) {
     answer->stop_token = event->stop_token;
     answer->error = event->error;
     if (event->finish != FINISH_NONE)
-        engine_request_free(event->request);
+        request_free(event->request);
     engine_event_free(event);
 }
 
@@ -145,32 +158,42 @@ static void bench_wait(Bench *bench, const Answer *answer) {
 static EngineRequest *request_new(Answer *answer, uint32_t n_prompt, uint32_t max_tokens,
                                   uint32_t variety) {
     EngineRequest *request = engine_request_new();
+    uint32_t *prompt = calloc(n_prompt ? n_prompt : 1, sizeof(*prompt));
 
     assert_non_null(request);
     request->owner = answer;
     request->n_prompt = n_prompt;
-    request->prompt = calloc(n_prompt ? n_prompt : 1, sizeof(*request->prompt));
+    request->prompt = prompt;
     for (uint32_t i = 0; i < n_prompt; i++)
-        request->prompt[i] = 2 + (i * 31 + variety * 977 + i * i * (variety + 3)) % 500;
+        prompt[i] = 2 + (i * 31 + variety * 977 + i * i * (variety + 3)) % 500;
     request->max_tokens = max_tokens;
     request->ignore_eos = true;
     return request;
 }
 
-static void add_stop(EngineRequest *request, const char *text) {
-    request->stops = realloc(request->stops, (request->n_stops + 1) * sizeof(char *));
-    request->stops[request->n_stops++] = strdup(text);
+static void add_stops(EngineRequest *request, const char *one, const char *other) {
+    StopSet *stops = calloc(1, sizeof(*stops));
+
+    assert_null(request->stops);
+    assert_int_equal(stop_set_init(stops, 2, strlen(one) + strlen(other), NULL), 0);
+    stop_set_add(stops, one, strlen(one));
+    stop_set_add(stops, other, strlen(other));
+    request->stops = stops;
 }
 
 static void add_stop_token(EngineRequest *request, uint32_t token) {
-    request->stop_tokens = realloc(request->stop_tokens, (request->n_stop_tokens + 1) * 4);
-    request->stop_tokens[request->n_stop_tokens++] = token;
+    uint32_t *tokens = realloc((void *)(uintptr_t)request->stop_tokens,
+                               (request->n_stop_tokens + 1) * sizeof(*tokens));
+
+    tokens[request->n_stop_tokens++] = token;
+    request->stop_tokens = tokens;
 }
 
 static void set_bias(EngineRequest *request, uint32_t token, float bias) {
-    request->logit_bias = calloc(1, sizeof(*request->logit_bias));
-    *request->logit_bias = (LogitBias){ .token = token, .bias = bias };
-    request->params.logit_bias = request->logit_bias;
+    LogitBias *logit_bias = calloc(1, sizeof(*logit_bias));
+
+    *logit_bias = (LogitBias){ .token = token, .bias = bias };
+    request->params.logit_bias = logit_bias;
     request->params.n_logit_bias = 1;
 }
 
@@ -394,8 +417,7 @@ static void test_a_stop_string_may_span_tokens(void **state) {
             CLEANUP(answer_free) Answer *a = answer_new();
             EngineRequest *request = request_new(a, 15, 120, variety);
 
-            add_stop(request, "never to be seen");
-            add_stop(request, stop);
+            add_stops(request, "never to be seen", stop);
             request->include_stop_text = include;
             run_alone(&bench, request);
             assert_int_equal(a->finish, FINISH_STOP);
@@ -602,7 +624,7 @@ static void test_impossible_requests_end_with_an_error(void **state) {
         if (i == 1)
             request->max_tokens = 93;
         if (i == 2)
-            request->prompt[50] = 512;
+            ((uint32_t *)(uintptr_t)request->prompt)[50] = 512;
         if (i == 3)
             request->max_tokens = 0;
         run_alone(&bench, request);

@@ -98,8 +98,10 @@ static void take_event(EngineEvent *event) {
     answer->finish = event->finish;
     if (event->error)
         fail_msg("%s", event->error);
-    if (event->finish != FINISH_NONE)
+    if (event->finish != FINISH_NONE) {
+        free((void *)(uintptr_t)event->request->prompt);
         engine_request_free(event->request);
+    }
     engine_event_free(event);
 }
 
@@ -124,18 +126,25 @@ static EngineRequest *request_new(Answer *answer, uint32_t prefix, uint32_t n_sh
     static uint32_t n_requests;
     EngineRequest *request = engine_request_new();
     uint32_t own = n_requests++ % 401;
+    uint32_t *prompt;
 
     assert_non_null(request);
     request->owner = answer;
     request->n_prompt = n_shared + n_own;
-    request->prompt = calloc(request->n_prompt, sizeof(*request->prompt));
+    prompt = calloc(request->n_prompt, sizeof(*prompt));
+    request->prompt = prompt;
     for (uint32_t i = 0; i < n_shared; i++)
-        request->prompt[i] = 2 + (i * 31 + prefix * 977 + i * i * (prefix + 3)) % 500;
+        prompt[i] = 2 + (i * 31 + prefix * 977 + i * i * (prefix + 3)) % 500;
     for (uint32_t i = n_shared; i < request->n_prompt; i++)
-        request->prompt[i] = 2 + (i * 17 + own * 71 + i * i) % 500;
+        prompt[i] = 2 + (i * 17 + own * 71 + i * i) % 500;
     request->max_tokens = max_tokens;
     request->ignore_eos = true;
     return request;
+}
+
+/* The prompt, which the request only borrows. */
+static uint32_t *prompt_of(const EngineRequest *request) {
+    return (uint32_t *)(uintptr_t)request->prompt;
 }
 
 static void run_alone(Bench *bench, EngineRequest *request) {
@@ -163,7 +172,7 @@ static EngineRequest *crowd_request(Crowd *crowd, uint32_t i) {
                                          member * member * 5 % 71, 60 + i * 29 % 131);
 
     for (uint32_t j = n_shared[prefix]; j < request->n_prompt; j++)
-        request->prompt[j] = 2 + (j * 17 + i * 71 + j * j) % 500; /* the same in every run */
+        prompt_of(request)[j] = 2 + (j * 17 + i * 71 + j * j) % 500; /* the same in every run */
     return request;
 }
 
@@ -314,7 +323,7 @@ static void test_the_next_turn_finds_the_answer_too(void **state) {
     bench_start(&bench, &roomy);
     run_alone(&bench, request_new(&first, 1, 100, 0, 40)); /* 139 tokens in the cache */
     request = request_new(&next, 1, 100, 60, 3);
-    memcpy(request->prompt + 100, first.ids, 40 * sizeof(*first.ids));
+    memcpy(prompt_of(request) + 100, first.ids, 40 * sizeof(*first.ids));
     run_alone(&bench, request);
     assert_int_equal(next.n_cached, 128);
     bench_close(&bench);
@@ -377,7 +386,7 @@ static void test_salts_never_share(void **state) {
     for (size_t i = 0; i < sizeof(wishes) / sizeof(wishes[0]); i++) {
         EngineRequest *request = request_new(&answers[i], 1, 150, 0, 5);
 
-        request->cache_salt = wishes[i].salt ? strdup(wishes[i].salt) : NULL;
+        request->cache_salt = wishes[i].salt;
         run_alone(&bench, request);
         assert_int_equal(answers[i].n_cached, wishes[i].n_cached);
         assert_memory_equal(answers[i].ids, answers[0].ids, 5 * sizeof(uint32_t));

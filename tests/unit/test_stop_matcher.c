@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/stop_matcher.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -30,6 +31,16 @@ static const Case cases[] = {
     { { "aa", "a" }, "baa", "b", 1, false },
 };
 
+static void set_stops(StopSet *set, const char *const *stops, uint32_t n_stops) {
+    size_t n_bytes = 0;
+
+    for (uint32_t i = 0; i < n_stops; i++)
+        n_bytes += strlen(stops[i]);
+    assert_int_equal(stop_set_init(set, n_stops, n_bytes, NULL), 0);
+    for (uint32_t i = 0; i < n_stops; i++)
+        stop_set_add(set, stops[i], strlen(stops[i]));
+}
+
 /* Pushes `text` in pieces of `n_piece` bytes; a piece count of 0 is one piece. */
 static uint32_t push_all(StopMatcher *m, const char *text, size_t n_piece, bool include,
                          Buffer *out) {
@@ -55,10 +66,12 @@ static void test_answer_does_not_depend_on_the_pieces(void **state) {
         while (n_stops < 4 && c->stops[n_stops])
             n_stops++;
         for (size_t n_piece = 0; n_piece <= 6; n_piece++) {
+            CLEANUP(stop_set_deinit) StopSet set = STOP_SET_NULL;
             CLEANUP(stop_matcher_deinit) StopMatcher m = STOP_MATCHER_NULL;
             CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
 
-            assert_int_equal(stop_matcher_init(&m, (char *const *)(uintptr_t)c->stops, n_stops), 0);
+            set_stops(&set, c->stops, n_stops);
+            assert_int_equal(stop_matcher_init(&m, &set), 0);
             assert_int_equal(push_all(&m, c->text, n_piece, c->include, &out), c->found);
             assert_string_equal(buffer_text(&out), c->out);
             assert_false(stop_matcher_failed(&m));
@@ -67,18 +80,20 @@ static void test_answer_does_not_depend_on_the_pieces(void **state) {
 }
 
 static void test_only_what_may_be_a_stop_is_held_back(void **state) {
-    char *stops[] = { (char[]){ "stop" }, (char[]){ "to be" } };
+    static const char *const stops[] = { "stop", "to be" };
     static const struct {
         const char *piece, *out;
     } steps[] = {
         { "hello", "hello" },
         { " st", "hello " },
     };
+    CLEANUP(stop_set_deinit) StopSet set = STOP_SET_NULL;
     CLEANUP(stop_matcher_deinit) StopMatcher m = STOP_MATCHER_NULL;
     CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
 
     (void)state;
-    assert_int_equal(stop_matcher_init(&m, stops, 2), 0);
+    set_stops(&set, stops, 2);
+    assert_int_equal(stop_matcher_init(&m, &set), 0);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(
             stop_matcher_push(&m, steps[i].piece, strlen(steps[i].piece), true, false, &out),
@@ -95,12 +110,14 @@ static void test_only_what_may_be_a_stop_is_held_back(void **state) {
 }
 
 static void test_an_unarmed_stop_is_text(void **state) {
-    char *stops[] = { (char[]){ "abab" } };
+    static const char *const stops[] = { "abab" };
+    CLEANUP(stop_set_deinit) StopSet set = STOP_SET_NULL;
     CLEANUP(stop_matcher_deinit) StopMatcher m = STOP_MATCHER_NULL;
     CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
 
     (void)state;
-    assert_int_equal(stop_matcher_init(&m, stops, 1), 0);
+    set_stops(&set, stops, 1);
+    assert_int_equal(stop_matcher_init(&m, &set), 0);
     assert_int_equal(stop_matcher_push(&m, "xabab", 5, false, false, &out), STOP_NONE);
     /* Its second half may still begin one that ends when armed. */
     assert_string_equal(buffer_text(&out), "xab");
@@ -111,12 +128,14 @@ static void test_an_unarmed_stop_is_text(void **state) {
 }
 
 static void test_a_zero_byte_after_a_stop_is_text(void **state) {
-    char *stops[] = { (char[]){ "ab" } };
+    static const char *const stops[] = { "ab" };
+    CLEANUP(stop_set_deinit) StopSet set = STOP_SET_NULL;
     CLEANUP(stop_matcher_deinit) StopMatcher m = STOP_MATCHER_NULL;
     CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
 
     (void)state;
-    assert_int_equal(stop_matcher_init(&m, stops, 1), 0);
+    set_stops(&set, stops, 1);
+    assert_int_equal(stop_matcher_init(&m, &set), 0);
     assert_int_equal(stop_matcher_push(&m, "ab\0\0c", 5, false, false, &out), STOP_NONE);
     assert_int_equal(out.size, 5);
 }
@@ -127,7 +146,8 @@ static void test_random_texts_match_a_plain_search(void **state) {
     srand(3);
     for (int round = 0; round < 20000; round++) {
         char stops_text[3][10], text[80];
-        char *stops[3] = { stops_text[0], stops_text[1], stops_text[2] };
+        const char *stops[3] = { stops_text[0], stops_text[1], stops_text[2] };
+        CLEANUP(stop_set_deinit) StopSet set = STOP_SET_NULL;
         CLEANUP(stop_matcher_deinit) StopMatcher m = STOP_MATCHER_NULL;
         CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
         size_t size = (size_t)(rand() % 79), best_end = SIZE_MAX, best_size = 0;
@@ -136,8 +156,8 @@ static void test_random_texts_match_a_plain_search(void **state) {
             int n = 1 + rand() % 9;
 
             for (int j = 0; j < n; j++)
-                stops[i][j] = (char)('a' + (rand() % 3 == 0));
-            stops[i][n] = 0;
+                stops_text[i][j] = (char)('a' + (rand() % 3 == 0));
+            stops_text[i][n] = 0;
         }
         for (size_t i = 0; i < size; i++)
             text[i] = (char)('a' + (rand() % 3 == 0));
@@ -151,7 +171,8 @@ static void test_random_texts_match_a_plain_search(void **state) {
                 best_size = n;
             }
         }
-        assert_int_equal(stop_matcher_init(&m, stops, 3), 0);
+        set_stops(&set, stops, 3);
+        assert_int_equal(stop_matcher_init(&m, &set), 0);
         assert_int_equal(push_all(&m, text, (size_t)(rand() % 4), false, &out) == STOP_NONE,
                          best_end == SIZE_MAX);
         if (best_end != SIZE_MAX)
@@ -165,11 +186,37 @@ static void test_no_stops_pass_everything(void **state) {
     CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
 
     (void)state;
-    assert_int_equal(stop_matcher_init(&m, NULL, 0), 0);
+    assert_int_equal(stop_matcher_init(&m, NULL), 0);
     assert_int_equal(stop_matcher_push(&m, "a\0b", 3, true, false, &out), STOP_NONE);
     assert_int_equal(out.size, 3);
     stop_matcher_flush(&m, &out);
     assert_int_equal(out.size, 3);
+}
+
+static void test_a_set_is_charged_and_shared(void **state) {
+    static const char *const stops[] = { "one", "three" };
+    Account account;
+    StopSet set = STOP_SET_NULL;
+    StopMatcher a, b;
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+
+    (void)state;
+    account_init(&account, NULL, 64, "limit");
+    assert_int_equal(stop_set_init(&set, 2, 8, &account), -ENOMEM);
+    account_set_limit(&account, 4096);
+    assert_int_equal(stop_set_init(&set, 2, 8, &account), 0);
+    stop_set_add(&set, stops[0], 3);
+    stop_set_add(&set, stops[1], 5);
+    assert_true(atomic_load(&account.used) >= 8 + 10 * sizeof(uint32_t));
+    assert_int_equal(stop_matcher_init(&a, &set), 0);
+    assert_int_equal(stop_matcher_init(&b, &set), 0);
+    assert_int_equal(stop_matcher_push(&a, "thr", 3, true, false, &out), STOP_NONE);
+    assert_int_equal(stop_matcher_push(&b, "ee", 2, true, false, &out), STOP_NONE);
+    assert_int_equal(stop_matcher_push(&a, "ee", 2, true, false, &out), 1);
+    stop_matcher_deinit(&a);
+    stop_matcher_deinit(&b);
+    stop_set_deinit(&set);
+    account_deinit(&account);
 }
 
 int main(void) {
@@ -180,6 +227,7 @@ int main(void) {
         cmocka_unit_test(test_a_zero_byte_after_a_stop_is_text),
         cmocka_unit_test(test_random_texts_match_a_plain_search),
         cmocka_unit_test(test_no_stops_pass_everything),
+        cmocka_unit_test(test_a_set_is_charged_and_shared),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
