@@ -284,7 +284,7 @@ static int cpu_sync(Backend *backend) {
 
 static const VectorKernels *kernels_for(CpuIsa isa) {
     switch (isa) {
-    case CPU_ISA_SCALAR:
+    case CPU_ISA_REFERENCE:
         return &reference_kernels;
 #if defined(__x86_64__)
     case CPU_ISA_AVX2:

@@ -9,7 +9,8 @@
 #include "backend/ops.h"
 
 typedef enum CpuIsa {
-    CPU_ISA_SCALAR,
+    CPU_ISA_REFERENCE,   /* the readable version of every op: for comparison, never detected */
+    CPU_ISA_BASELINE,    /* what the compiler makes for any processor of the architecture */
     CPU_ISA_AVX2,        /* AVX2, FMA, F16C */
     CPU_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL */
     CPU_ISA_AVX512_VNNI, /* and VNNI */

@@ -8,7 +8,8 @@
 #include "cpu/cpu_backend.h"
 
 static const char *const isa_names[CPU_ISAS] = {
-    [CPU_ISA_SCALAR] = "scalar",           [CPU_ISA_AVX2] = "avx2", [CPU_ISA_AVX512] = "avx512",
+    [CPU_ISA_REFERENCE] = "reference", [CPU_ISA_BASELINE] = "baseline",
+    [CPU_ISA_AVX2] = "avx2",           [CPU_ISA_AVX512] = "avx512",
     [CPU_ISA_AVX512_VNNI] = "avx512_vnni", [CPU_ISA_NEON] = "neon",
 };
 
@@ -25,7 +26,8 @@ bool cpu_isa_available(CpuIsa isa) {
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     switch (isa) {
-    case CPU_ISA_SCALAR:
+    case CPU_ISA_REFERENCE:
+    case CPU_ISA_BASELINE:
         return true;
     case CPU_ISA_AVX2:
         return avx2;
@@ -43,7 +45,7 @@ CpuIsa cpu_isa_detect(void) {
         return CPU_ISA_AVX512_VNNI;
     if (cpu_isa_available(CPU_ISA_AVX512))
         return CPU_ISA_AVX512;
-    return cpu_isa_available(CPU_ISA_AVX2) ? CPU_ISA_AVX2 : CPU_ISA_SCALAR;
+    return cpu_isa_available(CPU_ISA_AVX2) ? CPU_ISA_AVX2 : CPU_ISA_BASELINE;
 }
 
 #else
@@ -53,11 +55,11 @@ bool cpu_isa_available(CpuIsa isa) {
     if (isa == CPU_ISA_NEON)
         return true;
 #endif
-    return isa == CPU_ISA_SCALAR;
+    return isa == CPU_ISA_REFERENCE || isa == CPU_ISA_BASELINE;
 }
 
 CpuIsa cpu_isa_detect(void) {
-    return cpu_isa_available(CPU_ISA_NEON) ? CPU_ISA_NEON : CPU_ISA_SCALAR;
+    return cpu_isa_available(CPU_ISA_NEON) ? CPU_ISA_NEON : CPU_ISA_BASELINE;
 }
 
 #endif

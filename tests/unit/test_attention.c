@@ -240,7 +240,7 @@ static const KvKernels *const all_kv_kernels[] = {
     &kv_kernels_avx512,
 #endif
 };
-static const CpuIsa kernels_need[] = { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512 };
+static const CpuIsa kernels_need[] = { CPU_ISA_BASELINE, CPU_ISA_AVX2, CPU_ISA_AVX512 };
 #define N_KERNELS (sizeof(all_kernels) / sizeof(*all_kernels))
 
 static void attention_agrees_with_the_definition(void **state) {
