@@ -115,9 +115,10 @@ typedef struct RopeArgs {
 
 /* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before
  * the step, and the step's own keys and values, exactly. Undoes the Hadamard transform of values.
- * Call before kv_append of that layer. */
+ * The cache then holds the step's keys and values: they are in tails, a tail that filled is sealed
+ * into its page, and a first page's sinks are kept. */
 typedef struct AttentionArgs {
-    DevAddr out;  /* act [n_tokens, n_heads, head_dim] */
+    DevAddr out;  /* act [n_tokens, n_heads, head_dim]; 0: nothing attends, the cache only holds */
     DevAddr q;    /* act [n_tokens, n_heads, head_dim] */
     DevAddr k, v; /* kv_store_tail_format() [n_tokens, n_kv_heads, head_dim], rotated */
     uint32_t layer, n_heads;
@@ -126,15 +127,6 @@ typedef struct AttentionArgs {
     const StepBatch *batch;
     const KvStore *store;
 } AttentionArgs;
-
-/* Writes the step's keys and values into tails; a tail that fills is sealed into its page, and a
- * first page's sinks are kept. */
-typedef struct KvAppendArgs {
-    DevAddr k, v; /* as in AttentionArgs */
-    uint32_t layer;
-    const StepBatch *batch;
-    const KvStore *store;
-} KvAppendArgs;
 
 /* out[h] += sum over rows and the query heads of KV head h of q q^T: what profiles are made of. */
 typedef struct MomentsArgs {
@@ -195,7 +187,6 @@ typedef struct BackendOps {
     int (*rope_table)(Backend *backend, const RopeTableArgs *args);
     int (*rope)(Backend *backend, const RopeArgs *args);
     int (*attention)(Backend *backend, const AttentionArgs *args);
-    int (*kv_append)(Backend *backend, const KvAppendArgs *args);
     int (*gated)(Backend *backend, const GatedArgs *args);
     int (*moments)(Backend *backend, const MomentsArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);

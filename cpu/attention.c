@@ -7,8 +7,11 @@
  * every chunking and every batch, as long as what the pages hold is the same. It also makes the
  * segments of a long sequence tasks of their own: the thread that finishes the last one merges.
  *
- * State: scratch, sized once, and which keys and values attention has put into tails already, so
- * that the write to the cache that follows need not. Runs on the engine's thread and the team's.
+ * The step's own keys and values are put where the cache will hold them before anything attends:
+ * into the lanes of the tail at and after n_past, where nobody else looks, and into extra blocks
+ * behind it. What is left to do afterwards is to seal what is full.
+ *
+ * State: scratch, sized once. Runs on the engine's thread and the team's.
  */
 #include "cpu/attention.h"
 
@@ -57,8 +60,6 @@ struct Attention {
     uint32_t *extra_first;  /* [n_tails] first extra block of each sequence of the step */
     uint16_t *extra_blocks; /* [n_extra_max][n_kv_heads][2 sides][64 * head_dim] */
     uint32_t n_extra_max, n_part_queries, n_counts;
-
-    AttentionArgs staged; /* whose keys and values are in tails and extra blocks; or zeros */
 };
 
 /* scratch */
@@ -331,19 +332,13 @@ static Region region_of(Attention *a, const AttentionArgs *args) {
                                .group = args->n_heads / a->n_kv_heads } };
 }
 
-void attention_run(Attention *a, const AttentionArgs *args) {
-    Region region = region_of(a, args);
+static void attend(Attention *a, Region *region) {
     uint32_t n_shares = RUN_SHARES * team_threads(a->team);
 
-    place_extra_blocks(a, args->batch);
-    region.n_items = plan_tasks(a, &region.step, cut_tiles(a, &region.step)) * a->n_kv_heads;
-    region.n_run = region.n_items / n_shares;
-    region.n_run = region.n_run < 1 ? 1 : region.n_run > RUN_MAX ? RUN_MAX : region.n_run;
-    /* A single token of a sequence is staged by the one task that meets its block. */
-    if (args->batch->n_tokens > args->batch->n_sequences)
-        team_run(a->team, stage_task, &region, args->batch->n_sequences * a->n_kv_heads);
-    team_run(a->team, items_task, &region, (region.n_items + region.n_run - 1) / region.n_run);
-    a->staged = *args;
+    region->n_items = plan_tasks(a, &region->step, cut_tiles(a, &region->step)) * a->n_kv_heads;
+    region->n_run = region->n_items / n_shares;
+    region->n_run = region->n_run < 1 ? 1 : region->n_run > RUN_MAX ? RUN_MAX : region->n_run;
+    team_run(a->team, items_task, region, (region->n_items + region->n_run - 1) / region->n_run);
 }
 
 /* cache writes */
@@ -407,27 +402,24 @@ static void finish_task(void *arg, uint32_t i_task, uint32_t i_thread) {
                step->store->tail_block_bytes);
 }
 
-static bool is_staged(const Attention *a, const KvAppendArgs *args) {
-    return a->staged.k == args->k && a->staged.v == args->v && a->staged.layer == args->layer &&
-           a->staged.batch == args->batch && a->staged.store == args->store;
+static bool any_page_fills(const StepBatch *batch) {
+    for (uint32_t i = 0; i < batch->n_sequences; i++)
+        if (full_pages(&batch->sequences[i]) > batch->sequences[i].n_past / KV_PAGE_TOKENS)
+            return true;
+    return false;
 }
 
-void attention_append(Attention *a, const KvAppendArgs *args) {
-    const AttentionArgs step = {
-        .k = args->k, .v = args->v, .layer = args->layer, .batch = args->batch, .store = args->store
-    };
-    Region region = region_of(a, &step);
-    uint32_t n_tasks = args->batch->n_sequences * a->n_kv_heads;
-    bool any_full = false;
+void attention_run(Attention *a, const AttentionArgs *args) {
+    const StepBatch *batch = args->batch;
+    Region region = region_of(a, args);
+    uint32_t n_tasks = batch->n_sequences * a->n_kv_heads;
 
-    if (!is_staged(a, args)) {
-        place_extra_blocks(a, args->batch);
+    place_extra_blocks(a, batch);
+    /* A single token of a sequence is staged by the one task that meets its block. */
+    if (batch->n_tokens > batch->n_sequences || !args->out)
         team_run(a->team, stage_task, &region, n_tasks);
-    }
-    a->staged = (AttentionArgs){ .store = NULL };
-    for (uint32_t i = 0; i < args->batch->n_sequences; i++)
-        any_full = any_full || full_pages(&args->batch->sequences[i]) >
-                                   args->batch->sequences[i].n_past / KV_PAGE_TOKENS;
-    if (any_full)
+    if (args->out)
+        attend(a, &region);
+    if (any_page_fills(batch))
         team_run(a->team, finish_task, &region, n_tasks);
 }

@@ -20,8 +20,5 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
 Attention *attention_free(Attention *attention);
 CLEANUP_DEFINE(Attention, attention_free);
 
-/* The ops of backend/ops.h. Attention leaves the step's keys and values in the lanes of the tail at
- * and after n_past, where nobody else looks, and an append of the same arguments that follows finds
- * them there: in between, neither they nor the batch may change. */
+/* The op of backend/ops.h. */
 void attention_run(Attention *attention, const AttentionArgs *args);
-void attention_append(Attention *attention, const KvAppendArgs *args);

@@ -24,7 +24,6 @@ typedef struct AttentionStep {
     uint32_t layer, head_dim, n_kv_heads;
     uint16_t *extra_blocks;      /* [extra][n_kv_heads][2 sides][64 * head_dim] */
     const uint32_t *extra_first; /* [n_sequences] */
-    /* NULL and 0 where only the cache is written: */
     const AttentionArgs *args;
     uint32_t group; /* query heads a KV head serves */
 } AttentionStep;

@@ -257,17 +257,14 @@ static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
 /* attention and sampling */
 
 static int cpu_attention(Backend *backend, const AttentionArgs *args) {
-    assert(backend->attention);
-    if (backend->kernels == &reference_kernels)
-        reference_attention(args);
-    else
-        attention_run(backend->attention, args);
-    return 0;
-}
+    AttentionArgs rest = *args;
 
-static int cpu_kv_append(Backend *backend, const KvAppendArgs *args) {
     assert(backend->attention);
-    attention_append(backend->attention, args);
+    if (backend->kernels == &reference_kernels && args->out) {
+        reference_attention(args);
+        rest.out = 0;
+    }
+    attention_run(backend->attention, &rest);
     return 0;
 }
 
@@ -369,7 +366,6 @@ const BackendOps cpu_ops = {
     .rope_table = cpu_rope_table,
     .rope = cpu_rope,
     .attention = cpu_attention,
-    .kv_append = cpu_kv_append,
     .gated = cpu_gated,
     .moments = cpu_moments,
     .gather_rows = cpu_gather_rows,

@@ -422,26 +422,15 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
 }
 
 static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
-    int r;
-
-    r = d->ops->attention(d->backend, &(AttentionArgs){
-                                          .out = d->attended,
-                                          .q = d->q,
-                                          .k = d->k_exact,
-                                          .v = d->v_exact,
-                                          .layer = l,
-                                          .n_heads = d->config->n_heads,
-                                          .window = d->layers[l].window,
-                                          .scale = 1 / sqrtf((float)d->config->head_dim),
-                                          .batch = batch,
-                                          .store = store,
-                                      });
-    if (r)
-        return r;
-    return d->ops->kv_append(d->backend, &(KvAppendArgs){
+    return d->ops->attention(d->backend, &(AttentionArgs){
+                                             .out = d->attended,
+                                             .q = d->q,
                                              .k = d->k_exact,
                                              .v = d->v_exact,
                                              .layer = l,
+                                             .n_heads = d->config->n_heads,
+                                             .window = d->layers[l].window,
+                                             .scale = 1 / sqrtf((float)d->config->head_dim),
                                              .batch = batch,
                                              .store = store,
                                          });

@@ -197,11 +197,12 @@ static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     int r = 0;
 
     for (uint32_t l = 0; !r && l < s->config->n_layers; l++)
-        r = s->ops->kv_append(s->backend, &(KvAppendArgs){ .k = o->k_exact,
-                                                           .v = o->v_exact,
-                                                           .layer = l,
-                                                           .batch = &batch,
-                                                           .store = cache->store });
+        r = s->ops->attention(s->backend, &(AttentionArgs){ .k = o->k_exact,
+                                                            .v = o->v_exact,
+                                                            .layer = l,
+                                                            .n_heads = s->config->n_heads,
+                                                            .batch = &batch,
+                                                            .store = cache->store });
     cache->n_tokens += n_tokens;
     return r ? r : s->ops->sync(s->backend);
 }

@@ -180,10 +180,6 @@ static void step_run(Step *step, World *w, uint32_t layer, bool with_reference) 
         args.out = (DevAddr)(uintptr_t)step->out;
     }
     attention_run(w->attention, &args);
-    attention_append(
-        w->attention,
-        &(KvAppendArgs){
-            .k = args.k, .v = args.v, .layer = layer, .batch = args.batch, .store = args.store });
     for (uint32_t i = 0; i < step->batch.n_sequences; i++) {
         const StepSequence *s = &step->sequences[i];
         size_t bytes = s->n_tokens * q_size(w) * sizeof(float);
