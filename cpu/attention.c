@@ -48,7 +48,9 @@ struct Attention {
     const VectorKernels *kernels;
     const KvKernels *kv_kernels;
     uint32_t head_dim, n_kv_heads;
-    uint32_t tile_tokens; /* rows of a tile: TILE_QUERIES / group */
+    uint32_t tile_tokens;  /* rows of a tile: as many as fit, at least one */
+    uint32_t tile_queries; /* (row, query head) pairs of a tile, at most: TILE_QUERIES, or one row's
+                              group of query heads where that is larger */
 
     void *memory;           /* owned; everything below lies in it */
     TileScratch *scratch;   /* [threads] */
@@ -90,10 +92,10 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     for (uint32_t i = 0; i < n_threads; i++) {
         TileScratch s = {
             .kv = place(&p, sizeof(KvScratch)),
-            .queries = place(&p, TILE_QUERIES * head_bytes),
-            .scores = place(&p, TILE_QUERIES * ATTENTION_BLOCK_KEYS * sizeof(float)),
-            .part = place_part(&p, TILE_QUERIES, a->head_dim),
-            .total = place_part(&p, TILE_QUERIES, a->head_dim),
+            .queries = place(&p, a->tile_queries * head_bytes),
+            .scores = place(&p, a->tile_queries * ATTENTION_BLOCK_KEYS * sizeof(float)),
+            .part = place_part(&p, a->tile_queries, a->head_dim),
+            .total = place_part(&p, a->tile_queries, a->head_dim),
         };
 
         if (base)
@@ -119,13 +121,13 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
 
     if (!a)
         return -ENOMEM;
-    assert(group <= TILE_QUERIES);
     a->team = team;
     a->kernels = kernels;
     a->kv_kernels = kv_kernels;
     a->head_dim = g->head_dim;
     a->n_kv_heads = g->n_kv_heads;
-    a->tile_tokens = TILE_QUERIES / group;
+    a->tile_queries = group > TILE_QUERIES ? group : TILE_QUERIES;
+    a->tile_tokens = a->tile_queries / group;
     /* A sequence has at most n / 64 + 1 extra blocks, and none with a single token. */
     a->n_extra_max =
         n_tokens / KV_PAGE_TOKENS +

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Attention of a tile, up to 32 (row, query head) pairs that share the keys of one KV head, over
+ * Attention of a tile, some 32 (row, query head) pairs that share the keys of one KV head, over
  * one segment of 8 blocks of 64 keys; and where those blocks are. Private to cpu/attention.c. Pure
  * functions of their arguments, run by any thread of the team.
  */
@@ -12,7 +12,7 @@
 #include "cpu/vector_kernels.h"
 
 #define SEGMENT_BLOCKS 8
-#define TILE_QUERIES 32
+#define TILE_QUERIES 32 /* of a tile, or one row of a larger group of query heads */
 
 /* One step at one layer. */
 typedef struct AttentionStep {
@@ -47,8 +47,8 @@ typedef struct TilePart {
 
 typedef struct TileScratch {
     KvScratch *kv;
-    float *queries; /* [TILE_QUERIES][head_dim], times the scale of scores */
-    float *scores;  /* [TILE_QUERIES][64] */
+    float *queries; /* [queries of a tile][head_dim], times the scale of scores */
+    float *scores;  /* [queries of a tile][64] */
     TilePart part, total;
 } TileScratch;
 

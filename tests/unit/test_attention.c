@@ -58,7 +58,7 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
 
     memset(w, 0, sizeof(*w));
     w->n_kv_heads = 1 + random_below(r, 3);
-    w->n_heads = w->n_kv_heads * (1 + random_below(r, 4));
+    w->n_heads = w->n_kv_heads * (random_below(r, 6) ? 1 + random_below(r, 4) : 71);
     w->head_dim = dims[random_below(r, 6)];
     w->window = random_below(r, 2) ? 1 + random_below(r, 200) : 0;
     g = (KvGeometry){ .n_layers = 2, .n_kv_heads = w->n_kv_heads, .head_dim = w->head_dim };
