@@ -8,9 +8,12 @@
 #include "cpu/cpu_backend.h"
 
 static const char *const isa_names[CPU_ISAS] = {
-    [CPU_ISA_REFERENCE] = "reference", [CPU_ISA_BASELINE] = "baseline",
-    [CPU_ISA_AVX2] = "avx2",           [CPU_ISA_AVX512] = "avx512",
-    [CPU_ISA_AVX512_VNNI] = "avx512_vnni", [CPU_ISA_NEON] = "neon",
+    [CPU_ISA_REFERENCE] = "reference",
+    [CPU_ISA_BASELINE] = "baseline",
+    [CPU_ISA_AVX2] = "avx2",
+    [CPU_ISA_AVX512] = "avx512",
+    [CPU_ISA_AVX512_VNNI] = "avx512_vnni",
+    [CPU_ISA_NEON] = "neon",
 };
 
 const char *cpu_isa_name(CpuIsa isa) {

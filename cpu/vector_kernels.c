@@ -79,17 +79,36 @@ static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {
     }
 }
 
-/* Stages half = 1, 2, 4, ... of the transform; those within a vector swap lanes i and i ^ half, and
- * the upper of the two changes its sign. */
+/* A vector with lanes i and i ^ _half swapped; _half is a constant. */
+#define SWAP4(_i, _half) \
+    (_i) ^ (_half), ((_i) + 1) ^ (_half), ((_i) + 2) ^ (_half), ((_i) + 3) ^ (_half)
+#if V_LANES == 4
+#define swapped(_x, _half) __builtin_shufflevector(_x, _x, SWAP4(0, _half))
+#elif V_LANES == 8
+#define swapped(_x, _half) __builtin_shufflevector(_x, _x, SWAP4(0, _half), SWAP4(4, _half))
+#else
+#define swapped(_x, _half)                                                             \
+    __builtin_shufflevector(_x, _x, SWAP4(0, _half), SWAP4(4, _half), SWAP4(8, _half), \
+                            SWAP4(12, _half))
+#endif
+
+/* The upper of two lanes that a stage joins changes its sign. */
+static Vf upper_negated(Vf x, int32_t half) {
+    Vi upper = (lane_index() & half) != 0;
+
+    return (Vf)((Vi)x ^ (upper & INT32_MIN));
+}
+
+/* The transform's stages half = 1, 2, 4, ... that stay within a vector. */
 static Vf hadamard_lanes(Vf x) {
-    const Vi index = lane_index();
-
-    for (int32_t half = 1; half < V_LANES; half *= 2) {
-        Vi upper = (index & half) != 0;
-        Vf negated = (Vf)((Vi)x ^ (upper & INT32_MIN));
-
-        x = __builtin_shuffle(x, index ^ half) + negated;
-    }
+    x = swapped(x, 1) + upper_negated(x, 1);
+    x = swapped(x, 2) + upper_negated(x, 2);
+#if V_LANES > 4
+    x = swapped(x, 4) + upper_negated(x, 4);
+#endif
+#if V_LANES > 8
+    x = swapped(x, 8) + upper_negated(x, 8);
+#endif
     return x;
 }
 

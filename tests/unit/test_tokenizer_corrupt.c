@@ -233,10 +233,7 @@ static void test_deep_nesting_is_refused(void **state) {
 /* A GGUF file like a real one, small. */
 static void put_small_gguf(Buffer *b, bool scores) {
     static const char *const bytes[] = { "<s>", "a", "b", "ab", "\xc4\xa0" };
-    static const char *const pieces[] = { "<unk>", "<s>", "</s>",
-                                          "\xe2\x96\x81"
-                                          "a",
-                                          "a" };
+    static const char *const pieces[] = { "<unk>", "<s>", "</s>", "\xe2\x96\x81\x61", "a" };
     const char *const *tokens = scores ? pieces : bytes;
 
     put_gguf_head(b, 0, scores ? 6 : 7);
