@@ -123,8 +123,8 @@ const Option option_table[] = {
       .topic = TOPIC_MEMORY,
       .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH | COMMAND_PLAN,
       .metavar = "SPEC",
-      .fallback = "bf16",
-      .help = "How keys and values are stored: bf16, f16, a pair like k4v2 (each side 16, 8, 6, 4, "
+      .fallback = "f16",
+      .help = "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 4, "
               "3 or 2 bits), or plan:FILE with a pair for each layer" },
     { .name = "profile",
       PATH(profile),

@@ -35,7 +35,7 @@ static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSi
     KvRegion *region = &store->regions[layer][side];
     size_t size;
 
-    region->format = plan ? plan->formats[layer][side] : KV_FORMAT_BF16;
+    region->format = kv_plan_format(plan, layer, side);
     region->block_bytes = kv_format_quantizes(region->format)
                               ? kv_block_layout(region->format, side, geometry->head_dim).size_bytes
                               : exact_bytes(geometry, KV_PAGE_TOKENS);

@@ -71,6 +71,11 @@ static inline bool kv_format_quantizes(KvFormat format) {
     return format != KV_FORMAT_BF16 && format != KV_FORMAT_F16;
 }
 
+/* What one side of one layer is stored as; a plan of NULL is f16 throughout. */
+static inline KvFormat kv_plan_format(const KvPlan *plan, uint32_t layer, KvSide side) {
+    return plan ? plan->formats[layer][side] : KV_FORMAT_F16;
+}
+
 /* Whether any side is below 16 bits. NULL: no. */
 bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers);
 
@@ -100,7 +105,7 @@ typedef struct KvStore {
 
 typedef struct KvShape {
     KvGeometry geometry;
-    const KvPlan *plan; /* NULL: bf16 throughout */
+    const KvPlan *plan; /* NULL: f16 throughout */
     uint32_t n_pages, n_tails, n_sinks;
 } KvShape;
 

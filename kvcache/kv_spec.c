@@ -98,7 +98,7 @@ int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why
     if (v == KV_FORMATS || *rest)
         return reason_set(
             why, -EINVAL,
-            "kv is \"%s\"; it must be bf16, f16, a pair like k4v2 (each side one of " WIDTHS
+            "kv is \"%s\"; it must be f16, bf16, a pair like k4v2 (each side one of " WIDTHS
             " bits), or plan:FILE",
             spec);
     fill_plan(plan, n_layers, k, v);

@@ -16,7 +16,7 @@ typedef struct LedgerRequest {
     uint64_t kv_tokens;       /* tokens that must fit; used when kv_memory_bytes is 0 */
     uint32_t max_num_seqs;    /* one tail each */
     uint32_t n_sinks;         /* sink slots, where the plan quantizes */
-    const KvPlan *plan;       /* NULL: bf16 */
+    const KvPlan *plan;       /* NULL: f16 */
 } LedgerRequest;
 
 typedef struct Ledger {

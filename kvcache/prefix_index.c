@@ -29,8 +29,7 @@ Hash128 prefix_chain_root(const PrefixRoot *root) {
     hasher_update(&hasher, &root->geometry, sizeof(root->geometry));
     for (uint32_t layer = 0; layer < root->geometry.n_layers; layer++)
         for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-            uint8_t format =
-                root->plan ? (uint8_t)root->plan->formats[layer][side] : (uint8_t)KV_FORMAT_BF16;
+            uint8_t format = (uint8_t)kv_plan_format(root->plan, layer, side);
 
             hasher_update(&hasher, &format, sizeof(format));
         }

@@ -46,7 +46,7 @@ typedef struct PrefixIndex {
 typedef struct PrefixRoot {
     const char *identity; /* of the model, text */
     KvGeometry geometry;
-    const KvPlan *plan; /* NULL: bf16 */
+    const KvPlan *plan; /* NULL: f16 */
     Hash128 profile;    /* profile_hash(); zeros without one */
     const void *salt;   /* [salt_size] of the tenant; NULL when 0 */
     size_t salt_size;

@@ -35,8 +35,8 @@ size_t decoder_workspace_bytes(const Decoder *decoder);
 int decoder_step(Decoder *decoder, const KvStore *store, const StepBatch *batch,
                  const uint32_t *tokens);
 /* From now on steps add the second moments of their queries (after rotary embedding) to `moments`,
- * f32 [n_layers, n_kv_heads, head_dim, head_dim] on the device; 0 ends it. The store must be bf16.
- */
+ * f32 [n_layers, n_kv_heads, head_dim, head_dim] on the device; 0 ends it. The store must not
+ * quantize. */
 void decoder_collect_moments(Decoder *decoder, DevAddr moments);
 /* Logits of some rows of the last step: f32 [n_rows, n_vocab] on the device, valid until the next
  * call. n_rows <= max_logit_rows. */

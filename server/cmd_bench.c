@@ -118,11 +118,11 @@ static double prompt_madds_per_s(const BenchRun *b) {
     return prompt_madds(b) / b->figures.prompt_s;
 }
 
-/* The time that a format adds to that of bf16, of a prompt's time. */
+/* The time that a format adds to that of f16, of a prompt's time. */
 static double sealing_share(const BenchRun *b, KvFormat format) {
     const Figures *f = &b->figures;
 
-    return (f->write_s[format] - f->write_s[KV_FORMAT_BF16]) * b->n_prompt / f->prompt_s;
+    return (f->write_s[format] - f->write_s[KV_FORMAT_F16]) * b->n_prompt / f->prompt_s;
 }
 
 /* the model */
@@ -178,7 +178,7 @@ static int measure_cache(BenchRun *b, Reason *why) {
 
     printf("\nattention alone, 1 sequence of %u tokens, all layers; and writing a prompt's token\n",
            CONTEXT_TOKENS);
-    printf("  kv           us/token  floor us  reached  bf16's time |  write us  of the prompt\n");
+    printf("  kv           us/token  floor us  reached   f16's time |  write us  of the prompt\n");
     for (KvFormat format = 0; format < KV_FORMATS; format++) {
         BenchAttention *a = &f->attention[format];
         int r;
@@ -190,7 +190,7 @@ static int measure_cache(BenchRun *b, Reason *why) {
             return r;
         printf("  %-10s %10.1f %9.1f %8.2f %11.2fx | %9.2f", spec_of(format), a->seconds * 1e6,
                a->bytes / f->read_bytes_per_s * 1e6, a->bytes / f->read_bytes_per_s / a->seconds,
-               a->seconds / f->attention[KV_FORMAT_BF16].seconds, f->write_s[format] * 1e6);
+               a->seconds / f->attention[KV_FORMAT_F16].seconds, f->write_s[format] * 1e6);
         if (!kv_format_quantizes(format))
             printf("\n");
         else
@@ -212,8 +212,8 @@ static json_t *cache_json(const BenchRun *b) {
         json_array_append_new(
             formats, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f}", "kv", spec_of(format),
                                "attention_s", a->seconds, "attention_floor_s",
-                               a->bytes / f->read_bytes_per_s, "attention_per_bf16",
-                               a->seconds / f->attention[KV_FORMAT_BF16].seconds, "write_token_s",
+                               a->bytes / f->read_bytes_per_s, "attention_per_f16",
+                               a->seconds / f->attention[KV_FORMAT_F16].seconds, "write_token_s",
                                f->write_s[format], "sealing_share", sealing_share(b, format)));
     }
     return formats;

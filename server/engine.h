@@ -117,7 +117,7 @@ typedef struct EngineOptions {
     uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs, within the next */
     uint64_t kv_default_bytes;    /* the most that a cache of no given size takes; 0: any */
     uint32_t max_model_len;       /* 0: the model's */
-    const KvPlan *plan;           /* borrowed; NULL: bf16 */
+    const KvPlan *plan;           /* borrowed; NULL: f16 */
     const Profile *profile; /* borrowed for engine_new; keys are rounded by it; NULL: plainly */
     bool prefix_caching;    /* share full pages between requests */
     bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Measuring is teacher forced over windows of text, with a bf16 cache of its own. It stops at the
+ * Measuring is teacher forced over windows of text, with an f16 cache of its own. It stops at the
  * end of the text, after TOKENS_MAX, or when its time is over, whichever comes first; moments of a
  * few thousand tokens are within a few percent of those of many more.
  */

@@ -49,7 +49,7 @@ typedef struct SessionCache {
 #define SESSION_CACHE_NULL \
     { .session = NULL }
 
-/* Room for n_tokens_max tokens; plan NULL: bf16; profile as for kv_cache_open. */
+/* Room for n_tokens_max tokens; plan NULL: f16; profile as for kv_cache_open. */
 int session_cache_init(SessionCache *cache, Session *session, uint32_t n_tokens_max,
                        const KvPlan *plan, const Profile *profile, Reason *why);
 void session_cache_deinit(SessionCache *cache);

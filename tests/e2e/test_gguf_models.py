@@ -21,6 +21,8 @@ TYPES = "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k".split()
 N_PROMPTS = 3  # the fourth is long, and tells nothing more about weights
 # Of the logits, as a whole: what the backend may round, whatever the weights.
 ERROR_MAX = 5e-3
+# Of the two short prompts: a bf16 cache alone errs by 1.4e-3 and more.
+SHORT_ERROR_MAX = 8e-4
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +58,9 @@ def error(found, wanted):
 def test_f32_gives_the_reference_logits(sources, tmp_path, arch):
     prompts, reference = expected(sources / arch)
     make_gguf.convert(sources / arch, tmp_path / "model.gguf", "f32", None, 1)
-    assert error(logits(tmp_path / "model.gguf", prompts, tmp_path), reference) <= ERROR_MAX
+    found = logits(tmp_path / "model.gguf", prompts, tmp_path)
+    assert error(found, reference) <= ERROR_MAX
+    assert error(found[:2], reference[:2]) <= SHORT_ERROR_MAX
 
 
 @pytest.mark.parametrize("kind", TYPES)

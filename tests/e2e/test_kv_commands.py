@@ -241,6 +241,16 @@ def test_logits_come_closer_with_bits(models, profiles, prompts, tmp_path):
     assert errors[0] < errors[1] < errors[2]
 
 
+def test_the_default_is_f16(models, prompts, tmp_path):
+    def written(*options):
+        path = tmp_path / "logits"
+        run("logits", "--model", models / "llama", "--input", prompts, "-o", path, *options)
+        return path.read_bytes()
+
+    assert written() == written("--kv", "f16") != written("--kv", "bf16")
+    assert run("plan", "--model", models / "llama").startswith("kv f16: ")
+
+
 def test_generate(models, profiles, prompts):
     told = run("generate", "--model", models / "llama", "--input", prompts, "--kv", "k4v4",
                "--max-tokens", 80, "--ignore-eos", "--profile", profiles / "llama")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-PAGE_BYTES = 3 * 2 * 2 * 64 * 64 * 2  # of the tiny model in bf16; a tail takes the same
+PAGE_BYTES = 3 * 2 * 2 * 64 * 64 * 2  # of the tiny model in f16; a tail takes the same
 N_REQUESTS, N_PREFIXES = 64, 4
 
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attention and cache writes against the definition, on random shapes, formats, chunkings and
- * batches; and the promise that over a bf16 cache a row's result does not depend, to the bit, on
- * either of the last two.
+ * batches; and the promise that over a bf16 or f16 cache a row's result does not depend, to the
+ * bit, on either of the last two.
  */
 #include "cpu/attention.h"
 #include "cpu/cpu_backend.h"

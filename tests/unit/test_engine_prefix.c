@@ -23,7 +23,7 @@
 typedef struct Setting {
     uint32_t n_pages, max_num_seqs, max_batched_tokens;
     bool prefix_caching, page_exact;
-    const char *kv; /* NULL: bf16 */
+    const char *kv; /* NULL: f16 */
 } Setting;
 
 typedef struct Bench {
@@ -48,7 +48,7 @@ static void bench_start(Bench *bench, const Setting *setting) {
     Reason why = REASON_NULL;
 
     assert_int_equal(mailbox_init(&bench->events, NULL, NULL), 0);
-    if (kv_spec_parse(&bench->plan, setting->kv ? setting->kv : "bf16", n_layers, &why) ||
+    if (kv_spec_parse(&bench->plan, setting->kv ? setting->kv : "f16", n_layers, &why) ||
         engine_new(&bench->engine, &options, &why))
         fail_msg("%s", why.text);
     assert_int_equal(engine_start(bench->engine), 0);
@@ -226,7 +226,7 @@ static void check_settings(const char *kv, const Setting *settings, size_t n_set
     assert_true(n_preemptions > 0);
 }
 
-static void test_at_bf16_an_answer_does_not_depend_on_the_prefix_cache(void **state) {
+static void test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache(void **state) {
     static const Setting settings[] = {
         { .n_pages = 150, .max_num_seqs = 24, .max_batched_tokens = 512, .prefix_caching = true },
         { .n_pages = 12, .max_num_seqs = 24, .max_batched_tokens = 100, .prefix_caching = true },
@@ -235,6 +235,7 @@ static void test_at_bf16_an_answer_does_not_depend_on_the_prefix_cache(void **st
     };
 
     (void)state;
+    check_settings("f16", settings, sizeof(settings) / sizeof(settings[0]));
     check_settings("bf16", settings, sizeof(settings) / sizeof(settings[0]));
 }
 
@@ -456,7 +457,7 @@ static void test_sinks_do_not_run_out(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_at_bf16_an_answer_does_not_depend_on_the_prefix_cache),
+        cmocka_unit_test(test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache),
         cmocka_unit_test(test_page_exact_answers_depend_on_neither_chunks_nor_the_cache),
         cmocka_unit_test(test_hits_are_told_and_counted),
         cmocka_unit_test(test_without_the_cache_nothing_is_found),

@@ -13,7 +13,9 @@
 
 /* chains */
 
-static KvPlan plan;
+static const KvPlan plan = { .formats = { { KV_FORMAT_F16, KV_FORMAT_F16 },
+                                          { KV_FORMAT_F16, KV_FORMAT_F16 },
+                                          { KV_FORMAT_F16, KV_FORMAT_F16 } } };
 
 static PrefixRoot plain_root(void) {
     return (PrefixRoot){ .identity = "0123456789abcdef0123456789abcdef",
@@ -44,7 +46,7 @@ static void test_root_tells_apart_what_makes_pages_differ(void **state) {
         for (size_t j = 0; j < N; j++)
             assert_true(hash128_equal(prefix_chain_root(&roots[i]), prefix_chain_root(&roots[j])) ==
                         (i == j));
-    /* bf16 throughout is the plan that none given means; formats past the last layer are nobody's.
+    /* f16 throughout is the plan that none given means; formats past the last layer are nobody's.
      */
     roots[1] = plain_root();
     roots[1].plan = NULL;
