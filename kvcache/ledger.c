@@ -6,6 +6,8 @@
 
 #include "kvcache/ledger.h"
 
+#include "kvcache/prefix_index.h"
+
 #include <errno.h>
 #include <inttypes.h>
 
@@ -110,6 +112,7 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
         .bits = kv_store_bits(&store),
         .kv_bytes = store.size_bytes,
         .kv_tokens = (uint64_t)store.n_pages * KV_PAGE_TOKENS,
+        .index_bytes = request->prefix_caching ? prefix_index_bytes(store.n_pages) : 0,
     };
     ledger->pages_bytes = ledger->page_bytes * ledger->n_pages;
     ledger->tails_bytes = ledger->tail_bytes * ledger->n_tails;
@@ -148,7 +151,9 @@ void ledger_print(const Ledger *ledger, Buffer *out) {
         print_bytes(out, "KV rounding", ledger->roundings_bytes, "");
     if (ledger->padding_bytes)
         print_bytes(out, "KV padding", ledger->padding_bytes, "");
-    total += ledger->weights_bytes + ledger->workspace_bytes;
+    if (ledger->index_bytes)
+        print_bytes(out, "prefix index", ledger->index_bytes, "");
+    total += ledger->weights_bytes + ledger->workspace_bytes + ledger->index_bytes;
     print_bytes(out, "total", total, "");
     buffer_printf(out, "%-12s %18" PRIu64 "  in pages of %d, %.3f bits per element\n", "KV tokens",
                   ledger->kv_tokens, KV_PAGE_TOKENS, ledger->bits);

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Every byte of device memory, by purpose, and how many tokens fit. Pure arithmetic: no weights, no
- * device. What it says is what the process allocates.
+ * Every byte of the model and its cache, by purpose, and how many tokens fit. Pure arithmetic: no
+ * weights, no device. What it says is what the process allocates.
  */
 
 #include "kvcache/kv_layout.h"
@@ -16,6 +16,7 @@ typedef struct LedgerRequest {
     uint64_t kv_tokens;       /* tokens that must fit; used when kv_memory_bytes is 0 */
     uint32_t max_num_seqs;    /* one tail each */
     uint32_t n_sinks;         /* sink slots, where the plan quantizes */
+    bool prefix_caching;      /* there is an index of prefixes */
     const KvPlan *plan;       /* NULL: f16 */
 } LedgerRequest;
 
@@ -27,6 +28,7 @@ typedef struct Ledger {
     uint64_t roundings_bytes; /* what compensated rounding needs to know of the model */
     uint64_t padding_bytes;   /* alignment inside the store */
     uint64_t kv_bytes;        /* the store: all of the above */
+    uint64_t index_bytes;     /* of the prefix index, in host memory beside the store */
     double bits;              /* per element of a sealed page, metadata included */
     uint64_t weights_bytes;   /* filled in by whoever loaded them; 0 before */
     uint64_t workspace_bytes;

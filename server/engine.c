@@ -72,6 +72,7 @@ int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
                                .kv_memory_bytes = o->kv_memory_bytes,
                                .kv_tokens = o->kv_tokens,
                                .plan = o->plan,
+                               .prefix_caching = o->prefix_caching,
                                .n_sinks = n_sinks_of(o->max_num_seqs, o->prefix_caching),
                                .max_num_seqs = o->max_num_seqs };
     return o->kv_memory_bytes || o->kv_tokens ? ledger_plan(ledger, &request, why)

@@ -2,7 +2,7 @@
 /*
  * The prefix cache in the engine: what a sequence finds when it is admitted, and what it leaves.
  *
- * Pages are looked up once, at admission, page by page down the chain of hashes; the pages found
+ * Pages are looked up once, at admission, page by page down the chain; the pages found
  * are held and count as computed. At least one token is always computed, since its logits are
  * wanted. A full page becomes findable in the step that sealed it, output as well as prompt, so
  * that a preempted sequence, or the next turn of a conversation, finds what it had.
@@ -14,37 +14,34 @@
 #include <assert.h>
 #include <string.h>
 
-static Hash128 root_of(const Engine *e, const EngineRequest *request) {
+static PrefixLink root_of(const Engine *e, const EngineRequest *request) {
+    const char *salt = request->cache_salt;
     PrefixRoot root = { .identity = e->identity,
                         .geometry = e->store.geometry,
                         .plan = e->options.plan,
-                        .profile = e->profile_hash,
-                        .salt = request->cache_salt,
-                        .salt_size = request->cache_salt ? strlen(request->cache_salt) : 0 };
+                        .profile = e->profile_hash };
 
-    return prefix_chain_root(&root);
+    root.salt = prefix_index_salt(&e->prefixes, salt, salt ? strlen(salt) : 0);
+    return prefix_index_root(&e->prefixes, &root);
 }
 
-static Hash128 hash_page(const Sequence *s, Hash128 parent, uint32_t i_page) {
-    uint32_t tokens[KV_PAGE_TOKENS];
-
+static void copy_tokens(const Sequence *s, uint32_t i_page, uint32_t tokens[KV_PAGE_TOKENS]) {
     for (uint32_t j = 0; j < KV_PAGE_TOKENS; j++)
         tokens[j] = sequence_token(s, i_page * KV_PAGE_TOKENS + j);
-    return prefix_chain_next(parent, tokens);
 }
 
 static void hold_found(Engine *e, Sequence *s) {
     uint32_t n_pages_max = (sequence_n_known(s) - 1) / KV_PAGE_TOKENS;
 
     while (s->n_pages < n_pages_max) {
-        Hash128 hash = hash_page(s, s->chain, s->n_pages);
-        uint32_t page = prefix_index_find(&e->prefixes, hash);
+        uint32_t tokens[KV_PAGE_TOKENS], page;
 
+        copy_tokens(s, s->n_pages, tokens);
+        page = prefix_index_find(&e->prefixes, &s->chain, tokens, &s->chain);
         if (page == PREFIX_INDEX_NONE)
             return;
         page_pool_ref(&e->pool, page);
         s->pages[s->n_pages++] = page;
-        s->chain = hash;
     }
 }
 
@@ -90,14 +87,23 @@ void engine_prefix_count_shared(Engine *e) {
         }
 }
 
+/* A page of the sequence's own may stay out, as another one with its content is in. When that one
+ * is evicted, the chain breaks there, and is made anew of the sequence's own pages. */
 void engine_prefix_publish(Engine *e, Sequence *s) {
-    if (!e->options.prefix_caching)
-        return;
-    for (; s->n_chained < s->n_computed / KV_PAGE_TOKENS; s->n_chained++) {
-        uint32_t page = s->pages[s->n_chained];
+    uint32_t n_full = s->n_computed / KV_PAGE_TOKENS;
 
-        s->chain = hash_page(s, s->chain, s->n_chained);
-        if (!prefix_index_has(&e->prefixes, page))
-            prefix_index_insert(&e->prefixes, s->chain, page); /* known already: stays private */
+    if (!e->options.prefix_caching || s->n_chained == n_full)
+        return;
+    if (!prefix_index_is_live(&e->prefixes, &s->chain)) {
+        s->chain = root_of(e, s->request);
+        s->n_chained = 0;
+    }
+    for (; s->n_chained < n_full; s->n_chained++) {
+        uint32_t tokens[KV_PAGE_TOKENS];
+
+        copy_tokens(s, s->n_chained, tokens);
+        if (prefix_index_insert(&e->prefixes, &s->chain, tokens, s->pages[s->n_chained],
+                                &s->chain) == PREFIX_INDEX_E_FULL)
+            return;
     }
 }

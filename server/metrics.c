@@ -134,6 +134,7 @@ static void put_ledger(const Writer *w, const Ledger *ledger) {
     put_labelled(w, name, "purpose", "kv_sinks", (double)ledger->sinks_bytes);
     put_labelled(w, name, "purpose", "kv_roundings", (double)ledger->roundings_bytes);
     put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
+    put_labelled(w, name, "purpose", "prefix_index", (double)ledger->index_bytes);
 }
 
 static void put_finished(const Writer *w, const Metrics *m) {

@@ -27,7 +27,7 @@ typedef struct Sequence {
     uint32_t n_computed; /* tokens, of prompt then output, in the cache */
     uint32_t *pages;     /* [n_pages], owned; the pages are the pool's */
     uint32_t n_pages;
-    Hash128 chain; /* of its first n_chained pages, in the prefix cache's terms */
+    PrefixLink chain; /* of its first n_chained pages, in the prefix index's terms */
     uint32_t n_chained;
     uint32_t n_cached; /* tokens it found there when it was first admitted */
     bool was_admitted;

@@ -74,7 +74,7 @@ def figures(models, profiles, text, tmp_path_factory):
 
 
 def ledger_of(text):
-    rows = re.findall(r"^KV (\w+) +(\d+) ", text, re.MULTILINE)
+    rows = re.findall(r"^(?:KV |prefix )(\w+) +(\d+) ", text, re.MULTILINE)
     return {name: int(value) for name, value in rows}
 
 
@@ -87,6 +87,7 @@ def test_plan_prints_what_the_daemon_takes(start, models, profiles, spec):
     for row, purpose in PURPOSES.items():
         assert daemon.metric("kvasir_memory_bytes", purpose=purpose) == planned.get(row, 0)
     assert sum(planned.get(row, 0) for row in PURPOSES) <= 6000000
+    assert daemon.metric("kvasir_memory_bytes", purpose="prefix_index") == planned["index"] > 0
     assert planned["tokens"] % 64 == 0
 
 

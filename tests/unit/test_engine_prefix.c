@@ -5,7 +5,7 @@
  */
 
 #include "kvcache/kv_spec.h"
-#include "server/engine.h"
+#include "server/engine_state.h"
 #include "tests/unit/tiny_model.h"
 
 #include <math.h>
@@ -23,7 +23,8 @@
 typedef struct Setting {
     uint32_t n_pages, max_num_seqs, max_batched_tokens;
     bool prefix_caching, page_exact;
-    const char *kv; /* NULL: f16 */
+    bool has_equal_hashes; /* of all pages, as an enemy would have them */
+    const char *kv;        /* NULL: f16 */
 } Setting;
 
 typedef struct Bench {
@@ -31,6 +32,13 @@ typedef struct Bench {
     Engine *engine;
     KvPlan plan;
 } Bench;
+
+static Hash128 equal_hash(const HashKey *key, const void *data, size_t size) {
+    (void)key;
+    (void)data;
+    (void)size;
+    return (Hash128){ .low = 7, .high = 9 };
+}
 
 static void bench_start(Bench *bench, const Setting *setting) {
     EngineOptions options = { .ops = &cpu_ops,
@@ -51,6 +59,8 @@ static void bench_start(Bench *bench, const Setting *setting) {
     if (kv_spec_parse(&bench->plan, setting->kv ? setting->kv : "f16", n_layers, &why) ||
         engine_new(&bench->engine, &options, &why))
         fail_msg("%s", why.text);
+    if (setting->has_equal_hashes)
+        bench->engine->prefixes.hash = equal_hash;
     assert_int_equal(engine_start(bench->engine), 0);
 }
 
@@ -237,6 +247,24 @@ static void test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache(void *
     (void)state;
     check_settings("f16", settings, sizeof(settings) / sizeof(settings[0]));
     check_settings("bf16", settings, sizeof(settings) / sizeof(settings[0]));
+}
+
+static void test_forged_hashes_change_no_answer(void **state) {
+    static const Setting settings[] = {
+        { .n_pages = 150,
+          .max_num_seqs = 24,
+          .max_batched_tokens = 512,
+          .prefix_caching = true,
+          .has_equal_hashes = true },
+        { .n_pages = 8,
+          .max_num_seqs = 24,
+          .max_batched_tokens = 33,
+          .prefix_caching = true,
+          .has_equal_hashes = true },
+    };
+
+    (void)state;
+    check_settings("f16", settings, sizeof(settings) / sizeof(settings[0]));
 }
 
 static void test_page_exact_answers_depend_on_neither_chunks_nor_the_cache(void **state) {
@@ -458,6 +486,7 @@ static void test_sinks_do_not_run_out(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache),
+        cmocka_unit_test(test_forged_hashes_change_no_answer),
         cmocka_unit_test(test_page_exact_answers_depend_on_neither_chunks_nor_the_cache),
         cmocka_unit_test(test_hits_are_told_and_counted),
         cmocka_unit_test(test_without_the_cache_nothing_is_found),

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvcache/ledger.h"
+#include "kvcache/prefix_index.h"
 
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -133,10 +135,32 @@ static void test_printed_table_holds_every_byte(void **state) {
     l.weights_bytes = 1000;
     l.workspace_bytes = 234;
     ledger_print(&l, &out);
+    assert_null(strstr(buffer_text(&out), "prefix index"));
     assert_non_null(strstr(buffer_text(&out), "135659520")); /* 92 pages */
     assert_non_null(strstr(buffer_text(&out), "11796480"));  /* 8 tails */
     assert_non_null(strstr(buffer_text(&out), "147457234")); /* total */
     assert_non_null(strstr(buffer_text(&out), "5888"));      /* tokens */
+}
+
+/* The index of prefixes lies beside the cache: it takes no page away. */
+static void test_prefix_index_is_counted(void **state) {
+    LedgerRequest request = { .geometry = geometry,
+                              .kv_memory_bytes = 100 * PAGE_BYTES,
+                              .max_num_seqs = 8,
+                              .prefix_caching = true };
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    char total[32];
+    Ledger l;
+
+    (void)state;
+    assert_int_equal(ledger_plan(&l, &request, NULL), 0);
+    assert_int_equal(l.n_pages, 92);
+    assert_int_equal(l.index_bytes, prefix_index_bytes(92));
+    assert_true(l.index_bytes >= 92 * KV_PAGE_TOKENS * sizeof(uint32_t));
+    ledger_print(&l, &out);
+    assert_non_null(strstr(buffer_text(&out), "prefix index"));
+    snprintf(total, sizeof(total), "%llu", (unsigned long long)(l.kv_bytes + l.index_bytes));
+    assert_non_null(strstr(buffer_text(&out), total));
 }
 
 int main(void) {
@@ -147,6 +171,7 @@ int main(void) {
         cmocka_unit_test(test_too_little_memory_says_what_is_missing),
         cmocka_unit_test(test_impossible_requests_are_refused),
         cmocka_unit_test(test_printed_table_holds_every_byte),
+        cmocka_unit_test(test_prefix_index_is_counted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

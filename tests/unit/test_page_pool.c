@@ -98,8 +98,19 @@ static void test_random_traffic_never_loses_a_page(void **state) {
     page_pool_deinit(&pool);
 }
 
-static Hash128 hash_of(uint64_t n) {
-    return (Hash128){ .low = n, .high = n };
+/* Pages of texts that have nothing in common. */
+static uint32_t find(const PrefixIndex *index, uint32_t n) {
+    uint32_t tokens[KV_PAGE_TOKENS] = { n };
+    PrefixLink root = { .node = PREFIX_INDEX_NONE }, link;
+
+    return prefix_index_find(index, &root, tokens, &link);
+}
+
+static int insert(PrefixIndex *index, uint32_t n, uint32_t page) {
+    uint32_t tokens[KV_PAGE_TOKENS] = { n };
+    PrefixLink root = { .node = PREFIX_INDEX_NONE }, link;
+
+    return prefix_index_insert(index, &root, tokens, page, &link);
 }
 
 static void test_indexed_page_is_cached_until_pages_run_out(void **state) {
@@ -111,8 +122,8 @@ static void test_indexed_page_is_cached_until_pages_run_out(void **state) {
     assert_int_equal(prefix_index_init(&index, 4), 0);
     assert_int_equal(page_pool_init(&pool, 4, 1, 0, &index), 0);
     assert_int_equal(page_pool_take(&pool, 3, pages), 0);
-    assert_int_equal(prefix_index_insert(&index, hash_of(0), pages[0]), 0);
-    assert_int_equal(prefix_index_insert(&index, hash_of(1), pages[1]), 0);
+    assert_int_equal(insert(&index, 0, pages[0]), 0);
+    assert_int_equal(insert(&index, 1, pages[1]), 0);
     page_pool_release(&pool, pages, 3);
     assert_int_equal(page_pool_used(&pool), 0);
     assert_int_equal(page_pool_cached(&pool), 2);
@@ -120,13 +131,13 @@ static void test_indexed_page_is_cached_until_pages_run_out(void **state) {
 
     /* Blank pages go first, then the deeper one of the chain; the root is held as it is. */
     assert_int_equal(page_pool_take(&pool, 2, pages + 2), 0);
-    assert_int_equal(prefix_index_find(&index, hash_of(1)), pages[1]);
+    assert_int_equal(find(&index, 1), pages[1]);
     page_pool_ref(&pool, pages[0]);
     assert_int_equal(page_pool_used(&pool), 3);
     page_pool_release(&pool, pages, 1);
     assert_int_equal(page_pool_take(&pool, 1, pages + 1), 0);
-    assert_int_equal(prefix_index_find(&index, hash_of(1)), PREFIX_INDEX_NONE);
-    assert_int_equal(prefix_index_find(&index, hash_of(0)), pages[0]);
+    assert_int_equal(find(&index, 1), PREFIX_INDEX_NONE);
+    assert_int_equal(find(&index, 0), pages[0]);
     page_pool_ref(&pool, pages[0]);
     assert_int_equal(page_pool_take(&pool, 1, pages), PAGE_POOL_E_FULL);
     page_pool_release(&pool, pages, 4);
@@ -144,7 +155,7 @@ static void test_cached_page_held_again_is_used_last(void **state) {
     assert_int_equal(page_pool_init(&pool, 3, 1, 0, &index), 0);
     assert_int_equal(page_pool_take(&pool, 3, pages), 0);
     for (uint32_t i = 0; i < 3; i++) {
-        assert_int_equal(prefix_index_insert(&index, hash_of(i), pages[i]), 0);
+        assert_int_equal(insert(&index, i, pages[i]), 0);
         page_pool_release(&pool, &pages[i], 1);
     }
     page_pool_ref(&pool, pages[0]);
@@ -180,8 +191,8 @@ static void test_sink_lives_as_long_as_its_page(void **state) {
     assert_int_equal(page_pool_sink(&pool, pages[2]), sink);
 
     /* A cached page keeps its slot until somebody needs one. */
-    assert_int_equal(prefix_index_insert(&index, hash_of(0), pages[0]), 0);
-    assert_int_equal(prefix_index_insert(&index, hash_of(2), pages[2]), 0);
+    assert_int_equal(insert(&index, 0, pages[0]), 0);
+    assert_int_equal(insert(&index, 2, pages[2]), 0);
     page_pool_release(&pool, &pages[0], 1);
     page_pool_release(&pool, &pages[2], 1);
     assert_int_equal(page_pool_sink(&pool, pages[2]), sink);
@@ -189,8 +200,8 @@ static void test_sink_lives_as_long_as_its_page(void **state) {
     assert_int_equal(page_pool_take_sink(&pool, pages[3]), 0);
     assert_int_equal(page_pool_sink(&pool, pages[3]), sink);
     assert_int_equal(page_pool_sink(&pool, pages[2]), PAGE_POOL_NONE);
-    assert_int_equal(prefix_index_find(&index, hash_of(2)), PREFIX_INDEX_NONE);
-    assert_int_equal(prefix_index_find(&index, hash_of(0)), pages[0]);
+    assert_int_equal(find(&index, 2), PREFIX_INDEX_NONE);
+    assert_int_equal(find(&index, 0), pages[0]);
     page_pool_release(&pool, &pages[0], 1);
     page_pool_release(&pool, &pages[3], 1);
     page_pool_deinit(&pool);
