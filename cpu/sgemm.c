@@ -61,13 +61,18 @@ typedef struct SgemmCall {
     })
 
 static void call_library(const SgemmLibrary *library, void *function, const SgemmCall *c) {
-    if (library->is_dnnl)
-        FUNCTION(DnnlSgemm, function)
-    ('N', 'T', c->n_tokens, c->n_out, c->n_in, 1, c->in, c->n_in, c->weight, c->n_in, 0, c->out,
-     c->n_out);
-    else FUNCTION(CblasSgemm, function)(
-        CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, (int)c->n_tokens, (int)c->n_out, (int)c->n_in,
-        1, c->in, (int)c->n_in, c->weight, (int)c->n_in, 0, c->out, (int)c->n_out);
+    if (library->is_dnnl) {
+        DnnlSgemm sgemm = FUNCTION(DnnlSgemm, function);
+
+        sgemm('N', 'T', c->n_tokens, c->n_out, c->n_in, 1, c->in, c->n_in, c->weight, c->n_in, 0,
+              c->out, c->n_out);
+    } else {
+        CblasSgemm sgemm = FUNCTION(CblasSgemm, function);
+
+        sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, (int)c->n_tokens, (int)c->n_out,
+              (int)c->n_in, 1, c->in, (int)c->n_in, c->weight, (int)c->n_in, 0, c->out,
+              (int)c->n_out);
+    }
 }
 
 static float *random_floats(size_t n) {

@@ -52,9 +52,9 @@ static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
     r = json_get_array(json, "architectures", &classes, why);
     if (r)
         return optional(r);
-    json_array_foreach(classes, i,
-                       name) if (json_is_string(name) && !strcmp(json_string_value(name),
-                                                                 causal_classes[c->arch])) return 0;
+    json_array_foreach(classes, i, name)
+        if (json_is_string(name) && !strcmp(json_string_value(name), causal_classes[c->arch]))
+            return 0;
     return json_array_size(classes) ? reason_set(why, -EINVAL,
                                                  "architectures does not list %s: this is no model "
                                                  "that generates text",

@@ -130,8 +130,9 @@ static int read_stop(const Reading *r, const char *name, const json_t *value) {
                           name, json_array_size(value), max);
     if (json_is_string(value) ? !is_stop_string(value) : !json_is_array(value))
         return wrong(r, name, value, expected);
-    json_array_foreach(value, i, item) if (!is_stop_string(item)) return wrong(r, name, item,
-                                                                               expected);
+    json_array_foreach(value, i, item)
+        if (!is_stop_string(item))
+            return wrong(r, name, item, expected);
     r->params->stops = value;
     return 0;
 }
@@ -366,7 +367,8 @@ static int read_fixed(const Reading *r, const Param *param, const json_t *value)
     bool found = false;
     size_t i;
 
-    json_array_foreach(allowed, i, item) found = found || json_equal(value, item);
+    json_array_foreach(allowed, i, item)
+        found = found || json_equal(value, item);
     if (!allowed)
         return api_fail_memory(r->error);
     json_decref(allowed);
