@@ -6,6 +6,7 @@
 #include "config/options.h"
 
 #include "config/config.h"
+#include "util/nearest.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -488,45 +489,13 @@ const Option *option_find(const char *name, size_t n, unsigned commands) {
     return NULL;
 }
 
-/* Levenshtein distance, two rows of the matrix at a time; n < OPTION_NAME_BYTES_MAX. */
-static size_t edit_distance(const char *a, const char *b, size_t n) {
-    size_t row[OPTION_NAME_BYTES_MAX];
-
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 0; a[i]; i++) {
-        size_t diagonal = row[0];
-
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            size_t changed = diagonal + (a[i] != plain_char((char)tolower((unsigned char)b[j])));
-            size_t shifted = 1 + (row[j] < row[j + 1] ? row[j] : row[j + 1]);
-
-            diagonal = row[j + 1];
-            row[j + 1] = changed < shifted ? changed : shifted;
-        }
-    }
-    return row[n];
-}
-
 const char *option_nearest(const char *name, size_t n, unsigned commands) {
-    const char *nearest = NULL;
-    size_t best = n / 3 + 1; /* a third of its letters wrong is no typing error any more */
+    Nearest nearest = nearest_begin(name, n);
 
-    if (n >= OPTION_NAME_BYTES_MAX)
-        return NULL;
-    for (uint32_t i = 0; i < n_option_rows; i++) {
-        size_t distance;
-
-        if (!(option_table[i].commands & commands))
-            continue;
-        distance = edit_distance(option_table[i].name, name, n);
-        if (distance <= best && (!nearest || distance < best)) {
-            nearest = option_table[i].name;
-            best = distance;
-        }
-    }
-    return nearest;
+    for (uint32_t i = 0; i < n_option_rows; i++)
+        if (option_table[i].commands & commands)
+            nearest_offer(&nearest, option_table[i].name);
+    return nearest.name;
 }
 
 const char *option_flag(const Option *option, char *text) {
