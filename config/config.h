@@ -30,6 +30,12 @@ typedef enum PrefillExact {
     PREFILL_EXACT_PAGE,  /* its page: answers do not depend on chunking or caching */
 } PrefillExact;
 
+/* What becomes of a request with parameters that nobody knows. */
+typedef enum UnknownParameters {
+    UNKNOWN_PARAMETERS_REFUSE,
+    UNKNOWN_PARAMETERS_WARN, /* it is served as if they were not there */
+} UnknownParameters;
+
 typedef enum ConfigOriginKind {
     CONFIG_FROM_DEFAULT,
     CONFIG_FROM_FILE,
@@ -94,6 +100,7 @@ typedef struct Config {
     uint32_t max_choices;
     uint32_t max_prompts;
     uint32_t max_stops;
+    UnknownParameters unknown_parameters;
 
     /* process */
     LogLevel log_level;

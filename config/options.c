@@ -46,6 +46,7 @@
 #define CHOICE(_c_type, _field) FIELD(OPTION_CHOICE, _c_type, _field)
 
 static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
+static const char *const unknown_parameters_names[] = { "refuse", "warn", NULL };
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
 
 const Option option_table[] = {
@@ -312,7 +313,7 @@ const Option option_table[] = {
       .min = 1,
       .max = 1024,
       .fallback = "16",
-      .help = "The largest `n` of a request" },
+      .help = "The largest `n`, and `best_of`, of a request" },
     { .name = "max_prompts",
       U32(max_prompts),
       .topic = TOPIC_HTTP,
@@ -331,6 +332,14 @@ const Option option_table[] = {
       .max = 1024,
       .fallback = "16",
       .help = "Stop strings, and likewise stop tokens, that one request may bring" },
+    { .name = "unknown_parameters",
+      CHOICE(UnknownParameters, unknown_parameters),
+      .topic = TOPIC_HTTP,
+      .commands = IS_SERVER,
+      .names = unknown_parameters_names,
+      .fallback = "refuse",
+      .help = "What becomes of a request with a parameter that this server does not know: a 400 "
+              "that names it, or an answer as if it were not there, with a warning in the log" },
 
     /* process */
     { .name = "log_level",

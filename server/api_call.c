@@ -76,7 +76,7 @@ static int make_shared(ApiCall *call) {
 
 /* Charges everything that exists once for each choice whatever comes of it. */
 static int make_choices(ApiCall *call) {
-    size_t n = (size_t)call->job.prompts.n * call->job.params.n;
+    size_t n = (size_t)call->job.prompts.n * call->job.params.best_of;
     uint64_t n_bytes = n * (sizeof(*call->choices) + ENGINE_REQUEST_BYTES);
 
     if (account_charge(call->job.account, n_bytes))
@@ -84,6 +84,11 @@ static int make_choices(ApiCall *call) {
     call->n_bytes = n_bytes;
     call->choices = calloc(n, sizeof(*call->choices));
     return call->choices ? 0 : -ENOMEM;
+}
+
+/* Whether more sequences are made than the answer has. */
+static bool is_ranked(const ApiParams *params) {
+    return params->best_of > params->n;
 }
 
 static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {
@@ -107,6 +112,8 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
     request->stop_tokens = params->stop_tokens;
     request->n_stop_tokens = params->n_stop_tokens;
     request->n_top_logprobs = params->n_logprobs;
+    if (is_ranked(params) && request->n_top_logprobs < 0)
+        request->n_top_logprobs = 0; /* for the ranking, not for the answer */
     request->n_prompt_logprobs = params->echo ? params->n_logprobs : -1;
     if (!max_tokens && request->n_prompt_logprobs < 0)
         request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
@@ -127,7 +134,7 @@ static int make_requests(ApiCall *call, const ApiPrompt *prompt, uint64_t seed) 
     uint32_t max_tokens = 0;
     int r = settle_max_tokens(call, prompt, &max_tokens);
 
-    for (uint32_t j = 0; !r && j < call->job.params.n; j++) {
+    for (uint32_t j = 0; !r && j < call->job.params.best_of; j++) {
         ApiChoice *choice = &call->choices[call->n_choices];
 
         *choice = (ApiChoice){ .call = call, .prompt = prompt, .index = call->n_choices++ };
@@ -206,9 +213,15 @@ static void fail_memory(ApiCall *call) {
 
 /* answers */
 
+static void put_counts(JsonWriter *w, uint64_t n_prompt, uint64_t n_output) {
+    json_put_u64(w, "prompt_tokens", n_prompt);
+    json_put_u64(w, "completion_tokens", n_output);
+    json_put_u64(w, "total_tokens", n_prompt + n_output);
+}
+
 static void put_usage(JsonWriter *w, const ApiCall *call) {
     uint64_t n_prompt = 0, n_output = 0, n_cached = 0;
-    uint32_t n = call->job.params.n;
+    uint32_t n = call->job.params.best_of;
 
     for (uint32_t i = 0; i < call->n_choices; i++) {
         n_output += call->choices[i].n_output;
@@ -218,9 +231,7 @@ static void put_usage(JsonWriter *w, const ApiCall *call) {
         n_cached += call->choices[i].n_cached;
     }
     json_begin_object(w, "usage");
-    json_put_u64(w, "prompt_tokens", n_prompt);
-    json_put_u64(w, "completion_tokens", n_output);
-    json_put_u64(w, "total_tokens", n_prompt + n_output);
+    put_counts(w, n_prompt, n_output);
     json_begin_object(w, "prompt_tokens_details");
     json_put_u64(w, "cached_tokens", n_cached);
     json_end_object(w);
@@ -236,12 +247,42 @@ static void put_head(JsonWriter *w, const ApiCall *call, const char *object) {
     json_begin_array(w, "choices");
 }
 
+static double mean_logprob(const ApiChoice *choice) {
+    return choice->n_output ? choice->logprob_sum / choice->n_output : 0;
+}
+
+/* The higher log probability per token first, as OpenAI has it; of equals the earlier one. */
+static int compare_choices(const void *a, const void *b) {
+    const ApiChoice *x = a, *y = b;
+    double x_mean = mean_logprob(x), y_mean = mean_logprob(y);
+
+    if (x_mean != y_mean)
+        return x_mean > y_mean ? -1 : 1;
+    return x->index < y->index ? -1 : 1;
+}
+
+/* best_of: puts the n best of each prompt first, and numbers them anew. All must have ended. */
+static void rank_choices(ApiCall *call) {
+    uint32_t n = call->job.params.n, n_made = call->job.params.best_of;
+
+    for (uint32_t i = 0; i < call->n_choices; i += n_made) {
+        qsort(call->choices + i, n_made, sizeof(*call->choices), compare_choices);
+        for (uint32_t j = 0; j < n; j++)
+            call->choices[i + j].index = i / n_made * n + j;
+    }
+}
+
 static void answer_whole(ApiCall *call) {
     CLEANUP(buffer_deinit) Buffer body = { .account = call->job.account };
+    const ApiParams *params = &call->job.params;
     JsonWriter w = JSON_WRITER(&body);
 
+    if (is_ranked(params))
+        rank_choices(call);
     put_head(&w, call, kind_of(call)->object);
     for (uint32_t i = 0; i < call->n_choices; i++) {
+        if (i % params->best_of >= params->n)
+            continue;
         json_begin_object(&w, NULL);
         kind_of(call)->put_choice(&w, &call->choices[i]);
         json_end_object(&w);
@@ -286,11 +327,19 @@ void api_call_begin_chunk(ApiCall *call, JsonWriter *w) {
     json_begin_object(w, NULL);
 }
 
-void api_call_send_chunk(ApiCall *call, JsonWriter *w) {
+/* A chunk's `usage` is of its own choice, as vLLM has it; the last chunk's is of the call. */
+void api_call_send_chunk(ApiChoice *choice, JsonWriter *w, uint32_t n_output) {
+    ApiCall *call = choice->call;
+
     json_end_object(w);
     json_end_array(w);
-    if (call->job.params.include_usage)
+    if (call->job.params.include_usage && call->job.params.continuous_usage) {
+        json_begin_object(w, "usage");
+        put_counts(w, choice->prompt->ids.n, n_output);
+        json_end_object(w);
+    } else if (call->job.params.include_usage) {
         json_put_null(w, "usage");
+    }
     json_end_object(w);
     send_event(call, w->out);
 }
@@ -363,7 +412,11 @@ static void keep_logprobs(ApiChoice *choice, EngineEvent *event) {
         choice->prompt_logprobs = TAKE(event->prompt_logprobs);
         choice->n_prompt_logprobs = event->n_prompt_logprobs;
     }
-    if (event->logprobs)
+    if (!event->logprobs)
+        return;
+    for (uint32_t i = 0; i < event->n_tokens; i++)
+        choice->logprob_sum += (double)event->logprobs[i].logprob;
+    if (choice->call->job.params.n_logprobs >= 0)
         buffer_append(&choice->logprobs, event->logprobs,
                       event->n_tokens * sizeof(*event->logprobs));
 }

@@ -35,6 +35,7 @@ struct ApiChoice {
     TokenLogprob *prompt_logprobs; /* [n_prompt_logprobs], owned */
     uint32_t n_prompt_logprobs;
     uint32_t n_output, n_cached;
+    double logprob_sum; /* of the tokens of whole answers, where best_of ranks them */
     uint64_t last_token_ns;
     FinishReason finish;
     const char *stop_text; /* of `request` */
@@ -66,9 +67,10 @@ void api_call_deinit(ApiJob *job);
 /* Takes an event of the engine; owned. */
 void api_call_take_event(EngineEvent *event);
 
-/* A chunk with one choice, whose members `writer` gets between begin and send. */
+/* A chunk with one choice, whose members `writer` gets between begin and send. With it the client
+ * has n_output tokens of the choice. */
 void api_call_begin_chunk(ApiCall *call, JsonWriter *writer);
-void api_call_send_chunk(ApiCall *call, JsonWriter *writer);
+void api_call_send_chunk(ApiChoice *choice, JsonWriter *writer, uint32_t n_output);
 
 /* What a whole answer kept of a choice's logprobs; borrowed. */
 const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np);

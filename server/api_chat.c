@@ -46,7 +46,7 @@ static void send_role(ApiChoice *choice) {
     json_end_object(&w);
     json_put_null(&w, "logprobs");
     json_put_null(&w, "finish_reason");
-    api_call_send_chunk(choice->call, &w);
+    api_call_send_chunk(choice, &w, 0);
 }
 
 static void send_content(ApiChoice *choice, const EngineEvent *event) {
@@ -61,7 +61,7 @@ static void send_content(ApiChoice *choice, const EngineEvent *event) {
     else
         json_put_null(&w, "logprobs");
     json_put_null(&w, "finish_reason");
-    api_call_send_chunk(choice->call, &w);
+    api_call_send_chunk(choice, &w, choice->n_output);
 }
 
 static void send_finish(ApiChoice *choice) {
@@ -73,7 +73,7 @@ static void send_finish(ApiChoice *choice) {
     json_put_null(&w, "logprobs");
     json_put_text(&w, "finish_reason", api_finish_text(choice->finish));
     api_put_stop_reason(&w, choice);
-    api_call_send_chunk(choice->call, &w);
+    api_call_send_chunk(choice, &w, choice->n_output);
 }
 
 static void stream_event(ApiChoice *choice, const EngineEvent *event) {

@@ -58,7 +58,7 @@ static void stream_prompt(ApiChoice *choice, const EngineEvent *event) {
     put_chunk(&w, choice, &choice->prompt->text, &run);
     json_put_null(&w, "finish_reason");
     json_put_null(&w, "stop_reason");
-    api_call_send_chunk(choice->call, &w);
+    api_call_send_chunk(choice, &w, 0);
 }
 
 static void stream_event(ApiChoice *choice, const EngineEvent *event) {
@@ -75,7 +75,7 @@ static void stream_event(ApiChoice *choice, const EngineEvent *event) {
     put_chunk(&w, choice, &event->text, &run);
     json_put_text(&w, "finish_reason", api_finish_text(event->finish));
     api_put_stop_reason(&w, choice);
-    api_call_send_chunk(choice->call, &w);
+    api_call_send_chunk(choice, &w, event->n_output);
 }
 
 const ApiCallKind api_completions = {

@@ -1,39 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One pass over the members of the body, each looked up in the table; then the checks that concern
- * several parameters at once. Pure: no server state.
+ * several parameters at once (api_params_check.c). Pure: no server state.
  *
- * Names and bounds are OpenAI's, and vLLM's for what OpenAI does not have. Rows of PARAM_FIXED are
- * known but not supported: they may be sent with the values that change nothing, as clients do.
+ * Names and bounds are OpenAI's, and vLLM's for what OpenAI does not have. Hints are about who asks
+ * and how to serve, and change no answer's meaning: their type is checked and their value dropped.
+ * Rows of PARAM_FIXED are known but not supported: they may be sent with the values that change
+ * nothing, as clients do.
  */
-#include "server/api_params.h"
+#include "server/api_params_check.h"
 
 #include "util/json.h"
+#include "util/log.h"
+#include "util/nearest.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
 #define DESCRIPTION_BYTES_MAX 64
+#define NAME_BYTES_MAX 64 /* of a client's names in messages */
 #define TOP_K_MAX UINT32_MAX
-#define TEMPERATURE_MIN 1e-5f /* below, drawing is the same as taking the best (vLLM's epsilon) */
 
 #define GENERATES (API_COMPLETIONS | API_CHAT)
 #define RENDERS (API_CHAT | API_TOKENIZE)
 
 typedef enum ParamType {
-    PARAM_BOOL,    /* bool */
-    PARAM_FLAG,    /* int: 0 or 1, -1 where not given */
-    PARAM_U32,     /* uint32_t */
-    PARAM_INT,     /* int */
-    PARAM_I64,     /* int64_t */
-    PARAM_FLOAT,   /* float */
-    PARAM_ARRAY,   /* const json_t * */
-    PARAM_OBJECT,  /* const json_t * */
-    PARAM_ANY,     /* const json_t *: looked at later */
-    PARAM_CUSTOM,  /* `read` does it */
-    PARAM_FIXED,   /* one of `allowed` only, which changes nothing */
-    PARAM_IGNORED, /* anything; it does not concern the answer */
+    PARAM_BOOL,   /* bool */
+    PARAM_FLAG,   /* int: 0 or 1, -1 where not given */
+    PARAM_U32,    /* uint32_t */
+    PARAM_INT,    /* int */
+    PARAM_I64,    /* int64_t */
+    PARAM_FLOAT,  /* float */
+    PARAM_TEXT,   /* const char * */
+    PARAM_ARRAY,  /* const json_t * */
+    PARAM_OBJECT, /* const json_t * */
+    PARAM_ANY,    /* const json_t *: looked at later */
+    PARAM_CUSTOM, /* `read` does it */
+    PARAM_FIXED,  /* one of `allowed` only, which changes nothing */
 } ParamType;
 
 typedef struct Reading {
@@ -49,6 +53,7 @@ typedef struct Param {
     size_t offset; /* in ApiParams */
     double min, max;
     bool above_min; /* min itself is out of bounds */
+    bool is_hint;   /* goes nowhere */
     int (*read)(const Reading *reading, const char *name, const json_t *value);
     const char *allowed; /* a JSON array */
 } Param;
@@ -58,6 +63,18 @@ static int wrong(const Reading *r, const char *name, const json_t *value, const 
 
     return api_refuse(r->error, name, "`%s` must be %s; it is %s.", name, expected,
                       json_describe(value, found, sizeof(found)));
+}
+
+/* What fits of a client's name, and no half character; returns `text` [NAME_BYTES_MAX]. */
+static const char *cut_name(char *text, const char *name) {
+    size_t n = strnlen(name, NAME_BYTES_MAX);
+
+    if (n == NAME_BYTES_MAX)
+        for (n--; n && ((unsigned char)name[n] & 0xc0) == 0x80; n--)
+            ;
+    memcpy(text, name, n);
+    text[n] = 0;
+    return text;
 }
 
 /* custom readers */
@@ -78,7 +95,7 @@ static int read_cache_salt(const Reading *r, const char *name, const json_t *val
                : wrong(r, name, value, "a string, not empty and without NUL");
 }
 
-static int read_n(const Reading *r, const char *name, const json_t *value) {
+static int read_choices(const Reading *r, const char *name, const json_t *value, uint32_t *out) {
     uint32_t max = r->context->limits.choices_max;
     int64_t n;
 
@@ -89,8 +106,16 @@ static int read_n(const Reading *r, const char *name, const json_t *value) {
                  max);
         return wrong(r, name, value, expected);
     }
-    r->params->n = (uint32_t)n;
+    *out = (uint32_t)n;
     return 0;
+}
+
+static int read_n(const Reading *r, const char *name, const json_t *value) {
+    return read_choices(r, name, value, &r->params->n);
+}
+
+static int read_best_of(const Reading *r, const char *name, const json_t *value) {
+    return read_choices(r, name, value, &r->params->best_of);
 }
 
 static int read_top_k(const Reading *r, const char *name, const json_t *value) {
@@ -163,7 +188,8 @@ static int read_stop_tokens(const Reading *r, const char *name, const json_t *va
     return 0;
 }
 
-/* Digits alone, below `n_vocab`. */
+/* Whether the key is a number below `n_vocab` as a program would write it: with no zero, sign or
+ * space in front. Each token then has one key. */
 static bool token_of_key(const char *key, uint32_t n_vocab, uint32_t *token) {
     uint64_t id = 0;
     const char *p = key;
@@ -171,16 +197,21 @@ static bool token_of_key(const char *key, uint32_t n_vocab, uint32_t *token) {
     for (; *p >= '0' && *p <= '9' && id < n_vocab; p++)
         id = id * 10 + (uint64_t)(*p - '0');
     *token = (uint32_t)id;
-    return p != key && !*p && id < n_vocab;
+    return p != key && !*p && id < n_vocab && (*key != '0' || p == key + 1);
 }
 
 static int read_logit_bias(const Reading *r, const char *name, const json_t *value) {
     ApiParams *p = r->params;
+    uint32_t n_vocab = r->context->n_vocab;
+    char shown[NAME_BYTES_MAX];
     const char *key;
     json_t *bias;
 
     if (!json_is_object(value))
         return wrong(r, name, value, "an object of token ids and biases");
+    if (json_object_size(value) > n_vocab)
+        return api_refuse(r->error, name, "`%s` has %zu entries; the model has %u tokens.", name,
+                          json_object_size(value), n_vocab);
     p->logit_bias = calloc(json_object_size(value) + 1, sizeof(*p->logit_bias));
     if (!p->logit_bias)
         return api_fail_memory(r->error);
@@ -189,11 +220,11 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
         LogitBias *to = &p->logit_bias[p->sample.n_logit_bias++];
         double number = json_number_value(bias);
 
-        if (!token_of_key(key, r->context->n_vocab, &to->token))
+        if (!token_of_key(key, n_vocab, &to->token))
             return api_refuse(r->error, name,
-                              "A key of `%s` is no token id that the model has "
-                              "(0 to %u).",
-                              name, r->context->n_vocab - 1);
+                              "A key of `%s` is \"%s\"; keys must be ids of the model's tokens, 0 "
+                              "to %u, written without signs, spaces or leading zeros.",
+                              name, cut_name(shown, key), n_vocab - 1);
         if (!json_is_number(bias) || !(number >= -100 && number <= 100))
             return wrong(r, name, bias, "an object whose values are numbers from -100 to 100");
         to->bias = (float)number;
@@ -201,7 +232,52 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
     return 0;
 }
 
+static int read_response_format(const Reading *r, const char *name, const json_t *value) {
+    const char *type = json_string_value(json_object_get(value, "type"));
+    const char *key;
+    json_t *member;
+
+    if (!type)
+        return wrong(r, name, value, "an object with a `type`");
+    if (strcmp(type, "text") != 0)
+        return api_refuse(r->error, name,
+                          "`%s` must be of type \"text\": this server does not constrain what the "
+                          "model writes.",
+                          name);
+    json_object_foreach((json_t *)(uintptr_t)value, key, member)
+        if (strcmp(key, "type") != 0 && !json_is_null(member))
+            return api_refuse(r->error, name, "`%s` of type \"text\" has no other members.", name);
+    return 0;
+}
+
+/* A name that this endpoint does not have, with a value. `near`: what the client may have meant, or
+ * NULL. */
+static int meet_unknown(const Reading *r, const char *name, const char *near) {
+    char shown[NAME_BYTES_MAX];
+
+    cut_name(shown, name);
+    if (r->context->limits.unknown_taken) {
+        log_client_line(LOG_LEVEL_WARNING, "a request has a parameter that nobody knows",
+                        "name=\"%s\" nearest=%s", shown, near ? near : "none");
+        return 0;
+    }
+    if (near)
+        return api_refuse(r->error, name, "There is no parameter `%s` here; did you mean `%s`?",
+                          shown, near);
+    return api_refuse(r->error, name,
+                      "There is no parameter `%s` here. Leave it out, or let the server take such "
+                      "names with a warning (option unknown_parameters).",
+                      shown);
+}
+
 static int read_stream_options(const Reading *r, const char *name, const json_t *value) {
+    struct {
+        const char *name;
+        bool *to;
+    } members[] = { { "include_usage", &r->params->include_usage },
+                    { "continuous_usage_stats", &r->params->continuous_usage },
+                    { "include_obfuscation", NULL } }; /* padding that hides lengths: a hint */
+    const size_t n_members = sizeof(members) / sizeof(*members);
     const char *key;
     json_t *member;
 
@@ -209,18 +285,23 @@ static int read_stream_options(const Reading *r, const char *name, const json_t 
         return wrong(r, name, value, "an object");
     r->params->stream_options = value;
     json_object_foreach((json_t *)(uintptr_t)value, key, member) {
-        char path[96];
+        Nearest nearest = nearest_begin(key, strlen(key));
+        char path[2 * NAME_BYTES_MAX], shown[NAME_BYTES_MAX];
+        size_t i = 0;
 
-        snprintf(path, sizeof(path), "%s.%s", name, key);
         if (json_is_null(member))
+            continue;
+        snprintf(path, sizeof(path), "%s.%s", name, cut_name(shown, key));
+        for (; i < n_members && strcmp(members[i].name, key) != 0; i++)
+            nearest_offer(&nearest, members[i].name);
+        if (i == n_members && meet_unknown(r, path, nearest.name))
+            return -EINVAL;
+        if (i == n_members)
             continue;
         if (!json_is_boolean(member))
             return wrong(r, path, member, "true or false");
-        if (!strcmp(key, "include_usage"))
-            r->params->include_usage = json_is_true(member);
-        else if (strcmp(key, "include_obfuscation") != 0 &&
-                 (strcmp(key, "continuous_usage_stats") != 0 || json_is_true(member)))
-            return api_refuse(r->error, path, "`%s` is not supported.", path);
+        if (members[i].to)
+            *members[i].to = json_is_true(member);
     }
     return 0;
 }
@@ -228,8 +309,8 @@ static int read_stream_options(const Reading *r, const char *name, const json_t 
 /* the table */
 
 #define AT(_field) .offset = offsetof(ApiParams, _field)
-#define IGNORED(_name, _endpoints) \
-    { .name = (_name), .endpoints = (_endpoints), .type = PARAM_IGNORED }
+#define HINT(_name, _type) \
+    { .name = (_name), .endpoints = GENERATES, .type = (_type), .is_hint = true }
 #define FIXED(_name, _endpoints, _allowed) \
     { .name = (_name), .endpoints = (_endpoints), .type = PARAM_FIXED, .allowed = (_allowed) }
 
@@ -240,11 +321,11 @@ static const Param table[] = {
     { "tokens", API_DETOKENIZE, PARAM_ARRAY, AT(tokens) },
 
     { "max_tokens", GENERATES, PARAM_I64, AT(max_tokens), .min = 0, .max = UINT32_MAX },
-    { "max_completion_tokens", API_CHAT, PARAM_I64, AT(max_completion_tokens), .min = 1,
+    { "max_completion_tokens", GENERATES, PARAM_I64, AT(max_completion_tokens), .min = 1,
       .max = UINT32_MAX },
     { "min_tokens", GENERATES, PARAM_U32, AT(min_tokens), .min = 0, .max = UINT32_MAX },
     { "n", GENERATES, PARAM_CUSTOM, .read = read_n },
-    { "best_of", GENERATES, PARAM_U32, AT(best_of), .min = 1, .max = 1024 },
+    { "best_of", GENERATES, PARAM_CUSTOM, .read = read_best_of },
     { "stop", GENERATES, PARAM_CUSTOM, .read = read_stop },
     { "stop_token_ids", GENERATES, PARAM_CUSTOM, .read = read_stop_tokens },
     { "cache_salt", GENERATES, PARAM_CUSTOM, .read = read_cache_salt },
@@ -254,7 +335,7 @@ static const Param table[] = {
     { "add_special_tokens", GENERATES | API_TOKENIZE, PARAM_FLAG, AT(add_special_tokens) },
 
     { "temperature", GENERATES, PARAM_FLOAT, AT(sample.temperature), .min = 0, .max = 100 },
-    { "top_p", GENERATES, PARAM_FLOAT, AT(sample.top_p), .min = 0, .max = 1, .above_min = true },
+    { "top_p", GENERATES, PARAM_FLOAT, AT(sample.top_p), .min = 0, .max = 1 },
     { "top_k", GENERATES, PARAM_CUSTOM, .read = read_top_k },
     { "min_p", GENERATES, PARAM_FLOAT, AT(sample.min_p), .min = 0, .max = 1 },
     { "seed", GENERATES, PARAM_CUSTOM, .read = read_seed },
@@ -283,33 +364,42 @@ static const Param table[] = {
     { "chat_template_kwargs", RENDERS, PARAM_OBJECT, AT(template_kwargs) },
     { "return_token_strs", API_TOKENIZE, PARAM_BOOL, AT(return_token_strs) },
 
+    { "response_format", GENERATES, PARAM_CUSTOM, .read = read_response_format },
+
     /* who asks, and how the answer is filed */
-    IGNORED("user", GENERATES),
-    IGNORED("metadata", API_CHAT),
-    IGNORED("safety_identifier", API_CHAT),
-    IGNORED("prompt_cache_key", API_CHAT),
-    IGNORED("prompt_cache_retention", API_CHAT),
-    IGNORED("request_id", GENERATES),
+    HINT("user", PARAM_TEXT),
+    HINT("safety_identifier", PARAM_TEXT),
+    HINT("request_id", PARAM_TEXT),
+    HINT("metadata", PARAM_OBJECT),
+    HINT("store", PARAM_BOOL),
+    /* how to serve */
+    HINT("service_tier", PARAM_TEXT),
+    HINT("prompt_cache_key", PARAM_TEXT),
+    HINT("prompt_cache_retention", PARAM_TEXT),
+    HINT("cache_prompt", PARAM_BOOL), /* llama.cpp's */
+    HINT("prediction", PARAM_OBJECT),
+    /* how much to think and say, for models that were taught to listen, and where to put it */
+    HINT("reasoning_effort", PARAM_TEXT),
+    HINT("reasoning", PARAM_OBJECT), /* OpenRouter's */
+    HINT("verbosity", PARAM_TEXT),
+    HINT("include_reasoning", PARAM_BOOL),  /* vLLM's */
+    HINT("separate_reasoning", PARAM_BOOL), /* SGLang's, and the next */
+    HINT("stream_reasoning", PARAM_BOOL),
+    HINT("parallel_tool_calls", PARAM_BOOL), /* calls stay in the text, however many */
 
     /* OpenAI's, not supported */
     FIXED("suffix", API_COMPLETIONS, "[\"\"]"),
     FIXED("audio", API_CHAT, "[]"),
-    FIXED("function_call", API_CHAT, "[\"none\"]"),
+    FIXED("function_call", API_CHAT, "[\"none\", \"auto\"]"),
     FIXED("functions", API_CHAT, "[[]]"),
     FIXED("modalities", API_CHAT, "[[\"text\"]]"),
-    FIXED("parallel_tool_calls", API_CHAT, "[true, false]"),
-    FIXED("prediction", API_CHAT, "[]"),
-    FIXED("reasoning_effort", API_CHAT, "[\"none\"]"),
-    FIXED("response_format", GENERATES, "[{\"type\": \"text\"}]"),
-    FIXED("service_tier", GENERATES, "[\"auto\", \"default\"]"),
-    FIXED("store", API_CHAT, "[false]"),
-    FIXED("verbosity", API_CHAT, "[\"medium\"]"),
     FIXED("web_search_options", API_CHAT, "[]"),
 
     /* vLLM's, not supported */
     FIXED("allowed_token_ids", GENERATES, "[]"),
     FIXED("bad_words", GENERATES, "[[]]"),
     FIXED("chat_template", RENDERS, "[]"),
+    FIXED("echo", API_CHAT, "[false]"),
     FIXED("early_stopping", GENERATES, "[false]"),
     FIXED("guided_choice", GENERATES, "[]"),
     FIXED("guided_grammar", GENERATES, "[]"),
@@ -379,7 +469,12 @@ static int read_fixed(const Reading *r, const Param *param, const json_t *value)
 }
 
 static int read_param(const Reading *r, const Param *param, const json_t *value) {
-    void *field = (char *)r->params + param->offset;
+    union {
+        bool flag;
+        const char *text;
+        const json_t *json;
+    } dropped;
+    void *field = param->is_hint ? (void *)&dropped : (char *)r->params + param->offset;
     int64_t whole = 0;
     int result;
 
@@ -406,6 +501,11 @@ static int read_param(const Reading *r, const Param *param, const json_t *value)
         return result;
     case PARAM_FLOAT:
         return read_float(r, param, value, field);
+    case PARAM_TEXT:
+        if (!json_is_string(value))
+            return wrong(r, param->name, value, "a string");
+        *(const char **)field = json_string_value(value);
+        return 0;
     case PARAM_ARRAY:
     case PARAM_OBJECT:
     case PARAM_ANY:
@@ -414,8 +514,6 @@ static int read_param(const Reading *r, const Param *param, const json_t *value)
         return param->read(r, param->name, value);
     case PARAM_FIXED:
         return read_fixed(r, param, value);
-    case PARAM_IGNORED:
-        return 0;
     }
     return 0;
 }
@@ -427,89 +525,14 @@ static const Param *find_param(const char *name, unsigned endpoint) {
     return NULL;
 }
 
-/* all together */
+/* A name of the table that a client may have meant; what is not supported was not meant. */
+static const char *find_nearest(const char *name, unsigned endpoint) {
+    Nearest nearest = nearest_begin(name, strlen(name));
 
-static ApiParams defaults_of(const GenerationDefaults *d) {
-    ApiParams p = { .n = 1,
-                    .max_tokens = -1,
-                    .max_completion_tokens = -1,
-                    .sample = SAMPLE_PARAMS_GREEDY,
-                    .skip_special_tokens = true,
-                    .add_special_tokens = -1,
-                    .n_logprobs = -1,
-                    .n_top_logprobs = -1,
-                    .add_generation_prompt = -1 };
-
-    p.sample.temperature = d->has_temperature ? d->temperature : 1;
-    if (d->has_top_p)
-        p.sample.top_p = d->top_p;
-    if (d->has_top_k)
-        p.sample.top_k = d->top_k;
-    if (d->has_min_p)
-        p.sample.min_p = d->min_p;
-    if (d->has_repetition_penalty)
-        p.sample.repetition_penalty = d->repetition_penalty;
-    return p;
-}
-
-static int check_lengths(ApiParams *p, ApiError *error) {
-    const char *name = "max_tokens";
-
-    if (p->max_completion_tokens >= 0) {
-        name = "max_completion_tokens";
-        p->max_tokens = p->max_completion_tokens;
-    }
-    if (p->max_tokens == 0 && !p->echo)
-        return api_refuse(error, name, "`%s` must be at least 1; 0 is for `echo` alone.", name);
-    if (p->max_tokens >= 0 && p->min_tokens > p->max_tokens)
-        return api_refuse(error, "min_tokens", "`min_tokens` is %u, more than `%s`.", p->min_tokens,
-                          name);
-    return 0;
-}
-
-static int check_logprobs(ApiParams *p, unsigned endpoint, ApiError *error) {
-    if (endpoint != API_CHAT)
-        return 0;
-    if (p->n_top_logprobs > 0 && !p->wants_logprobs)
-        return api_refuse(error, "top_logprobs", "`top_logprobs` needs `logprobs` to be true.");
-    if (p->wants_logprobs)
-        p->n_logprobs = p->n_top_logprobs > 0 ? p->n_top_logprobs : 0;
-    return 0;
-}
-
-/* Tool calls stay in the text, where the model writes them: a client that expects them elsewhere
- * must be told. */
-static int check_tools(const ApiParams *p, unsigned endpoint, ApiError *error) {
-    const char *choice = json_string_value(p->tool_choice);
-    bool has_tools = json_array_size(p->tools) > 0;
-
-    if (endpoint != API_CHAT || (choice && !strcmp(choice, "none")))
-        return 0;
-    if (has_tools)
-        return api_refuse(error, "tool_choice",
-                          "`tools` are given, but this server does not extract tool calls from "
-                          "the text. With `tool_choice` \"none\" the model sees the tools and its "
-                          "calls stay in the content.");
-    if (p->tool_choice && (!choice || strcmp(choice, "auto") != 0))
-        return api_refuse(error, "tool_choice", "`tool_choice` must be \"none\" or \"auto\".");
-    return 0;
-}
-
-static int check_together(ApiParams *p, unsigned endpoint, ApiError *error) {
-    if (p->stream_options && !p->stream)
-        return api_refuse(error, "stream_options", "`stream_options` needs `stream` to be true.");
-    if (p->best_of && p->best_of != p->n)
-        return api_refuse(error, "best_of",
-                          "`best_of` is not supported by this server unless it equals `n`.");
-    if (p->continue_final_message && p->add_generation_prompt > 0)
-        return api_refuse(error, "continue_final_message",
-                          "`continue_final_message` and `add_generation_prompt` cannot both be "
-                          "true.");
-    if (p->sample.temperature < TEMPERATURE_MIN)
-        p->sample.temperature = 0;
-    if (check_lengths(p, error) || check_logprobs(p, endpoint, error))
-        return -EINVAL;
-    return check_tools(p, endpoint, error);
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
+        if ((table[i].endpoints & endpoint) && table[i].type != PARAM_FIXED)
+            nearest_offer(&nearest, table[i].name);
+    return nearest.name;
 }
 
 int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *context,
@@ -518,20 +541,21 @@ int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *co
     const char *name;
     json_t *value;
 
-    *p = defaults_of(context->defaults);
+    *p = api_params_defaults(context->defaults);
     if (!json_is_object(body))
         return api_refuse(error, NULL, "The body must be a JSON object.");
     json_object_foreach((json_t *)(uintptr_t)body, name, value) {
         const Param *param = find_param(name, context->endpoint);
         int result;
 
-        if (!param)
-            return api_refuse(error, name, "There is no such parameter as `%s` here.", name);
-        result = json_is_null(value) ? 0 : read_param(&r, param, value);
+        if (json_is_null(value))
+            continue;
+        result = param ? read_param(&r, param, value)
+                       : meet_unknown(&r, name, find_nearest(name, context->endpoint));
         if (result)
             return result;
     }
-    return check_together(p, context->endpoint, error);
+    return api_params_check(p, context->endpoint, error);
 }
 
 void api_params_let_go(ApiParams *p) {

@@ -4,7 +4,8 @@
 /*
  * The parameters of a request, from its JSON body, by one table of rows: name, endpoints, type,
  * bounds, where it goes. What the table does not have, or has as not supported, is a 400 that names
- * it; null always means "not given".
+ * it, and the name that was perhaps meant; null always means "not given", also under names that
+ * nobody knows.
  */
 
 #include "backend/sample.h"
@@ -25,10 +26,11 @@ enum {
 };
 
 typedef struct ApiLimits {
-    uint32_t choices_max; /* of n */
+    uint32_t choices_max; /* of n, and of best_of */
     uint32_t prompts_max;
     uint32_t stops_max;         /* stop strings, and stop tokens */
     uint64_t answer_timeout_ms; /* from a request's arrival to the end of its answer; 0: any */
+    bool unknown_taken;         /* parameters that nobody knows: a warning in the log, not a 400 */
 } ApiLimits;
 
 /* What parameters are checked against. */
@@ -47,7 +49,7 @@ typedef struct ApiParams {
     const json_t *tool_choice;
 
     uint32_t n;
-    uint32_t best_of;   /* 0: not given */
+    uint32_t best_of;   /* sequences to make for each prompt; the n best are the answer */
     int64_t max_tokens; /* -1: not given */
     int64_t max_completion_tokens;
     uint32_t min_tokens;
@@ -64,6 +66,7 @@ typedef struct ApiParams {
     bool wants_logprobs; /* chat's switch for them */
     int n_top_logprobs;  /* chat's number; -1: not given */
     bool echo, stream, include_usage;
+    bool continuous_usage; /* in every chunk; only with include_usage, as vLLM has it */
     const json_t *stream_options;
     int add_generation_prompt; /* -1: not given */
     bool continue_final_message;

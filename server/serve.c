@@ -257,7 +257,9 @@ static int make_api(Server *s) {
     ApiLimits limits = { .choices_max = s->config->max_choices,
                          .prompts_max = s->config->max_prompts,
                          .stops_max = s->config->max_stops,
-                         .answer_timeout_ms = s->config->answer_timeout_ms };
+                         .answer_timeout_ms = s->config->answer_timeout_ms,
+                         .unknown_taken =
+                             s->config->unknown_parameters == UNKNOWN_PARAMETERS_WARN };
     int r = api_init(&s->api, &s->loop, &limits, s->name);
 
     if (r)

@@ -99,6 +99,34 @@ def test_streams_say_what_whole_answers_say(daemon):
     assert finishes == ["length"] * 4
 
 
+def test_usage_so_far_in_every_chunk(daemon):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = dict(
+        prompt=[[5, 6], [7]], n=2, max_tokens=12, seed=3, temperature=1, ignore_eos=True, echo=True)
+    *chunks, last = stream(daemon, "/v1/completions", **body, stream_options=options)
+    seen = {}
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        usage, n_prompt = chunk["usage"], 2 if choice["index"] < 2 else 1
+        assert usage["prompt_tokens"] == n_prompt
+        assert usage["total_tokens"] == n_prompt + usage["completion_tokens"]
+        if choice["index"] not in seen:  # the prompt, by itself
+            assert usage["completion_tokens"] == 0
+        assert usage["completion_tokens"] >= seen.get(choice["index"], 0)
+        seen[choice["index"]] = usage["completion_tokens"]
+    assert seen == {i: 12 for i in range(4)}
+    assert last["choices"] == [] and last["usage"]["prompt_tokens"] == 3
+    assert last["usage"]["completion_tokens"] == 48
+
+
+def test_usage_so_far_needs_usage(daemon):
+    """As with vLLM, whose option it is."""
+    events = stream(
+        daemon, "/v1/completions", prompt=[5], max_tokens=3,
+        stream_options={"continuous_usage_stats": True, "include_obfuscation": False})
+    assert all("usage" not in event for event in events)
+
+
 def test_streams_without_usage(daemon):
     events = stream(daemon, "/v1/completions", prompt=[5], max_tokens=3)
     assert all("usage" not in event for event in events)
@@ -222,6 +250,52 @@ def test_shape_of_a_chat(daemon):
     assert isinstance(choice["message"]["content"], str)
     assert choice["finish_reason"] == "length" and choice["logprobs"] is None
     assert answer["usage"]["completion_tokens"] == 5
+
+
+def test_usage_so_far_in_every_chunk_of_a_chat(daemon):
+    *chunks, last = stream(
+        daemon, "/v1/chat/completions", **CHAT, max_tokens=8,
+        stream_options={"include_usage": True, "continuous_usage_stats": True})
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts[0] == 0 and counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] == 8
+    for chunk in chunks:
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == last["usage"]["prompt_tokens"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def test_best_of_takes_the_likeliest(daemon):
+    body = dict(
+        prompt=[[5, 6], [7]], max_tokens=40, seed=11, temperature=1, stop_token_ids=[*range(16)])
+    every = daemon.complete(**body, n=16, best_of=16, logprobs=0)
+    best = daemon.complete(**body, n=3, best_of=16, logprobs=0)
+    assert [c["index"] for c in best["choices"]] == list(range(6))
+    assert best["usage"] == every["usage"]  # all were made
+    for i in range(2):
+        made = every["choices"][16 * i : 16 * i + 16]
+        logprobs = [c["logprobs"]["token_logprobs"] for c in made]
+        ranked = sorted(range(16), key=lambda j: -mean(logprobs[j]))
+        assert ranked != sorted(range(16), key=lambda j: -sum(logprobs[j]))
+        expected = [{**made[j], "index": 3 * i + k} for k, j in enumerate(ranked[:3])]
+        assert best["choices"][3 * i : 3 * i + 3] == expected
+    unasked = daemon.complete(**body, n=3, best_of=16)["choices"]
+    assert unasked == [{**c, "logprobs": None} for c in best["choices"]]
+
+
+def test_best_of_in_a_chat(daemon):
+    body = {**CHAT, "max_tokens": 8, "seed": 5, "logprobs": True, "ignore_eos": True}
+    _, every = daemon.request("/v1/chat/completions", {**body, "n": 6})
+    _, best = daemon.request("/v1/chat/completions", {**body, "best_of": 6})
+    [choice] = best["choices"]
+    rank = [mean([t["logprob"] for t in c["logprobs"]["content"]]) for c in every["choices"]]
+    likeliest = every["choices"][rank.index(max(rank))]
+    assert choice == {**likeliest, "index": 0}
+    assert best["usage"]["completion_tokens"] == 48
 
 
 def test_chat_streams(daemon):

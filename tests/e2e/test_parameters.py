@@ -22,7 +22,7 @@ def refuse(daemon, path, body, param, status=400, code=None):
 
 BAD = {
     "temperature": [-0.1, 101, "1", True, [], {}, 1e999],
-    "top_p": [0, -1, 1.1, "x", False],
+    "top_p": [-1e-9, -1, 1.1, "x", False],
     "min_p": [-0.1, 1.5, "x"],
     "top_k": [-2, 1.5, "x", 1 << 64],
     "seed": [1.5, "1", 1 << 63, -(1 << 63) - 1, 1 << 80, True],
@@ -34,7 +34,8 @@ BAD = {
     "frequency_penalty": [-2.1, 2.1, "x"],
     "logit_bias": [
         [], "x", {"512": 1}, {"-1": 1}, {"x": 1}, {"": 1}, {"1e1": 1}, {"1": 101}, {"1": "x"},
-        {"99999999999999999999999": 1}, {" 1": 1},
+        {"99999999999999999999999": 1}, {" 1": 1}, {"01": 1}, {"00": 1}, {"+1": 1}, {"1.0": 1},
+        {"1": True}, {str(i): 1 for i in range(513)},
     ],
     "stop": ["", [""], [1], 1, {}, ["a\0b"], ["x"] * 17, [None]],
     "stop_token_ids": [5, ["x"], [512], [-1], [1.5], [1] * 17],
@@ -44,8 +45,17 @@ BAD = {
     "add_special_tokens": ["x"],
     "stream": [1, "true"],
     "model": [1, ["x"]],
-    "best_of": [2, "x", 0],
+    "best_of": [17, "x", 0, True, 1.5],
     "user_id": [1, "x"],
+    "user": [1, {}],
+    "metadata": ["x", []],
+    "store": ["true", 1],
+    "service_tier": [1, True],
+    "reasoning_effort": [1, {}],
+    "verbosity": [1, []],
+    "parallel_tool_calls": ["x", 1],
+    "prompt_cache_key": [1, {}],
+    "prediction": ["x", []],
     "guided_json": [{}],
     "response_format": [{"type": "json_object"}, "text"],
     "prompt_logprobs": [1],
@@ -76,7 +86,7 @@ def test_nan_and_infinity_are_no_json(daemon):
     "body",
     [
         {"suffix": "x"}, {"logprobs": True}, {"logprobs": 21}, {"logprobs": -1}, {"echo": 1},
-        {"messages": []}, {"top_logprobs": 2}, {"max_completion_tokens": 5}, {"tools": []},
+        {"messages": []}, {"top_logprobs": 2}, {"max_completion_tokens": 0}, {"tools": []},
     ],
     ids=str,
 )
@@ -89,10 +99,9 @@ def test_wrong_for_completions(daemon, body):
     [
         {"logprobs": 2}, {"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21},
         {"max_completion_tokens": 0}, {"prompt": "x"}, {"echo": True}, {"suffix": "x"},
-        {"audio": {}}, {"modalities": ["audio"]}, {"store": True}, {"functions": [{}]},
+        {"audio": {}}, {"modalities": ["audio"]}, {"functions": [{}]},
         {"documents": {}}, {"chat_template": "x"}, {"chat_template_kwargs": []},
-        {"service_tier": "flex"}, {"reasoning_effort": "high"}, {"tool_choice": "required"},
-        {"tools": {}}, {"messages": 1},
+        {"tool_choice": "required"}, {"tools": {}}, {"messages": 1},
     ],
     ids=str,
 )
@@ -122,6 +131,69 @@ def test_values_that_change_nothing_are_accepted(daemon):
     assert status == 200, answer
 
 
+HINTS = dict(
+    user="u", safety_identifier="s", prompt_cache_key="k", prompt_cache_retention="24h",
+    request_id="r", metadata={"a": "b"}, store=True, service_tier="flex",
+    reasoning_effort="medium", verbosity="low", parallel_tool_calls=False,
+    prediction={"type": "content", "content": "x"}, reasoning={"effort": "low"},
+    include_reasoning=True, separate_reasoning=True, stream_reasoning=False, cache_prompt=True,
+)
+
+
+def test_hints_change_no_answer(daemon):
+    greedy = dict(max_tokens=4, temperature=0)
+    for path, body in (("/v1/completions", PROMPT), ("/v1/chat/completions", CHAT)):
+        answers = [daemon.request(path, {**body, **greedy, **more}) for more in ({}, HINTS)]
+        assert [status for status, _ in answers] == [200, 200], answers
+        (_, plain), (_, hinted) = answers
+        assert plain["choices"] == hinted["choices"]
+
+
+@pytest.mark.parametrize("more", [
+    {"mm_processor_kwargs": None, "anything": None},
+    {"top_p": 0},
+    {"n": 1, "seed": None, "stop": [], "tools": [], "tool_choice": "auto", "functions": [],
+     "function_call": "auto", "logprobs": False, "top_logprobs": None, "prediction": None},
+    {"modalities": ["text"], "response_format": {"type": "text", "json_schema": None},
+     "frequency_penalty": 0, "echo": False, "suffix": None, "priority": 0},
+    {"stream": False, "stream_options": None, "best_of": 1, "truncate_prompt_tokens": None},
+], ids=lambda more: next(iter(more)))
+def test_what_chat_clients_send(daemon, more):
+    status, answer = daemon.request("/v1/chat/completions", {**CHAT, "max_tokens": 2, **more})
+    assert status == 200, answer
+
+
+def test_a_limit_under_both_names(daemon):
+    for body in (dict(max_completion_tokens=3), dict(max_tokens=3, max_completion_tokens=3)):
+        answer = daemon.complete(prompt=[5], ignore_eos=True, **body)
+        assert answer["usage"]["completion_tokens"] == 3
+
+
+def test_unknown_names_are_answered_with_the_nearest(daemon):
+    for typed, meant in (
+        ("max_token", "max_tokens"), ("temprature", "temperature"), ("Top_P", "top_p"),
+        ("logit-bias", "logit_bias"), ("stream_option", "stream_options"),
+    ):
+        message = refuse(daemon, "/v1/completions", {**PROMPT, typed: 1}, typed)
+        assert f"did you mean `{meant}`?" in message
+    assert "did you mean" not in refuse(daemon, "/v1/completions", {**PROMPT, "zzzz": 1}, "zzzz")
+
+
+def test_unknown_names_may_pass(start):
+    daemon = start("--unknown-parameters", "warn", "--kv-tokens", 1024)
+    assert daemon.complete(**PROMPT, max_tokens=1, max_token=7, mirostat=2)
+    daemon.wait_log('warning: .*name="max_token" nearest=max_tokens')
+    daemon.wait_log('warning: .*name="mirostat" nearest=none')
+    refuse(daemon, "/v1/completions", {**PROMPT, "guided_json": {}}, "guided_json")
+    refuse(daemon, "/v1/completions", {**PROMPT, "max_tokens": "1"}, "max_tokens")
+
+
+def test_the_smallest_set_is_the_best_token(daemon):
+    body = dict(prompt=[5, 6, 7], max_tokens=20, ignore_eos=True)
+    best = daemon.complete(**body, temperature=0)["choices"]
+    assert daemon.complete(**body, top_p=0, temperature=2, seed=3)["choices"] == best
+
+
 def test_whole_reals_count_as_whole(daemon):
     assert daemon.complete(prompt=[5], max_tokens=2.0, seed=1.0, n=1.0)
 
@@ -141,6 +213,8 @@ def test_bounds_are_inclusive(daemon):
 def test_parameters_that_exclude_each_other(daemon):
     refuse(daemon, "/v1/completions", {**PROMPT, "stream_options": {}}, "stream_options")
     refuse(daemon, "/v1/completions", {**PROMPT, "max_tokens": 0}, "max_tokens")
+    refuse(daemon, "/v1/completions", {**PROMPT, "n": 3, "best_of": 2}, "best_of")
+    refuse(daemon, "/v1/completions", {**PROMPT, "best_of": 2, "stream": True}, "best_of")
     refuse(daemon, "/v1/completions", {**PROMPT, "max_tokens": 2, "min_tokens": 3}, "min_tokens")
     refuse(
         daemon, "/v1/completions",
@@ -267,6 +341,13 @@ def test_unknown_names_of_any_kind(daemon):
         status, answer = daemon.request("/v1/completions", {**PROMPT, name: 1})
         assert status == 400
         assert name.startswith(answer["error"]["param"] or "")
+        body = {**PROMPT, "stream": True, "stream_options": {name: True}}
+        status, answer = daemon.request("/v1/completions", body)
+        assert status == 400 and len(answer["error"]["message"]) < 300
+        assert f"stream_options.{name}".startswith(answer["error"]["param"])
+        status, answer = daemon.request("/v1/completions", {**PROMPT, "logit_bias": {name: 1}})
+        assert status == 400 and len(answer["error"]["message"]) < 300
+        assert answer["error"]["param"] == "logit_bias"
 
 
 def test_nul_in_a_prompt_is_text_like_any_other(daemon):
