@@ -16,6 +16,8 @@
 #include <utf8proc.h>
 
 #define NO_INDEX UINT32_MAX
+/* Bytes looked at between two looks at the account. */
+#define STEPS_PER_POLL 4096
 
 typedef struct TrieNode {
     uint32_t child, sibling; /* 0: none; the root is nobody's child */
@@ -159,70 +161,103 @@ static bool inside_word(const char *text, size_t size, size_t start, size_t end)
            (end < size && is_word(utf8_decode(text + end)));
 }
 
-/* Moves `start` back over white space, not further than `floor`. */
-static size_t strip_left(const char *text, size_t floor, size_t start) {
-    while (start > floor) {
-        size_t before = utf8_last(text, start);
+/* A search through a text. */
+typedef struct FinderRun {
+    const TokenFinder *finder;
+    const TokenFinderSink *sink;
+    const char *text;
+    size_t size;
+    bool skip_special, at_start;
+    size_t done; /* what lies before has been handed on */
+    size_t n_steps;
+} FinderRun;
 
-        if (!is_space(utf8_decode(text + before)))
+/* To be asked at each step. */
+static bool is_canceled(FinderRun *run) {
+    return !(++run->n_steps % STEPS_PER_POLL) && account_is_closed(run->sink->account);
+}
+
+/* Moves `*start` back over white space, not further than what is done. */
+static int strip_left(FinderRun *run, size_t *start) {
+    while (*start > run->done) {
+        size_t before = utf8_last(run->text, *start);
+
+        if (is_canceled(run))
+            return -ECANCELED;
+        if (!is_space(utf8_decode(run->text + before)))
             break;
-        start = before;
+        *start = before;
     }
-    return start;
+    return 0;
 }
 
-static size_t strip_right(const char *text, size_t size, size_t end) {
-    while (end < size && is_space(utf8_decode(text + end)))
-        end += utf8_size(text[end]);
-    return end;
+static int strip_right(FinderRun *run, size_t *end) {
+    while (*end < run->size && is_space(utf8_decode(run->text + *end))) {
+        if (is_canceled(run))
+            return -ECANCELED;
+        *end += utf8_size(run->text[*end]);
+    }
+    return 0;
 }
 
-/* Hands on what lies before the match at [start, end) and the match; moves `*done` behind both. */
-static int match_take(const char *text, size_t size, size_t start, size_t end,
-                      const AddedToken *token, bool at_start, size_t *done,
-                      const TokenFinderSink *sink) {
-    if (token->lstrip)
-        start = strip_left(text, *done, start);
-    if (token->rstrip)
-        end = strip_right(text, size, end);
-    if (start > *done) {
-        int r = sink->text(sink->ctx, text + *done, start - *done, at_start && !*done);
+static int text_take(FinderRun *run, size_t end) {
+    if (end <= run->done)
+        return 0;
+    return run->sink->text(run->sink->ctx, run->text + run->done, end - run->done,
+                           run->at_start && !run->done);
+}
 
-        if (r)
-            return r;
+/* Hands on what lies before the match at [start, end) and the match. */
+static int match_take(FinderRun *run, size_t start, size_t end, const AddedToken *token) {
+    int r = token->lstrip ? strip_left(run, &start) : 0;
+
+    if (!r && token->rstrip)
+        r = strip_right(run, &end);
+    if (!r)
+        r = text_take(run, start);
+    if (r)
+        return r;
+    run->done = end;
+    return run->sink->token(run->sink->ctx, token->id);
+}
+
+/* The token at `*at`, if one is taken there; moves `*at` on. */
+static int place_take(FinderRun *run, size_t *at) {
+    const AddedToken *token;
+    size_t start = *at, token_size = 0;
+    uint32_t index = NO_INDEX;
+
+    if (run->finder->begins[(uint8_t)run->text[start]])
+        index = longest_at(run->finder, run->text + start, run->size - start, &token_size);
+    if (index == NO_INDEX) {
+        *at = start + 1;
+        return 0;
     }
-    *done = end;
-    return sink->token(sink->ctx, token->id);
+    token = &run->finder->added->tokens[index];
+    *at = start + token_size;
+    if ((run->skip_special && token->special) ||
+        (token->single_word && inside_word(run->text, run->size, start, *at)))
+        return 0;
+    return match_take(run, start, *at, token);
 }
 
 int token_finder_run(const TokenFinder *finder, const char *text, size_t size, bool skip_special,
                      bool at_start, const TokenFinderSink *sink) {
-    size_t done = 0, token_size = 0, at = 0;
+    FinderRun run = {
+        .finder = finder,
+        .sink = sink,
+        .text = text,
+        .size = size,
+        .skip_special = skip_special,
+        .at_start = at_start,
+    };
+    size_t at = 0;
 
     while (finder->n_nodes && at < size) {
-        const AddedToken *token;
-        uint32_t index;
-        int r;
+        int r = is_canceled(&run) ? -ECANCELED : place_take(&run, &at);
 
-        if (!finder->begins[(uint8_t)text[at]]) {
-            at++;
-            continue;
-        }
-        index = longest_at(finder, text + at, size - at, &token_size);
-        if (index == NO_INDEX) {
-            at++;
-            continue;
-        }
-        token = &finder->added->tokens[index];
-        at += token_size;
-        if ((skip_special && token->special) ||
-            (token->single_word && inside_word(text, size, at - token_size, at)))
-            continue;
-        r = match_take(text, size, at - token_size, at, token, at_start, &done, sink);
         if (r)
             return r;
     }
-    if (done >= size)
-        return 0;
-    return sink->text(sink->ctx, text + done, size - done, at_start && !done);
+    return text_take(&run, size);
 }

@@ -50,6 +50,8 @@ int token_finder_add(TokenFinder *finder, const char *text, size_t size, uint32_
 /* Calls for each stretch of text between tokens and for each token, in order; stretches are not
  * empty. 0 or -errno: stop. */
 typedef struct TokenFinderSink {
+    Account
+        *account; /* borrowed; NULL: nobody's; once it is closed, the search ends (-ECANCELED) */
     int (*text)(void *ctx, const char *text, size_t size, bool at_start);
     int (*token)(void *ctx, uint32_t id);
     void *ctx;

@@ -6,6 +6,16 @@
  * space is one piece) keep candidates in a heap: 64-bit keys, rank << 32 | place of the left
  * symbol, so that the smallest is the one to join next. A candidate is stale if the symbols that
  * stand at its place by now do not join with its rank.
+ *
+ * A piece of more than a window's symbols is encoded window by window, so that scratch memory does
+ * not grow with it; the ids are the same. Whether two symbols join depends on nothing but
+ * themselves, and so:
+ * - what stands between two tokens' ends in an encoding is encoded the same way alone;
+ * - if a and b are encodings and their neighbours (a's last token, b's first) stand side by side in
+ *   some encoding, then the two texts together become a followed by b, since a first join across
+ *   the border would have happened among those two tokens alone.
+ * A window begins at a token of the one before, half a window back. From the first token that both
+ * windows found at the same place, the later window is right about what follows.
  */
 
 #include "model/bpe.h"
@@ -20,6 +30,14 @@
 /* Up to here scanning all pairs for each join is faster than a heap. */
 #define SCAN_SYMBOLS_MAX 48
 
+/* Symbols of a window; more where tokens are so long that a window could hold only few of them. */
+#ifndef BPE_WINDOW_SYMBOLS
+#define BPE_WINDOW_SYMBOLS 16384
+#endif
+#define WINDOW_TOKENS_MIN 4
+/* What one character may become. */
+#define CHARACTER_SYMBOLS_MAX 5
+
 #define NO_SYMBOL UINT32_MAX
 #define NO_RANK UINT32_MAX
 
@@ -30,6 +48,13 @@ typedef struct BpeSymbol {
     uint32_t previous, next;
     uint32_t rank, joined; /* of the pair with `next`; kept while scanning */
 } BpeSymbol;
+
+/* A symbol as it was before any join, and the token that the window before made of it and those
+ * behind it. */
+typedef struct BpeUnit {
+    uint32_t id, at, size;
+    uint32_t token, token_size; /* size 0: no token begins here */
+} BpeUnit;
 
 void bpe_init(Bpe *bpe) {
     *bpe = (Bpe){ .unknown_id = TOKEN_NONE };
@@ -45,9 +70,13 @@ void bpe_deinit(Bpe *bpe) {
 }
 
 void bpe_scratch_deinit(BpeScratch *scratch) {
+    Account *account = scratch->account;
+
     free(scratch->symbols);
     free(scratch->heap);
-    *scratch = (BpeScratch)BPE_SCRATCH_NULL;
+    free(scratch->units);
+    account_release(account, scratch->charged_bytes);
+    *scratch = (BpeScratch){ .account = account };
 }
 
 int bpe_merges_reserve(Bpe *bpe, size_t n) {
@@ -114,9 +143,18 @@ static uint32_t pair_find(const Bpe *bpe, const char *piece, const BpeSymbol *le
 
 /* Symbols. */
 
+/* The piece on its way to symbols, some at a time. */
+typedef struct SymbolSource {
+    const Bpe *bpe;
+    const char *piece;
+    size_t size;
+    size_t at;                       /* what comes next */
+    size_t unknown_at, unknown_size; /* unknown characters that were passed and not written yet */
+} SymbolSource;
+
 typedef struct SymbolWriter {
     BpeSymbol *symbols;
-    uint32_t n;
+    uint32_t n, capacity;
 } SymbolWriter;
 
 static void symbol_push(SymbolWriter *writer, uint32_t id, size_t at, size_t size) {
@@ -130,6 +168,10 @@ static void symbol_push(SymbolWriter *writer, uint32_t id, size_t at, size_t siz
     writer->n++;
 }
 
+static bool writer_has_room(const SymbolWriter *writer) {
+    return writer->capacity - writer->n > CHARACTER_SYMBOLS_MAX;
+}
+
 /* Whether the character could be written as one byte token for each of its bytes. */
 static bool symbol_push_bytes(const Bpe *bpe, SymbolWriter *writer, const char *piece, size_t at,
                               size_t size) {
@@ -141,66 +183,69 @@ static bool symbol_push_bytes(const Bpe *bpe, SymbolWriter *writer, const char *
     return true;
 }
 
-/* An unknown character waits for its neighbours: it is written when a known one follows or the
- * text ends, and not by byte tokens, exactly as in the reference. */
-static uint32_t symbols_from_characters(const Bpe *bpe, const char *piece, size_t size,
-                                        BpeSymbol *symbols) {
-    SymbolWriter writer = { .symbols = symbols };
-    size_t unknown_at = 0, unknown_size = 0, step;
-
-    for (size_t at = 0; at < size; at += step) {
-        uint32_t id;
-
-        step = utf8_size(piece[at]);
-        id = vocab_find(&bpe->pieces, piece + at, step);
-        if (bpe->score_ranks) {
-            symbol_push(&writer, id, at, step);
-        } else if (id != TOKEN_NONE) {
-            if (unknown_size)
-                symbol_push(&writer, bpe->unknown_id, unknown_at, unknown_size);
-            unknown_size = 0;
-            symbol_push(&writer, id, at, step);
-        } else if (!symbol_push_bytes(bpe, &writer, piece, at, step) &&
-                   bpe->unknown_id != TOKEN_NONE) {
-            if (unknown_size && !bpe->fuse_unknown) {
-                symbol_push(&writer, bpe->unknown_id, unknown_at, unknown_size);
-                unknown_size = 0;
-            }
-            if (!unknown_size)
-                unknown_at = at;
-            unknown_size += step;
-        }
-    }
-    if (unknown_size)
-        symbol_push(&writer, bpe->unknown_id, unknown_at, unknown_size);
-    return writer.n;
+static void unknown_flush(SymbolSource *source, SymbolWriter *writer) {
+    if (source->unknown_size)
+        symbol_push(writer, source->bpe->unknown_id, source->unknown_at, source->unknown_size);
+    source->unknown_size = 0;
 }
 
-static uint32_t symbols_from_bytes(const Bpe *bpe, const char *piece, size_t size,
-                                   BpeSymbol *symbols) {
-    SymbolWriter writer = { .symbols = symbols };
-    size_t unknown_at = 0, unknown_size = 0;
+static void unknown_pass(SymbolSource *source, SymbolWriter *writer, size_t size) {
+    if (!source->bpe->fuse_unknown)
+        unknown_flush(source, writer);
+    if (!source->unknown_size)
+        source->unknown_at = source->at;
+    source->unknown_size += size;
+}
 
-    for (size_t at = 0; at < size; at++) {
-        uint32_t id = bpe->byte_ids[(uint8_t)piece[at]];
+/* An unknown character waits for its neighbours: it is written when a known one follows or the
+ * text ends, and not by byte tokens, exactly as in the reference. */
+static void symbols_from_characters(SymbolSource *source, SymbolWriter *writer) {
+    const Bpe *bpe = source->bpe;
+    size_t step;
 
-        if (id == TOKEN_NONE && bpe->unknown_id == TOKEN_NONE)
-            continue;
-        if (unknown_size && (id != TOKEN_NONE || !bpe->fuse_unknown)) {
-            symbol_push(&writer, bpe->unknown_id, unknown_at, unknown_size);
-            unknown_size = 0;
+    for (; source->at < source->size && writer_has_room(writer); source->at += step) {
+        const char *character = source->piece + source->at;
+        uint32_t id;
+
+        step = utf8_size(*character);
+        id = vocab_find(&bpe->pieces, character, step);
+        if (bpe->score_ranks) {
+            symbol_push(writer, id, source->at, step);
+        } else if (id != TOKEN_NONE) {
+            unknown_flush(source, writer);
+            symbol_push(writer, id, source->at, step);
+        } else if (!symbol_push_bytes(bpe, writer, source->piece, source->at, step) &&
+                   bpe->unknown_id != TOKEN_NONE) {
+            unknown_pass(source, writer, step);
         }
-        if (id != TOKEN_NONE) {
-            symbol_push(&writer, id, at, 1);
-            continue;
-        }
-        if (!unknown_size)
-            unknown_at = at;
-        unknown_size++;
     }
-    if (unknown_size)
-        symbol_push(&writer, bpe->unknown_id, unknown_at, unknown_size);
-    return writer.n;
+}
+
+static void symbols_from_bytes(SymbolSource *source, SymbolWriter *writer) {
+    const Bpe *bpe = source->bpe;
+
+    for (; source->at < source->size && writer_has_room(writer); source->at++) {
+        uint32_t id = bpe->byte_ids[(uint8_t)source->piece[source->at]];
+
+        if (id != TOKEN_NONE) {
+            unknown_flush(source, writer);
+            symbol_push(writer, id, source->at, 1);
+        } else if (bpe->unknown_id != TOKEN_NONE) {
+            unknown_pass(source, writer, 1);
+        }
+    }
+}
+
+/* Writes symbols while there is room; whether the piece is at its end. */
+static bool source_read(SymbolSource *source, SymbolWriter *writer) {
+    if (source->bpe->byte_level)
+        symbols_from_bytes(source, writer);
+    else
+        symbols_from_characters(source, writer);
+    if (source->at < source->size)
+        return false;
+    unknown_flush(source, writer);
+    return true;
 }
 
 /* Drops the right symbol of a pair into the left one. */
@@ -319,77 +364,273 @@ static void join_by_heap(const Bpe *bpe, const char *piece, BpeSymbol *symbols, 
     }
 }
 
-static int scratch_reserve(BpeScratch *scratch, size_t n_symbols) {
-    if (n_symbols > scratch->symbol_capacity) {
-        size_t capacity = n_symbols < 256 ? 256 : n_symbols;
-
-        free(scratch->symbols);
-        scratch->symbol_capacity = 0;
-        scratch->symbols = reallocarray(NULL, capacity, sizeof(*scratch->symbols));
-        if (!scratch->symbols)
-            return -ENOMEM;
-        scratch->symbol_capacity = capacity;
-    }
-    if (n_symbols > SCAN_SYMBOLS_MAX && n_symbols > scratch->heap_capacity / 2) {
-        free(scratch->heap);
-        scratch->heap_capacity = 0;
-        scratch->heap = reallocarray(NULL, n_symbols, 2 * sizeof(*scratch->heap));
-        if (!scratch->heap)
-            return -ENOMEM;
-        scratch->heap_capacity = n_symbols * 2;
-    }
-    return 0;
+static void symbols_join_all(const Bpe *bpe, const char *piece, BpeScratch *scratch, uint32_t n) {
+    if (!n)
+        return;
+    scratch->symbols[n - 1].next = NO_SYMBOL;
+    if (n <= SCAN_SYMBOLS_MAX)
+        join_by_scan(bpe, piece, scratch->symbols, n);
+    else
+        join_by_heap(bpe, piece, scratch->symbols, n, scratch->heap);
 }
 
-/* A symbol that is no token can only be a character nothing joined with: its bytes, or unknown. */
-static void symbol_write(const Bpe *bpe, const char *piece, const BpeSymbol *symbol,
-                         TokenIds *out) {
-    if (symbol->id != TOKEN_NONE) {
-        token_ids_push(out, symbol->id);
-        return;
+/* Scratch. */
+
+/* A longer array in place of `old`, charged; the content is lost. `*r`: 0, or why it failed. */
+static void *array_renew(BpeScratch *scratch, void *old, size_t n_old, size_t n, size_t size,
+                         int *r) {
+    void *array;
+
+    *r = account_charge(scratch->account, (n - n_old) * size);
+    if (*r)
+        return old;
+    scratch->charged_bytes += (n - n_old) * size;
+    free(old);
+    array = reallocarray(NULL, n, size);
+    *r = array ? 0 : -ENOMEM;
+    return array;
+}
+
+static int scratch_reserve(BpeScratch *scratch, size_t n_symbols) {
+    size_t n_heap = n_symbols * 2;
+    int r = 0;
+
+    if (n_symbols > scratch->symbol_capacity) {
+        size_t n = n_symbols < 256 ? 256 : n_symbols;
+
+        scratch->symbols = array_renew(scratch, scratch->symbols, scratch->symbol_capacity, n,
+                                       sizeof(*scratch->symbols), &r);
+        if (r)
+            return r;
+        scratch->symbol_capacity = n;
     }
-    for (uint32_t i = 0; i < symbol->size; i++) {
-        uint32_t id = bpe->byte_ids[(uint8_t)piece[symbol->at + i]];
+    if (n_symbols > SCAN_SYMBOLS_MAX && n_heap > scratch->heap_capacity) {
+        scratch->heap = array_renew(scratch, scratch->heap, scratch->heap_capacity, n_heap,
+                                    sizeof(*scratch->heap), &r);
+        if (!r)
+            scratch->heap_capacity = n_heap;
+    }
+    return r;
+}
+
+static int units_reserve(BpeScratch *scratch, size_t n) {
+    int r = 0;
+
+    if (n <= scratch->unit_capacity)
+        return 0;
+    scratch->units = array_renew(scratch, scratch->units, scratch->unit_capacity, n,
+                                 sizeof(*scratch->units), &r);
+    if (!r)
+        scratch->unit_capacity = n;
+    return r;
+}
+
+/* Ids. */
+
+/* A symbol that is no token can only be a character nothing joined with: its bytes, or unknown. */
+static int token_write(const Bpe *bpe, const char *text, uint32_t size, uint32_t token,
+                       TokenIds *out) {
+    int r = token_ids_reserve(out, token == TOKEN_NONE ? size : 1);
+
+    if (r)
+        return r;
+    if (token != TOKEN_NONE) {
+        token_ids_push(out, token);
+        return 0;
+    }
+    for (uint32_t i = 0; i < size; i++) {
+        uint32_t id = bpe->byte_ids[(uint8_t)text[i]];
 
         if (id == TOKEN_NONE)
             id = bpe->unknown_id;
         if (id != TOKEN_NONE)
             token_ids_push(out, id);
     }
+    return 0;
 }
 
-int bpe_encode(const Bpe *bpe, BpeScratch *scratch, const char *piece, size_t size, TokenIds *out) {
-    uint32_t n;
+/* Writes the tokens from symbol `from`, which begins one, up to `to`. */
+static int symbols_write(const Bpe *bpe, const char *piece, const BpeSymbol *symbols, uint32_t from,
+                         uint32_t to, TokenIds *out) {
+    int r = 0;
+
+    for (uint32_t i = from; !r && i < to; i = symbols[i].next)
+        r = token_write(bpe, piece + symbols[i].at, symbols[i].size, symbols[i].id, out);
+    return r;
+}
+
+/* Windows. */
+
+typedef struct Windows {
+    SymbolSource source;
+    BpeScratch *scratch;
+    TokenIds *out;
+    SymbolWriter writer; /* the window's symbols */
+    bool is_first;
+} Windows;
+
+/* Keeps what joining is about to change. */
+static void units_save(const Windows *w) {
+    for (uint32_t i = 0; i < w->writer.n; i++) {
+        const BpeSymbol *symbol = &w->scratch->symbols[i];
+        BpeUnit *unit = &w->scratch->units[i];
+
+        unit->id = symbol->id;
+        unit->at = symbol->at;
+        unit->size = symbol->size;
+    }
+}
+
+/* The first token that the window before had, too; NO_SYMBOL if there is none. */
+static uint32_t common_find(const Windows *w) {
+    const BpeSymbol *symbols = w->scratch->symbols;
+    const BpeUnit *units = w->scratch->units;
+
+    for (uint32_t i = 0; i < w->writer.n; i = symbols[i].next)
+        if (units[i].token_size == symbols[i].size && units[i].token == symbols[i].id)
+            return i;
+    return NO_SYMBOL;
+}
+
+/* Writes the tokens of the window before, up to where this one is right. */
+static int before_write(const Windows *w, uint32_t to) {
+    const BpeUnit *units = w->scratch->units;
+    int r = 0;
+
+    for (uint32_t i = 0; !r && i < to; i++)
+        if (units[i].token_size)
+            r = token_write(w->source.bpe, w->source.piece + units[i].at, units[i].token_size,
+                            units[i].token, w->out);
+    return r;
+}
+
+/* Moves the window: what begins at `from` is its beginning, with the tokens found there. */
+static void window_move(Windows *w, uint32_t from) {
+    BpeSymbol *symbols = w->scratch->symbols;
+    BpeUnit *units = w->scratch->units;
+    uint32_t n = w->writer.n - from;
+
+    for (uint32_t i = from; i < w->writer.n; i++)
+        units[i].token_size = 0;
+    for (uint32_t i = from; i < w->writer.n; i = symbols[i].next) {
+        units[i].token = symbols[i].id;
+        units[i].token_size = symbols[i].size;
+    }
+    memmove(units, units + from, n * sizeof(*units));
+    w->writer.n = 0;
+    for (uint32_t i = 0; i < n; i++)
+        symbol_push(&w->writer, units[i].id, units[i].at, units[i].size);
+    for (uint32_t i = n; i < w->writer.capacity; i++)
+        units[i].token_size = 0;
+}
+
+/* The first token that begins in the window's second half, behind `after`. */
+static uint32_t middle_find(const Windows *w, uint32_t after) {
+    const BpeSymbol *symbols = w->scratch->symbols;
+    uint32_t i = after;
+
+    while (i < w->writer.n && (i < w->writer.n / 2 || i == after))
+        i = symbols[i].next;
+    return i;
+}
+
+enum {
+    _WINDOW_E_SUCCESS,
+    WINDOW_E_END,
+    WINDOW_E_NARROW, /* two windows agree on nothing */
+};
+
+static int window_encode(Windows *w) {
+    const Bpe *bpe = w->source.bpe;
+    const char *piece = w->source.piece;
+    BpeSymbol *symbols = w->scratch->symbols;
+    bool at_end = source_read(&w->source, &w->writer);
+    uint32_t from = 0, to;
     int r;
 
-    if (!size)
-        return 0;
+    units_save(w);
+    symbols_join_all(bpe, piece, w->scratch, w->writer.n);
+    if (!w->is_first) {
+        from = common_find(w);
+        if (from == NO_SYMBOL)
+            return WINDOW_E_NARROW;
+    }
+    to = at_end ? w->writer.n : middle_find(w, from);
+    if (to >= w->writer.n && !at_end)
+        return WINDOW_E_NARROW;
+    r = before_write(w, from);
+    if (!r)
+        r = symbols_write(bpe, piece, symbols, from, to, w->out);
+    if (r || at_end)
+        return r ? r : WINDOW_E_END;
+    window_move(w, to);
+    w->is_first = false;
+    return 0;
+}
+
+/* Window by window, `n_symbols` each. */
+static int encode_windows(const SymbolSource *source, BpeScratch *scratch, uint32_t n_symbols,
+                          size_t n_max, TokenIds *out) {
+    Windows w = { .source = *source, .scratch = scratch, .out = out, .is_first = true };
+    int r = scratch_reserve(scratch, n_symbols);
+
+    if (!r)
+        r = units_reserve(scratch, n_symbols);
+    if (r)
+        return r;
+    w.writer = (SymbolWriter){ .symbols = scratch->symbols, .capacity = n_symbols };
+    do {
+        if (account_is_closed(scratch->account))
+            return -ECANCELED;
+        r = window_encode(&w);
+        if (out->n > n_max)
+            return -E2BIG;
+    } while (!r);
+    return r;
+}
+
+static int encode_long(const SymbolSource *source, BpeScratch *scratch, size_t n_max,
+                       TokenIds *out) {
+    uint64_t n_symbols = (uint64_t)source->bpe->pieces.longest * WINDOW_TOKENS_MIN;
+    size_t n_before = out->n;
+    int r;
+
+    if (n_symbols < BPE_WINDOW_SYMBOLS)
+        n_symbols = BPE_WINDOW_SYMBOLS;
+    for (;; n_symbols *= 2) {
+        out->n = n_before;
+        if (n_symbols > source->size + CHARACTER_SYMBOLS_MAX)
+            n_symbols = source->size + CHARACTER_SYMBOLS_MAX + 1;
+        r = encode_windows(source, scratch, (uint32_t)n_symbols, n_max, out);
+        if (r != WINDOW_E_NARROW)
+            return r == WINDOW_E_END ? 0 : r;
+    }
+}
+
+static int encode_short(SymbolSource *source, BpeScratch *scratch, TokenIds *out) {
+    SymbolWriter writer = { .capacity = (uint32_t)source->size + CHARACTER_SYMBOLS_MAX + 1 };
+    int r = scratch_reserve(scratch, writer.capacity);
+
+    if (r)
+        return r;
+    writer.symbols = scratch->symbols;
+    source_read(source, &writer);
+    symbols_join_all(source->bpe, source->piece, scratch, writer.n);
+    return symbols_write(source->bpe, source->piece, writer.symbols, 0, writer.n, out);
+}
+
+int bpe_encode(const Bpe *bpe, BpeScratch *scratch, const char *piece, size_t size, size_t n_max,
+               TokenIds *out) {
+    SymbolSource source = { .bpe = bpe, .piece = piece, .size = size };
+
     if (size >= UINT32_MAX / 2)
         return -ENOMEM;
-    r = token_ids_reserve(out, size);
-    if (r)
-        return r;
-    if (bpe->ignore_merges) {
+    if (bpe->ignore_merges && size) {
         uint32_t whole = vocab_find(&bpe->pieces, piece, size);
 
-        if (whole != TOKEN_NONE) {
-            token_ids_push(out, whole);
-            return 0;
-        }
+        if (whole != TOKEN_NONE)
+            return token_ids_append(out, &whole, 1);
     }
-    r = scratch_reserve(scratch, size);
-    if (r)
-        return r;
-    n = bpe->byte_level ? symbols_from_bytes(bpe, piece, size, scratch->symbols)
-                        : symbols_from_characters(bpe, piece, size, scratch->symbols);
-    if (!n)
-        return 0;
-    scratch->symbols[n - 1].next = NO_SYMBOL;
-    if (n <= SCAN_SYMBOLS_MAX)
-        join_by_scan(bpe, piece, scratch->symbols, n);
-    else
-        join_by_heap(bpe, piece, scratch->symbols, n, scratch->heap);
-    for (uint32_t i = 0; i != NO_SYMBOL; i = scratch->symbols[i].next)
-        symbol_write(bpe, piece, &scratch->symbols[i], out);
-    return 0;
+    return size > BPE_WINDOW_SYMBOLS ? encode_long(&source, scratch, n_max, out)
+                                     : encode_short(&source, scratch, out);
 }

@@ -36,9 +36,12 @@ typedef struct Bpe {
 
 /* One call's memory: reused from piece to piece, never shared between threads. */
 typedef struct BpeScratch {
+    Account *account; /* charged with all of it; borrowed; NULL: nobody's. Set while empty */
     struct BpeSymbol *symbols;
     uint64_t *heap;
-    size_t symbol_capacity, heap_capacity;
+    struct BpeUnit *units;
+    size_t symbol_capacity, heap_capacity, unit_capacity;
+    size_t charged_bytes;
 } BpeScratch;
 
 #define BPE_SCRATCH_NULL \
@@ -57,5 +60,8 @@ void bpe_merge_add(Bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint3
 /* Sets the order by score: [pieces.n_ids] floats, none of them NaN. 0, -ENOMEM. */
 int bpe_scores_set(Bpe *bpe, const float *scores);
 
-/* Appends the ids of `piece`, which is valid UTF-8. 0, -ENOMEM. Time is O(n log n). */
-int bpe_encode(const Bpe *bpe, BpeScratch *scratch, const char *piece, size_t size, TokenIds *out);
+/* Appends the ids of `piece`, which is valid UTF-8. 0; -ENOMEM; -ECANCELED (the scratch's account
+ * is closed); a long piece ends with -E2BIG soon after `out` holds more than `n_max` ids. Time is
+ * O(n log n); scratch memory stays the same however long the piece. */
+int bpe_encode(const Bpe *bpe, BpeScratch *scratch, const char *piece, size_t size, size_t n_max,
+               TokenIds *out);

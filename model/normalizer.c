@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <utf8proc.h>
 
+#define CHARACTERS_PER_POLL 16384
+
 static void step_deinit(NormalizeStep *step) {
     text_pattern_free(step->pattern);
     free(step->text);
@@ -52,16 +54,21 @@ static int replace(const NormalizeStep *step, PatternScratch *patterns, const ch
 }
 
 /* U+0130 is the one character whose lower case is two. */
-static void lowercase(const char *text, size_t size, Buffer *out) {
+static int lowercase(const char *text, size_t size, Buffer *out) {
+    size_t n = 0;
+
     for (size_t at = 0; at < size; at += utf8_size(text[at])) {
         uint32_t cp = utf8_decode(text + at);
         char lower[4];
 
+        if (!(++n % CHARACTERS_PER_POLL) && account_is_closed(out->account))
+            return -ECANCELED;
         if (cp == 0x130)
             buffer_append_text(out, "i\xcc\x87");
         else
             buffer_append(out, lower, utf8_encode((uint32_t)utf8proc_tolower((int32_t)cp), lower));
     }
+    return 0;
 }
 
 static int step_run(const NormalizeStep *step, PatternScratch *patterns, const char *text,
@@ -77,8 +84,7 @@ static int step_run(const NormalizeStep *step, PatternScratch *patterns, const c
     case NORMALIZE_REPLACE:
         return replace(step, patterns, text, size, out);
     case NORMALIZE_LOWERCASE:
-        lowercase(text, size, out);
-        return 0;
+        return lowercase(text, size, out);
     }
     return -EINVAL;
 }
@@ -91,6 +97,7 @@ int normalizer_run(const Normalizer *normalizer, NormalizerScratch *scratch,
         int r;
 
         buffer_clear(out);
+        buffer_reserve(out, *sizep);
         r = step_run(&normalizer->steps[i], patterns, *textp, *sizep, out);
         if (r || buffer_failed(out))
             return r ? r : -ENOMEM;

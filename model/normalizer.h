@@ -34,18 +34,22 @@ void normalizer_deinit(Normalizer *normalizer);
 /* Adds a step, consuming what it owns (on failure too). 0, -ENOMEM. */
 int normalizer_add(Normalizer *normalizer, NormalizeStep step);
 
-/* Two buffers that the steps write in turn. */
+/* Two buffers that the steps write in turn, charged to `account` (borrowed, may be NULL). */
 typedef struct NormalizerScratch {
+    Account *account;
     Buffer a, b;
 } NormalizerScratch;
 
-#define NORMALIZER_SCRATCH_NULL \
-    { .a = BUFFER_NULL, .b = BUFFER_NULL }
+#define NORMALIZER_SCRATCH_INIT(_account)                                                    \
+    {                                                                                        \
+        .account = (_account), .a = { .account = (_account) }, .b = {.account = (_account) } \
+    }
 
 void normalizer_scratch_deinit(NormalizerScratch *scratch);
 CLEANUP_DEINIT_DEFINE(NormalizerScratch, normalizer_scratch_deinit);
 
 /* Points `*textp`, `*sizep` (valid UTF-8) to the normalized text: the given one if nothing
- * changes it, or one in `scratch`, valid until the next call. 0, -ENOMEM, -EOVERFLOW. */
+ * changes it, or one in `scratch`, valid until the next call. 0, -ENOMEM, -EOVERFLOW, -ECANCELED
+ * (the account is closed). */
 int normalizer_run(const Normalizer *normalizer, NormalizerScratch *scratch,
                    PatternScratch *patterns, const char **textp, size_t *sizep);

@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define MARKS_PER_POLL 4096
+
 static void step_deinit(CutStep *step) {
     text_pattern_free(step->pattern);
 }
@@ -131,13 +133,27 @@ static int cut_split(PreTokenizerRun *run, size_t step, const char *text, size_t
     return split_flush(&split);
 }
 
+/* A step's own text, empty, with room for `size` bytes. */
+static Buffer *own_text(PreTokenizerRun *run, size_t step, size_t size) {
+    Buffer *own = &run->texts[step];
+
+    own->account = run->account;
+    buffer_clear(own);
+    buffer_reserve(own, size);
+    return own;
+}
+
+/* To be asked at each mark. */
+static bool is_canceled(PreTokenizerRun *run) {
+    return !(++run->n_marks % MARKS_PER_POLL) && account_is_closed(run->account);
+}
+
 static int cut_prefix(PreTokenizerRun *run, size_t step, const char *text, size_t size,
                       bool at_start) {
-    Buffer *own = &run->texts[step];
+    Buffer *own = own_text(run, step, size + 1);
 
     if (text[0] == ' ')
         return cut_from(run, step + 1, text, size, at_start);
-    buffer_clear(own);
     buffer_append_char(own, ' ');
     buffer_append(own, text, size);
     if (buffer_failed(own))
@@ -152,15 +168,16 @@ static int cut_metaspace(PreTokenizerRun *run, size_t step_index, const char *te
         text[0] == ' ' || (size >= step->mark_size && !memcmp(text, step->mark, step->mark_size));
     bool wanted =
         step->prefix == CUT_PREFIX_ALWAYS || (step->prefix == CUT_PREFIX_FIRST && at_start);
-    Buffer *own = &run->texts[step_index];
+    Buffer *own = own_text(run, step_index, size);
 
-    buffer_clear(own);
     if (wanted && !marked)
         buffer_append(own, step->mark, step->mark_size);
     while (size) {
         const char *space = memchr(text, ' ', size);
         size_t n = space ? (size_t)(space - text) : size;
 
+        if (is_canceled(run))
+            return -ECANCELED;
         buffer_append(own, text, n);
         if (space)
             buffer_append(own, step->mark, step->mark_size);
@@ -182,6 +199,8 @@ static int cut_at_marks(PreTokenizerRun *run, size_t step_index, const char *tex
         const char *mark = memmem(text + behind, size - behind, step->mark, step->mark_size);
         size_t at = mark ? (size_t)(mark - text) : size;
 
+        if (is_canceled(run))
+            return -ECANCELED;
         if (at > behind && at < size) {
             int r = cut_from(run, step_index + 1, text + done, at - done, at_start && !done);
 

@@ -63,12 +63,14 @@ typedef struct PreTokenizerRun {
     PatternScratch *patterns;
     int (*piece)(void *ctx, const char *text, size_t size); /* not empty; 0 or -errno: stop */
     void *ctx;
+    Account *account; /* borrowed, charged with `texts`; NULL: nobody's; closed: the run ends */
     Buffer texts[PRETOKENIZER_STEPS_MAX]; /* what each rewriting step made */
+    size_t n_marks;                       /* passed so far, for looking at the account */
 } PreTokenizerRun;
 
 void pretokenizer_run_deinit(PreTokenizerRun *run);
 CLEANUP_DEINIT_DEFINE(PreTokenizerRun, pretokenizer_run_deinit);
 
 /* Calls `piece` for every piece, in order. `at_start`: the text is the beginning of all text.
- * 0, -ENOMEM, -EOVERFLOW, or what `piece` returned. */
+ * 0, -ENOMEM, -EOVERFLOW, -ECANCELED, or what `piece` returned. */
 int pretokenizer_cut(PreTokenizerRun *run, const char *text, size_t size, bool at_start);

@@ -7,6 +7,7 @@
  * Patterns are immutable; a PatternScratch belongs to one call at a time.
  */
 
+#include "util/account.h"
 #include "util/cleanup.h"
 #include "util/reason.h"
 
@@ -26,7 +27,9 @@ CLEANUP_DEFINE(TextPattern, text_pattern_free);
 /* If the pattern is a literal, its text and size; NULL for an expression. */
 const char *text_pattern_literal(const TextPattern *pattern, size_t *size);
 
-int pattern_scratch_new(PatternScratch **outp);
+/* `account` (borrowed, may be NULL) is charged with the stack of searches that need one; searching
+ * stops once it is closed. */
+int pattern_scratch_new(PatternScratch **outp, Account *account);
 PatternScratch *pattern_scratch_free(PatternScratch *scratch);
 CLEANUP_DEFINE(PatternScratch, pattern_scratch_free);
 
@@ -50,5 +53,7 @@ enum {
     PATTERN_E_END, /* no more matches */
 };
 
-/* Moves to the next match. -ENOMEM, or -EOVERFLOW if the expression needs too many steps. */
+/* Moves to the next match. -ENOMEM; -ECANCELED; -EOVERFLOW if the expression needs too many steps
+ * for one match, or a match is longer than 16 MiB. No call runs for more than some 50 ms once the
+ * account is closed. */
 int pattern_matches_next(PatternMatches *matches);

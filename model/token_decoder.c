@@ -17,6 +17,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define BYTES_PER_POLL 4096
+
 typedef struct DecodeState {
     bool begun;        /* a token has come */
     size_t start_left; /* strip: how many characters may still go from this token's start */
@@ -55,10 +57,14 @@ int token_decoder_add(TokenDecoder *decoder, DecodeStep step) {
     return 0;
 }
 
-int token_decoder_run_init(TokenDecoderRun *run, const TokenDecoder *decoder) {
-    *run = (TokenDecoderRun){ .decoder = decoder };
+int token_decoder_run_init(TokenDecoderRun *run, const TokenDecoder *decoder, Account *account) {
+    *run = (TokenDecoderRun){ .decoder = decoder, .account = account };
     run->states = calloc(decoder->n_steps + 1, sizeof(*run->states));
-    return run->states ? 0 : -ENOMEM;
+    if (!run->states)
+        return -ENOMEM;
+    for (size_t i = 0; i < decoder->n_steps; i++)
+        run->states[i].pending.account = account;
+    return 0;
 }
 
 void token_decoder_run_deinit(TokenDecoderRun *run) {
@@ -147,7 +153,9 @@ static int fallback_flush(TokenDecoderRun *run, size_t i) {
         r = pass_on(run, i, pending->data, pending->size, true);
     } else {
         for (size_t n = 0; n < pending->size && !r; n++)
-            r = pass_on(run, i, UTF8_REPLACEMENT, strlen(UTF8_REPLACEMENT), true);
+            r = n % BYTES_PER_POLL == 0 && account_is_closed(run->account)
+                    ? -ECANCELED
+                    : pass_on(run, i, UTF8_REPLACEMENT, strlen(UTF8_REPLACEMENT), true);
     }
     buffer_clear(pending);
     return r;
@@ -186,7 +194,7 @@ static int take_replace(TokenDecoderRun *run, size_t i, const char *text, size_t
     int r;
 
     if (!run->patterns) {
-        r = pattern_scratch_new(&run->patterns);
+        r = pattern_scratch_new(&run->patterns, run->account);
         if (r)
             return r;
     }
@@ -309,7 +317,7 @@ int token_decoder_finish(TokenDecoderRun *run, Buffer *out) {
 int token_decoder_bytes(const TokenDecoder *decoder, const char *token, size_t size, Buffer *out) {
     CLEANUP(pattern_scratch_free) PatternScratch *patterns = NULL;
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL, next = BUFFER_NULL;
-    int r = pattern_scratch_new(&patterns);
+    int r = pattern_scratch_new(&patterns, NULL);
 
     buffer_append(&text, token, size);
     for (size_t i = 0; i < decoder->n_steps && !r; i++) {

@@ -53,12 +53,15 @@ typedef struct TokenDecoderRun {
     struct DecodeState *states;  /* owned; [n_steps] */
     PatternScratch *patterns;    /* owned */
     Buffer *out;                 /* where text goes during a call */
+    Account *account;            /* borrowed; NULL: nobody's */
 } TokenDecoderRun;
 
 #define TOKEN_DECODER_RUN_NULL \
     { .decoder = NULL }
 
-int token_decoder_run_init(TokenDecoderRun *run, const TokenDecoder *decoder);
+/* `account` (borrowed, may be NULL) is charged with what the run holds back; once it is closed, the
+ * functions below give -ECANCELED. */
+int token_decoder_run_init(TokenDecoderRun *run, const TokenDecoder *decoder, Account *account);
 void token_decoder_run_deinit(TokenDecoderRun *run);
 CLEANUP_DEINIT_DEFINE(TokenDecoderRun, token_decoder_run_deinit);
 

@@ -162,10 +162,10 @@ int tokenizer_add_merge(Tokenizer *tokenizer, uint32_t rank, const char *left, s
 }
 
 /* Fills the finders. A `normalized` token is looked for as the normalizer leaves it. */
-static int finders_fill(Tokenizer *tokenizer) {
-    CLEANUP(normalizer_scratch_deinit) NormalizerScratch scratch = NORMALIZER_SCRATCH_NULL;
+static int finders_fill(Tokenizer *tokenizer, size_t *longest) {
+    CLEANUP(normalizer_scratch_deinit) NormalizerScratch scratch = NORMALIZER_SCRATCH_INIT(NULL);
     CLEANUP(pattern_scratch_free) PatternScratch *patterns = NULL;
-    int r = pattern_scratch_new(&patterns);
+    int r = pattern_scratch_new(&patterns, NULL);
 
     for (uint32_t i = 0; i < tokenizer->added.n_tokens && !r; i++) {
         const AddedToken *token = &tokenizer->added.tokens[i];
@@ -175,6 +175,7 @@ static int finders_fill(Tokenizer *tokenizer) {
         tokenizer->special[token->id] |= token->special;
         if (token->normalized)
             r = normalizer_run(&tokenizer->normalizer, &scratch, patterns, &text, &size);
+        *longest = size > *longest ? size : *longest;
         if (!r)
             r = token_finder_add(token->normalized ? &tokenizer->normalized_finder
                                                    : &tokenizer->given_finder,
@@ -233,6 +234,7 @@ static int cut_at_marks(Tokenizer *tokenizer) {
 }
 
 int tokenizer_complete(Tokenizer *tokenizer, bool byte_fallback, Reason *why) {
+    size_t longest = 0;
     int r;
 
     if (!tokenizer->tokens.n_tokens)
@@ -243,7 +245,11 @@ int tokenizer_complete(Tokenizer *tokenizer, bool byte_fallback, Reason *why) {
     tokenizer->bpe.byte_level = tokenizer->pretokenizer.byte_level;
     byte_ids_fill(tokenizer, byte_fallback);
     r = cut_at_marks(tokenizer);
-    return r ? r : finders_fill(tokenizer);
+    if (!r)
+        r = finders_fill(tokenizer, &longest);
+    if (!r)
+        tokenizer_bound_ids(tokenizer, longest);
+    return r;
 }
 
 uint32_t tokenizer_size(const Tokenizer *tokenizer) {

@@ -24,16 +24,27 @@ int tokenizer_open(Tokenizer **outp, const char *path, Reason *why);
 Tokenizer *tokenizer_free(Tokenizer *tokenizer);
 CLEANUP_DEFINE(Tokenizer, tokenizer_free);
 
-/* Appends the ids of `text` (valid UTF-8, may hold NUL). `add_special`: what the post-processor
- * puts around a text (BOS). Special tokens written out in the text are recognised when
- * `parse_special`; other added tokens always are. 0, -ENOMEM, -EILSEQ (not UTF-8), -EOVERFLOW (a
- * pattern of this tokenizer needs too many steps on this text). */
-int tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, bool add_special,
-                     bool parse_special, TokenIds *out);
+typedef struct EncodeOptions {
+    bool add_special;   /* with what the post-processor puts around a text (BOS) */
+    bool parse_special; /* special tokens written out in the text are recognised; other added
+                           tokens always are */
+    size_t ids_max;     /* how many ids are wanted at most; 0: any number */
+    Account *account;   /* borrowed; charged with scratch memory, and asked now and then whether
+                           anybody waits; NULL: nobody's */
+} EncodeOptions;
+
+/* Appends the ids of `text` (valid UTF-8, may hold NUL). What is appended to `out` charges the
+ * account of `out`. 0; -EILSEQ (not UTF-8); -EOVERFLOW (a pattern of this tokenizer needs too many
+ * steps on this text); -E2BIG as soon as it is certain that there would be more than `ids_max` ids;
+ * -ENOMEM, also where an account refuses; -ECANCELED within 50 ms of the account's closing. Where
+ * it fails, `out` holds any part of the ids. */
+int tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size,
+                     const EncodeOptions *options, TokenIds *out);
 
 /* Appends the text of `ids`; `skip_special` leaves special tokens out. An id of tokenizer_size or
  * above is -ERANGE (nothing is appended); one below it that names no token has no text. Incomplete
- * UTF-8 comes out as U+FFFD, as the reference decoder does. 0, -ERANGE, -ENOMEM, -EOVERFLOW. */
+ * UTF-8 comes out as U+FFFD, as the reference decoder does. The account of `out` answers for what
+ * is held, and ends the work once it is closed. 0, -ERANGE, -ENOMEM, -EOVERFLOW, -ECANCELED. */
 int tokenizer_decode(const Tokenizer *tokenizer, const uint32_t *ids, size_t n, bool skip_special,
                      Buffer *out);
 

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+#define IDS_PER_POLL 1024
+
 struct TextStream {
     const Tokenizer *tokenizer; /* borrowed */
     bool skip_special;
@@ -23,7 +25,8 @@ TextStream *text_stream_free(TextStream *stream) {
     return NULL;
 }
 
-int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_special) {
+static int stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_special,
+                      Account *account) {
     CLEANUP(text_stream_free) TextStream *stream = calloc(1, sizeof(*stream));
     int r;
 
@@ -31,11 +34,15 @@ int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_spe
         return -ENOMEM;
     stream->tokenizer = tokenizer;
     stream->skip_special = skip_special;
-    r = token_decoder_run_init(&stream->run, &tokenizer->decoder);
+    r = token_decoder_run_init(&stream->run, &tokenizer->decoder, account);
     if (r)
         return r;
     *outp = TAKE(stream);
     return 0;
+}
+
+int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_special) {
+    return stream_new(outp, tokenizer, skip_special, NULL);
 }
 
 int text_stream_push(TextStream *stream, uint32_t id, Buffer *out) {
@@ -59,10 +66,14 @@ int tokenizer_decode(const Tokenizer *tokenizer, const uint32_t *ids, size_t n, 
     for (size_t i = 0; i < n; i++)
         if (ids[i] >= tokenizer_size(tokenizer))
             return -ERANGE;
-    r = text_stream_new(&stream, tokenizer, skip_special);
+    r = stream_new(&stream, tokenizer, skip_special, out->account);
     for (size_t i = 0; i < n && !r; i++)
-        r = text_stream_push(stream, ids[i], out);
-    return r ? r : text_stream_finish(stream, out);
+        r = i % IDS_PER_POLL == 0 && account_is_closed(out->account)
+                ? -ECANCELED
+                : text_stream_push(stream, ids[i], out);
+    if (!r)
+        r = text_stream_finish(stream, out);
+    return r == -ENOMEM && account_is_closed(out->account) ? -ECANCELED : r;
 }
 
 int tokenizer_token_bytes(const Tokenizer *tokenizer, uint32_t id, Buffer *out) {

@@ -26,6 +26,9 @@ struct Tokenizer {
     TokenDecoder decoder;
     TokenIds before, after; /* what the post-processor puts around a text */
     uint32_t bos, eos;      /* TOKEN_NONE: none */
+    /* Bytes of text that one id stands for at most, 0 if there is no bound: of text as given, and
+     * of normalized text. */
+    size_t given_bytes_per_id, normalized_bytes_per_id;
 };
 
 Tokenizer *tokenizer_new(void);
@@ -44,6 +47,10 @@ int tokenizer_add_merge(Tokenizer *tokenizer, uint32_t rank, const char *left, s
 
 /* The last act of a loader: what depends on all parts. -EINVAL. */
 int tokenizer_complete(Tokenizer *tokenizer, bool byte_fallback, Reason *why);
+
+/* Fills in the bytes of text for each id; the last of all. `longest_added`: bytes of the longest
+ * added token as it is looked for. */
+void tokenizer_bound_ids(Tokenizer *tokenizer, size_t longest_added);
 
 /* The loaders. `path` is a file. */
 int tokenizer_open_json(Tokenizer **outp, const char *path, Reason *why);

@@ -35,18 +35,43 @@ static int allocate(ApiPrompts *prompts, size_t n, const ApiPromptContext *conte
     return 0;
 }
 
+EncodeOptions api_encode_options(const ApiPromptContext *context, bool add_special) {
+    return (EncodeOptions){
+        .add_special = add_special,
+        .parse_special = true,
+        .ids_max = context->ids_max,
+        .account = context->account,
+    };
+}
+
+int api_fail_encoding(ApiError *error, const char *name, int r, const ApiPromptContext *context) {
+    switch (r) {
+    case -ENOMEM:
+        return api_fail_memory(error);
+    case -ECANCELED:
+        api_fail_account(error, context->account);
+        return r;
+    case -E2BIG:
+        return api_fail(error, 400, name, "context_length_exceeded",
+                        "The text of `%s` has more than the %zu tokens that one request may have "
+                        "(options max_model_len, kv_memory).",
+                        name, context->ids_max);
+    default:
+        return api_refuse(error, name, "The text of `%s` cannot be tokenized: %s.", name,
+                          r == -EILSEQ ? "it is not UTF-8" : "it is too involved");
+    }
+}
+
 static int encode(ApiPrompt *prompt, const char *name, bool add_special,
                   const ApiPromptContext *context, ApiError *error) {
+    EncodeOptions options = api_encode_options(context, add_special);
     int r = buffer_failed(&prompt->text)
                 ? -ENOMEM
                 : tokenizer_encode(context->tokenizer, buffer_text(&prompt->text),
-                                   prompt->text.size, add_special, true, &prompt->ids);
+                                   prompt->text.size, &options, &prompt->ids);
 
-    if (r == -ENOMEM)
-        return api_fail_memory(error);
     if (r)
-        return api_refuse(error, name, "The text of `%s` cannot be tokenized: %s.", name,
-                          r == -EILSEQ ? "it is not UTF-8" : "it is too involved");
+        return api_fail_encoding(error, name, r, context);
     if (!prompt->ids.n)
         return api_refuse(error, name, "`%s` is empty: it has no tokens.", name);
     return 0;

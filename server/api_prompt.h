@@ -34,9 +34,14 @@ typedef struct ApiPromptContext {
     ChatTemplate *chat_template; /* NULL: the model has none */
     uint32_t n_vocab;
     uint32_t prompts_max;
-    size_t ids_max;   /* of one prompt; 0: any number */
-    Account *account; /* for all that is made; NULL: nobody's */
+    size_t ids_max;   /* of one prompt that is tokenized; 0: any number */
+    Account *account; /* whose time and memory it costs; NULL: nobody's */
 } ApiPromptContext;
+
+/* How a request's texts are tokenized. */
+EncodeOptions api_encode_options(const ApiPromptContext *context, bool add_special);
+/* The words for an error of tokenizer_encode on the text of parameter `name`; returns an error. */
+int api_fail_encoding(ApiError *error, const char *name, int r, const ApiPromptContext *context);
 
 /* All append to `prompts` (empty before). 0, or -EINVAL, -ENOMEM (also where the account refuses),
  * -ECANCELED (it is closed), with `error` filled. */

@@ -42,9 +42,12 @@ static int find_prompt(ApiJob *job, ApiPrompts *prompts) {
 /* A text that has no tokens is nothing wrong here. */
 static int encode(ApiJob *job, TokenIds *ids) {
     const json_t *prompt = job->params.prompt;
-    int r = tokenizer_encode(job->context.tokenizer, json_string_value(prompt),
-                             json_string_length(prompt), job->params.add_special_tokens != 0, true,
-                             ids);
+    EncodeOptions options = api_encode_options(&job->context, job->params.add_special_tokens != 0);
+    int r;
+
+    options.ids_max = 0; /* counting is what it is for */
+    r = tokenizer_encode(job->context.tokenizer, json_string_value(prompt),
+                         json_string_length(prompt), &options, ids);
 
     if (r == -ENOMEM)
         return api_fail_memory(&job->error);

@@ -18,13 +18,15 @@ typedef struct TokenizeCommand {
 static int answer_tokenize(void *ctx, const json_t *request, JsonWriter *writer, Reason *why) {
     const TokenizeCommand *command = ctx;
     CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
+    EncodeOptions options;
     const char *text;
     size_t size;
     int r = json_required(json_get_text(request, "text", &text, &size, why), "text", why);
 
     if (r)
         return r;
-    r = tokenizer_encode(command->tokenizer, text, size, command->add_special, true, &ids);
+    options = (EncodeOptions){ .add_special = command->add_special, .parse_special = true };
+    r = tokenizer_encode(command->tokenizer, text, size, &options, &ids);
     if (r)
         return r;
     json_begin_array(writer, "ids");

@@ -28,6 +28,7 @@ static int read_lines(const char *path, Buffer *out, Reason *why) {
 int text_tokens_read(TokenIds *out, const char *model_path, const char *text_path, Reason *why) {
     CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    const EncodeOptions options = { .add_special = false };
     int r;
 
     r = tokenizer_open(&tokenizer, model_path, why);
@@ -40,7 +41,7 @@ int text_tokens_read(TokenIds *out, const char *model_path, const char *text_pat
     if (!r)
         r = buffer_failed(&text)
                 ? -ENOMEM
-                : tokenizer_encode(tokenizer, buffer_text(&text), text.size, false, false, out);
+                : tokenizer_encode(tokenizer, buffer_text(&text), text.size, &options, out);
     if (r && !why->text[0])
         return reason_set(why, r, "%s: %s", text_path ? text_path : "the built-in text",
                           r == -EILSEQ ? "not UTF-8" : "could not be tokenized");

@@ -35,7 +35,8 @@ static int compare(const void *a, const void *b) {
 }
 
 static void encode(const Tokenizer *tokenizer, const char *text, size_t size, TokenIds *ids) {
-    int r = tokenizer_encode(tokenizer, text, size, false, true, ids);
+    int r = tokenizer_encode(tokenizer, text, size,
+                             &(EncodeOptions){ .add_special = false, .parse_special = true }, ids);
 
     if (r) {
         fprintf(stderr, "encoding failed: %s\n", strerror(-r));

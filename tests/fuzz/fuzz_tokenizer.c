@@ -32,7 +32,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         assert(why.text[0]);
         return 0;
     }
-    if (tokenizer_encode(tokenizer, text, sizeof(text) - 1, true, true, &ids))
+    if (tokenizer_encode(tokenizer, text, sizeof(text) - 1,
+                         &(EncodeOptions){ .add_special = true, .parse_special = true }, &ids))
         return 0;
     for (size_t i = 0; i < ids.n; i++)
         assert(ids.ids[i] < tokenizer_size(tokenizer));

@@ -230,7 +230,8 @@ static void read_text(const char *name, TokenIds *out) {
     buffer_printf(&path, "%s/%s", root ? root : ".", name);
     if (tokenizer_open(&tokenizer, model_path, &why) ||
         mapped_file_open(&file, buffer_text(&path), &why) ||
-        tokenizer_encode(tokenizer, (const char *)file.data, file.size, false, false, out))
+        tokenizer_encode(tokenizer, (const char *)file.data, file.size,
+                         &(EncodeOptions){ .add_special = false, .parse_special = false }, out))
         fail_msg("%s", why.text);
 }
 

@@ -54,7 +54,11 @@ static void assert_encodes(const Tokenizer *tokenizer, const char *text, size_t 
                            size_t n) {
     CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
 
-    assert_int_equal(tokenizer_encode(tokenizer, text, size, add_special, parse_special, &ids), 0);
+    assert_int_equal(tokenizer_encode(tokenizer, text, size,
+                                      &(EncodeOptions){ .add_special = add_special,
+                                                        .parse_special = parse_special },
+                                      &ids),
+                     0);
     assert_int_equal(ids.n, n);
     if (n)
         assert_memory_equal(ids.ids, expected, n * sizeof(*expected));
@@ -98,7 +102,9 @@ static void test_text_that_is_none(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++)
         assert_int_equal(
-            tokenizer_encode(tokenizer, broken[i], strlen(broken[i]), true, true, &ids), -EILSEQ);
+            tokenizer_encode(tokenizer, broken[i], strlen(broken[i]),
+                             &(EncodeOptions){ .add_special = true, .parse_special = true }, &ids),
+            -EILSEQ);
     assert_int_equal(ids.n, 0);
 }
 
@@ -214,6 +220,134 @@ static double cpu_now_s(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Bounds, accounts. */
+
+static int encode_at_most(const Tokenizer *tokenizer, const char *text, size_t ids_max,
+                          Account *account) {
+    CLEANUP(token_ids_deinit) TokenIds ids = { .account = account };
+    EncodeOptions options = {
+        .add_special = true, .parse_special = true, .ids_max = ids_max, .account = account
+    };
+
+    return tokenizer_encode(tokenizer, text, strlen(text), &options, &ids);
+}
+
+static void test_more_ids_than_wanted_are_refused(void **state) {
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = open_text(SMALL);
+
+    (void)state;
+    /* <s> abc ab <call> */
+    assert_int_equal(encode_at_most(tokenizer, "abc ab<call>", 4, NULL), 0);
+    assert_int_equal(encode_at_most(tokenizer, "abc ab<call>", 3, NULL), -E2BIG);
+    assert_int_equal(encode_at_most(tokenizer, "abc ab", 2, NULL), -E2BIG);
+    assert_int_equal(encode_at_most(tokenizer, "", 1, NULL), 0);
+    /* Dropped characters give no ids, however many they are. */
+    assert_int_equal(
+        encode_at_most(tokenizer, "axxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxb", 2, NULL), 0);
+}
+
+static void text_of(Buffer *text, const char *unit, size_t size) {
+    while (text->size + strlen(unit) <= size)
+        buffer_append_text(text, unit);
+    assert_false(buffer_failed(text));
+}
+
+static void *close_soon(void *ctx) {
+    const struct timespec pause = { .tv_nsec = 10000000 };
+
+    nanosleep(&pause, NULL);
+    account_close(ctx);
+    return NULL;
+}
+
+/* Processor time of this thread, so that other programs' load does not count. */
+static void check_closing(const Tokenizer *tokenizer, const char *unit) {
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    Account account;
+    pthread_t thread;
+    double start;
+    int r;
+
+    text_of(&text, unit, 24u << 20);
+    account_init(&account, NULL, UINT64_MAX, "none");
+    start = cpu_now_s();
+    assert_int_equal(pthread_create(&thread, NULL, close_soon, &account), 0);
+    r = encode_at_most(tokenizer, text.data, 0, &account);
+    if (cpu_now_s() - start > 0.06 || r != -ECANCELED)
+        fail_msg("24 MiB of \"%s\": %d after %.3f s", unit, r, cpu_now_s() - start);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    account_deinit(&account);
+}
+
+static void check_bounds(const char *packed) {
+    static const char *const units[] = { "a",     " ",      "Ab ",          "\n ",
+                                         "<|im_", "\u4e2d", "\u0301\u0316", "\U0001f600\u00e9",
+                                         "!" };
+    CLEANUP(tokenizer_free)
+    Tokenizer *tokenizer = tokenizer_must_open(tokenizer_unpack(packed, "tokenizer.json"));
+    CLEANUP(buffer_deinit) Buffer spaces = BUFFER_NULL;
+    double start = cpu_now_s();
+
+    text_of(&spaces, " ", 4000000);
+    assert_int_equal(encode_at_most(tokenizer, spaces.data, 8192, NULL), -E2BIG);
+    if (cpu_now_s() - start > 0.2)
+        fail_msg("refusing 4 MB of spaces took %.3f s", cpu_now_s() - start);
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+        check_closing(tokenizer, units[i]);
+}
+
+static void test_closing_an_account_stops_the_work(void **state) {
+    (void)state;
+    check_bounds("qwen3/tokenizer.json.xz");
+    check_bounds("mistral_nemo/tokenizer.json.xz");
+    check_bounds("deepseek_v3/tokenizer.json.xz");
+}
+
+/* A long word costs its ids and a scratch that does not grow with it. */
+static void test_scratch_is_charged(void **state) {
+    CLEANUP(tokenizer_free)
+    Tokenizer *tokenizer =
+        tokenizer_must_open(tokenizer_unpack("mistral_nemo/tokenizer.json.xz", "tokenizer.json"));
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    Account account;
+
+    (void)state;
+    text_of(&text, "ab", 4u << 20);
+    account_init(&account, NULL, 1 << 20, "small");
+    assert_int_equal(encode_at_most(tokenizer, text.data, 0, &account), -ENOMEM);
+    assert_ptr_equal(account.refused_by, &account);
+    assert_int_equal(account.used, 0);
+    account_set_limit(&account, (8u << 20) + 5 * text.size);
+    assert_int_equal(encode_at_most(tokenizer, text.data, 0, &account), 0);
+    assert_int_equal(account.used, 0);
+    account_close(&account);
+    assert_int_equal(encode_at_most(tokenizer, "a", 0, &account), -ECANCELED);
+    account_deinit(&account);
+}
+
+static void test_decoding_is_charged_and_stops(void **state) {
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = open_text(SMALL);
+    CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
+    Account account;
+    Buffer text = { .account = &account };
+
+    (void)state;
+    for (size_t i = 0; i < 100000; i++)
+        assert_int_equal(token_ids_append(&ids, &(uint32_t){ 8 }, 1), 0);
+    account_init(&account, NULL, 100000, "small");
+    assert_int_equal(tokenizer_decode(tokenizer, ids.ids, ids.n, false, &text), -ENOMEM);
+    account_set_limit(&account, 1 << 20);
+    buffer_clear(&text);
+    assert_int_equal(tokenizer_decode(tokenizer, ids.ids, ids.n, false, &text), 0);
+    assert_int_equal(text.size, 300000);
+    account_close(&account);
+    buffer_clear(&text);
+    assert_int_equal(tokenizer_decode(tokenizer, ids.ids, ids.n, false, &text), -ECANCELED);
+    assert_true(text.size < 300000);
+    buffer_deinit(&text);
+    account_deinit(&account);
+}
+
 /* A quadratic step anywhere would take minutes. */
 static void check_linear(const Tokenizer *tokenizer, const char *unit) {
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL, back = BUFFER_NULL;
@@ -222,7 +356,10 @@ static void check_linear(const Tokenizer *tokenizer, const char *unit) {
 
     while (text.size < 1000000)
         buffer_append_text(&text, unit);
-    assert_int_equal(tokenizer_encode(tokenizer, text.data, text.size, true, true, &ids), 0);
+    assert_int_equal(
+        tokenizer_encode(tokenizer, text.data, text.size,
+                         &(EncodeOptions){ .add_special = true, .parse_special = true }, &ids),
+        0);
     assert_int_equal(tokenizer_decode(tokenizer, ids.ids, ids.n, true, &back), 0);
     if (cpu_now_s() - start > 10)
         fail_msg("a megabyte of \"%s\" took %.1f s", unit, cpu_now_s() - start);
@@ -368,6 +505,10 @@ int main(void) {
         cmocka_unit_test(test_ids_to_text),
         cmocka_unit_test(test_streams_hold_half_characters),
         cmocka_unit_test(test_streams_hold_runs_of_bytes),
+        cmocka_unit_test(test_more_ids_than_wanted_are_refused),
+        cmocka_unit_test(test_closing_an_account_stops_the_work),
+        cmocka_unit_test(test_scratch_is_charged),
+        cmocka_unit_test(test_decoding_is_charged_and_stops),
         cmocka_unit_test(test_long_text_takes_linear_time),
         cmocka_unit_test(test_threads_share_a_tokenizer),
         cmocka_unit_test(test_unknown_components_are_named),

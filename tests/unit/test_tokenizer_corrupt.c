@@ -41,7 +41,10 @@ static void use(const Tokenizer *tokenizer) {
     CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
     CLEANUP(buffer_deinit) Buffer back = BUFFER_NULL;
 
-    assert_int_equal(tokenizer_encode(tokenizer, text, strlen(text), true, true, &ids), 0);
+    assert_int_equal(
+        tokenizer_encode(tokenizer, text, strlen(text),
+                         &(EncodeOptions){ .add_special = true, .parse_special = true }, &ids),
+        0);
     for (size_t i = 0; i < ids.n; i++)
         assert_true(ids.ids[i] < tokenizer_size(tokenizer));
     assert_int_equal(tokenizer_decode(tokenizer, ids.ids, ids.n, false, &back), 0);

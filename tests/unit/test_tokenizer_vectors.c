@@ -15,9 +15,11 @@ static void check_ids(const Tokenizer *tokenizer, const json_t *vector, const ch
     const json_t *text = json_object_get(vector, "text"), *expected = json_object_get(vector, key);
     size_t n = json_array_size(expected);
 
-    assert_int_equal(tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
-                                      add_special, true, &ids),
-                     0);
+    assert_int_equal(
+        tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
+                         &(EncodeOptions){ .add_special = add_special, .parse_special = true },
+                         &ids),
+        0);
     for (size_t i = 0; i < n && i < ids.n; i++)
         if (ids.ids[i] != json_integer_value(json_array_get(expected, i)))
             fail_msg("\"%s\": %s[%zu] is %u, not %lld", json_string_value(text), key, i, ids.ids[i],
