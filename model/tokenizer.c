@@ -271,3 +271,20 @@ bool tokenizer_is_special(const Tokenizer *tokenizer, uint32_t id) {
 uint32_t tokenizer_find(const Tokenizer *tokenizer, const char *token, size_t size) {
     return vocab_find(&tokenizer->tokens, token, size);
 }
+
+bool tokenizer_is_added(const Tokenizer *tokenizer, uint32_t id) {
+    for (size_t i = 0; i < tokenizer->added.n_tokens; i++)
+        if (tokenizer->added.tokens[i].id == id)
+            return true;
+    return false;
+}
+
+uint32_t tokenizer_find_special(const Tokenizer *tokenizer, const char *token, size_t size) {
+    uint32_t id = tokenizer_find(tokenizer, token, size);
+
+    return tokenizer_is_special(tokenizer, id) ? id : TOKEN_NONE;
+}
+
+const char *tokenizer_token(const Tokenizer *tokenizer, uint32_t id, size_t *size) {
+    return vocab_text(&tokenizer->tokens, id, size);
+}

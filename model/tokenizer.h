@@ -52,8 +52,14 @@ uint32_t tokenizer_size(const Tokenizer *tokenizer); /* highest id + 1 */
 uint32_t tokenizer_bos(const Tokenizer *tokenizer);  /* TOKEN_NONE if there is none */
 uint32_t tokenizer_eos(const Tokenizer *tokenizer);  /* TOKEN_NONE if there is none */
 bool tokenizer_is_special(const Tokenizer *tokenizer, uint32_t id);
+/* Whether it is found in text before anything else looks at it, special or not. */
+bool tokenizer_is_added(const Tokenizer *tokenizer, uint32_t id);
 /* The id of a token written exactly so, or TOKEN_NONE. */
 uint32_t tokenizer_find(const Tokenizer *tokenizer, const char *token, size_t size);
+/* The same among special tokens. */
+uint32_t tokenizer_find_special(const Tokenizer *tokenizer, const char *token, size_t size);
+/* A token as its file writes it; NULL (size 0) if the id names none. Not terminated. */
+const char *tokenizer_token(const Tokenizer *tokenizer, uint32_t id, size_t *size);
 /* The bytes a single token stands for in text (raw bytes of a byte-level piece, possibly not UTF-8
  * by themselves); appends. For `logprobs.content[].bytes`. */
 int tokenizer_token_bytes(const Tokenizer *tokenizer, uint32_t id, Buffer *out);

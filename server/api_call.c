@@ -6,6 +6,8 @@
  */
 #include "server/api_call.h"
 
+#include "server/api_stops.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -64,14 +66,31 @@ static int settle_max_tokens(ApiCall *call, const ApiPrompt *prompt, uint32_t *m
     return 0;
 }
 
+/* Those that were given, and those that stop strings are. */
+static int make_stop_tokens(ApiCall *call) {
+    const ApiParams *params = &call->job.params;
+    TokenIds *tokens = &call->stop_tokens;
+    int r;
+
+    tokens->account = call->job.account;
+    r = token_ids_append(tokens, params->stop_tokens, params->n_stop_tokens);
+    if (!r)
+        r = token_ids_reserve(tokens, call->stops.n_stops);
+    if (!r)
+        tokens->n += api_stops_find_tokens(call->job.context.tokenizer, &call->stops,
+                                           tokens->ids + tokens->n);
+    return r;
+}
+
 /* What all requests of the call borrow, besides the prompts and what `params` owns. */
 static int make_shared(ApiCall *call) {
     call->cache_salt.account = call->job.account;
     if (call->job.params.cache_salt)
         buffer_append_text(&call->cache_salt, call->job.params.cache_salt);
-    if (buffer_failed(&call->cache_salt))
+    if (buffer_failed(&call->cache_salt) ||
+        api_params_stops(&call->job.params, call->job.account, &call->stops))
         return -ENOMEM;
-    return api_params_stops(&call->job.params, call->job.account, &call->stops);
+    return make_stop_tokens(call);
 }
 
 /* Charges everything that exists once for each choice whatever comes of it. */
@@ -109,8 +128,8 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
     request->skip_special_tokens = params->skip_special_tokens;
     request->include_stop_text = params->include_stop_text;
     request->stops = &call->stops;
-    request->stop_tokens = params->stop_tokens;
-    request->n_stop_tokens = params->n_stop_tokens;
+    request->stop_tokens = call->stop_tokens.ids;
+    request->n_stop_tokens = (uint32_t)call->stop_tokens.n;
     request->n_top_logprobs = params->n_logprobs;
     if (is_ranked(params) && request->n_top_logprobs < 0)
         request->n_top_logprobs = 0; /* for the ranking, not for the answer */
@@ -175,6 +194,7 @@ void api_call_deinit(ApiJob *job) {
     free(call->choices);
     account_release(job->account, call->n_bytes);
     buffer_deinit(&call->cache_salt);
+    token_ids_deinit(&call->stop_tokens);
     stop_set_deinit(&call->stops);
 }
 
@@ -452,6 +472,19 @@ static void take_end(ApiChoice *choice, const EngineEvent *event) {
         fail(choice->call, 503, "The server is going down and ended this request.");
 }
 
+/* A stop string that is a special token stops by that token, which may end the answer anyway. */
+static void name_stop(ApiChoice *choice, const EngineEvent *event) {
+    const EngineRequest *request = event->request;
+    uint32_t last = event->n_tokens ? event->tokens[event->n_tokens - 1] : TOKEN_NONE;
+    const char *stop =
+        api_stops_find_text(choice->call->job.context.tokenizer, request->stops, last);
+
+    if (!stop)
+        return;
+    choice->stop_text = stop;
+    choice->stop_token = TOKEN_NONE;
+}
+
 void api_call_take_event(EngineEvent *event) {
     ApiChoice *choice = event->request->owner;
     ApiCall *call = choice->call;
@@ -461,6 +494,8 @@ void api_call_take_event(EngineEvent *event) {
     choice->finish = event->finish;
     choice->stop_text = event->stop_text;
     choice->stop_token = event->stop_token;
+    if (event->finish == FINISH_STOP)
+        name_stop(choice, event);
     observe(choice, event);
     if (event->finish != FINISH_NONE)
         take_end(choice, event);

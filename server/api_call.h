@@ -49,7 +49,8 @@ struct ApiCall {
     ApiJob job; /* first */
     char id[48];
     int64_t created_s;
-    StopSet stops;      /* this and what follows it is what the requests of all choices borrow */
+    StopSet stops; /* this and what follows it is what the requests of all choices borrow */
+    TokenIds stop_tokens;
     Buffer cache_salt;  /* empty: none */
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;

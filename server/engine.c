@@ -11,6 +11,7 @@
 
 #include "model/identity.h"
 #include "model/kv_cache.h"
+#include "util/log.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -79,14 +80,13 @@ int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
                                               : plan_default(o, &request, ledger, why);
 }
 
-static void collect_eos(Engine *e) {
-    const GenerationDefaults *generation = checkpoint_generation(e->options.checkpoint);
-    uint32_t eos = tokenizer_eos(e->options.tokenizer);
+static void find_ends(Engine *e) {
+    Reason doubt = REASON_NULL;
 
-    for (uint32_t i = 0; i < generation->n_eos_ids; i++)
-        e->eos[e->n_eos++] = generation->eos_ids[i];
-    if (eos != TOKEN_NONE)
-        e->eos[e->n_eos++] = eos;
+    end_of_turn_find(&e->ends, e->options.tokenizer, checkpoint_generation(e->options.checkpoint),
+                     &doubt);
+    if (doubt.text[0])
+        log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
 }
 
 static int make_store(Engine *e, Reason *why) {
@@ -184,7 +184,7 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
         return reason_set(why, r, "no memory for the engine's mailbox");
     e->has_inbox = true;
     e->n_vocab = checkpoint_config(options->checkpoint)->n_vocab;
-    collect_eos(e);
+    find_ends(e);
     limits = (DecoderLimits){ .max_batched_tokens = e->options.max_batched_tokens,
                               .max_logit_rows = e->n_logit_rows_max };
     r = decoder_new(&e->decoder, options->ops, options->backend, options->checkpoint, &limits, why);
@@ -317,7 +317,7 @@ static void receive(Engine *e, EngineRequest *request) {
         reject(e, request, FINISH_ERROR, fault);
         return;
     }
-    if (sequence_new(&s, request, e->options.tokenizer, e->eos, e->n_eos)) {
+    if (sequence_new(&s, request, e->options.tokenizer, e->ends.ids, e->ends.n_ids)) {
         reject(e, request, FINISH_NO_MEMORY, NULL);
         return;
     }

@@ -7,6 +7,7 @@
  */
 
 #include "model/decoder.h"
+#include "model/end_of_turn.h"
 #include "server/engine.h"
 #include "server/sequence.h"
 
@@ -27,8 +28,7 @@ typedef struct EngineRow {
 
 struct Engine {
     EngineOptions options;
-    uint32_t eos[MODEL_EOS_MAX + 1];
-    uint32_t n_eos;
+    EndOfTurn ends;
     uint32_t n_vocab;
 
     Decoder *decoder;
