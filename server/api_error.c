@@ -1,32 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api_error.h"
 
+#include "util/text.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
-/* Copies what fits, and no half character. */
-static void copy_text(char *to, size_t size, const char *text) {
-    size_t n = strnlen(text, size);
-
-    if (n == size)
-        for (n = size - 1; n && ((unsigned char)text[n] & 0xc0) == 0x80; n--)
-            ;
-    memcpy(to, text, n);
-    to[n] = 0;
-}
 
 static void set(ApiError *error, unsigned status, const char *param, const char *code,
                 const char *format, va_list args) {
-    char text[2 * sizeof(error->why.text)];
-
     error->status = status;
     error->code = code;
-    copy_text(error->param, sizeof(error->param), param ? param : "");
-    vsnprintf(text, sizeof(text), format, args);
-    copy_text(error->why.text, sizeof(error->why.text), text);
+    text_copy(error->param, sizeof(error->param), param ? param : "");
+    reason_set_list(&error->why, format, args);
 }
 
 int api_fail(ApiError *error, unsigned status, const char *param, const char *code,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/json_writer.h"
 
+#include "model/utf8.h"
+
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
@@ -19,18 +21,42 @@ static void put_escape(Buffer *out, unsigned char c) {
         buffer_printf(out, "\\u%04x", c);
 }
 
+/* Bytes from `at` on that go out as they are: ASCII without what JSON escapes, eight at a time. */
+static size_t skip_plain(const char *text, size_t at, size_t size) {
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = UINT64_C(0x8080808080808080);
+
+    while (size - at >= sizeof(uint64_t)) {
+        uint64_t eight, quotes, slashes;
+
+        memcpy(&eight, text + at, sizeof(eight));
+        quotes = eight ^ ones * '"';
+        slashes = eight ^ ones * '\\';
+        /* A byte below the one subtracted, or of 0x80 and more, leaves a top bit. */
+        if (((eight - ones * 0x20) | (quotes - ones) | (slashes - ones) | eight) & tops)
+            break;
+        at += sizeof(eight);
+    }
+    return at;
+}
+
 static void put_quoted(Buffer *out, const char *text, size_t size) {
-    size_t start = 0;
+    size_t start = 0, at = 0;
 
     buffer_append_char(out, '"');
-    for (size_t i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)text[i];
+    while ((at = skip_plain(text, at, size)) < size) {
+        unsigned char c = (unsigned char)text[at];
+        Utf8Unit unit = utf8_unit(text + at, size - at);
 
-        if (c >= 0x20 && c != '"' && c != '\\')
+        if (unit.valid && c >= 0x20 && c != '"' && c != '\\') {
+            at += unit.size;
             continue;
-        buffer_append(out, text + start, i - start);
-        put_escape(out, c);
-        start = i + 1;
+        }
+        buffer_append(out, text + start, at - start);
+        if (unit.valid)
+            put_escape(out, c);
+        else
+            buffer_append_text(out, UTF8_REPLACEMENT);
+        start = at += unit.size;
     }
     buffer_append(out, text + start, size - start);
     buffer_append_char(out, '"');

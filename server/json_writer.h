@@ -3,8 +3,8 @@
 
 /*
  * Writes JSON into a Buffer as it is said: no tree, no copies. `key` names a member of an object;
- * it is NULL in arrays and at the top, and needs no escapes. Text must be UTF-8 and goes out as it
- * is, but for what JSON must escape. Running out of memory shows in the Buffer.
+ * it is NULL in arrays and at the top, and needs no escapes. Text goes out as it is, but for what
+ * JSON must escape; what is no UTF-8 becomes U+FFFD. Running out of memory shows in the Buffer.
  */
 
 #include "util/buffer.h"

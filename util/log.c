@@ -5,6 +5,8 @@
  */
 #include "util/log.h"
 
+#include "util/text.h"
+
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -52,7 +54,7 @@ static void put_line(LogLevel level, const char *sentence, const char *fields, v
     if (n < sizeof(line))
         n += (size_t)vsnprintf(line + n, sizeof(line) - n, fields, args);
     if (n > sizeof(line) - 1)
-        n = sizeof(line) - 1;
+        n = text_whole(line, sizeof(line) - 1);
     /* One event is one line, whatever a client managed to get into a field. */
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)line[i] < 0x20)

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "util/reason.h"
 
+#include "util/text.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 static void mark_truncated(Reason *why, int length) {
     if (length >= (int)sizeof(why->text))
-        memcpy(why->text + sizeof(why->text) - 4, "...", 4);
+        memcpy(why->text + text_whole(why->text, sizeof(why->text) - 4), "...", 4);
+}
+
+void reason_set_list(Reason *why, const char *format, va_list args) {
+    mark_truncated(why, vsnprintf(why->text, sizeof(why->text), format, args));
 }
 
 int reason_set(Reason *why, int error, const char *format, ...) {
@@ -16,7 +22,7 @@ int reason_set(Reason *why, int error, const char *format, ...) {
     if (!why)
         return error;
     va_start(args, format);
-    mark_truncated(why, vsnprintf(why->text, sizeof(why->text), format, args));
+    reason_set_list(why, format, args);
     va_end(args);
     return error;
 }

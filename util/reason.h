@@ -12,6 +12,8 @@
  * more of "where" in front. The edge (HTTP, command line, log) prints it.
  */
 
+#include <stdarg.h>
+
 typedef struct Reason {
     char text[1024]; /* always terminated; too long a text ends in "..." */
 } Reason;
@@ -24,6 +26,10 @@ typedef struct Reason {
  * `why` may be NULL. */
 int reason_set(Reason *why, int error, const char *format, ...)
     __attribute__((__format__(__printf__, 3, 4)));
+
+/* The same from a list of arguments; `why` must not be NULL. */
+void reason_set_list(Reason *why, const char *format, va_list args)
+    __attribute__((__format__(__printf__, 2, 0)));
 
 /* Puts text in front of what is there ("model.gguf: " + "tensor ..."); returns `error`. */
 int reason_prefix(Reason *why, int error, const char *format, ...)

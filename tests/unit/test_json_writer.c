@@ -83,11 +83,45 @@ static void test_floats_come_back_exactly(void **state) {
     }
 }
 
+/* Whatever bytes come in, at whatever place, what goes out is JSON: the parser checks UTF-8. */
+static void test_no_bytes_make_it_invalid(void **state) {
+    static const char *const pieces[] = { "\x80",         "\xc3",     "\xe2\x82", "\xf0\x9f\x98",
+                                          "\xed\xa0\x80", "\xc0\xaf", "\xff",     "\"\\\x01" };
+
+    (void)state;
+    for (size_t at = 0; at < 20; at++) {
+        for (size_t i = 0; i < sizeof(pieces) / sizeof(*pieces); i++) {
+            CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+            CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+            CLEANUP(json_unref) json_t *back = NULL;
+            JsonWriter w = JSON_WRITER(&out);
+
+            buffer_append(&text, "twenty plain letters", at);
+            buffer_append_text(&text, pieces[i]);
+            buffer_append(&text, "and more \xc3\xa9", 20 - at < 11 ? 20 - at : 11);
+            json_put_string(&w, NULL, text.data, text.size);
+            assert_int_equal(json_parse(&back, out.data, out.size, JSON_DECODE_ANY, NULL), 0);
+            assert_memory_equal(json_string_value(back), text.data, at);
+        }
+    }
+}
+
+static void test_a_broken_character_is_one_replacement(void **state) {
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&out);
+
+    (void)state;
+    json_put_text(&w, NULL, "a\xe2\x82z\xff");
+    assert_string_equal(buffer_text(&out), "\"a\xef\xbf\xbdz\xef\xbf\xbd\"");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nesting_and_commas),
         cmocka_unit_test(test_every_character_survives),
         cmocka_unit_test(test_floats_come_back_exactly),
+        cmocka_unit_test(test_no_bytes_make_it_invalid),
+        cmocka_unit_test(test_a_broken_character_is_one_replacement),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
