@@ -101,7 +101,8 @@ struct EngineEvent {
     const char *error;       /* static text, with FINISH_ERROR */
     uint32_t n_output;       /* tokens generated so far */
     uint32_t n_cached;       /* prompt tokens that came from the prefix cache */
-    uint64_t first_token_ns; /* when its first token came; 0: none yet (CLOCK_MONOTONIC) */
+    uint64_t admitted_ns;    /* when it first ran; 0: not yet (CLOCK_MONOTONIC, as those below) */
+    uint64_t first_token_ns; /* when its first token came, its prompt computed; 0: none yet */
     uint64_t event_ns;
 };
 
@@ -126,12 +127,18 @@ typedef struct EngineOptions {
     Mailbox *events; /* where events go; borrowed */
 } EngineOptions;
 
+/* Steps are counted by the tokens they compute: up to engine_step_bounds[i], and above all. */
+#define ENGINE_STEP_BOUNDS 13
+extern const uint32_t engine_step_bounds[ENGINE_STEP_BOUNDS];
+
 /* Counters and gauges for /metrics; read from any thread. */
 typedef struct EngineStats {
     atomic_uint n_running, n_waiting;
     atomic_uint pages_used;
     atomic_ullong prompt_tokens, generation_tokens; /* totals */
     atomic_ullong steps, preemptions;
+    atomic_ullong steps_by_tokens[ENGINE_STEP_BOUNDS + 1]; /* each bucket alone */
+    atomic_ullong step_tokens;
     atomic_ullong prefix_query_tokens, prefix_hit_tokens;
 } EngineStats;
 

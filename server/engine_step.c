@@ -12,6 +12,10 @@
 #include <string.h>
 #include <time.h>
 
+/* vLLM's, of iteration_tokens_total. */
+const uint32_t engine_step_bounds[ENGINE_STEP_BOUNDS] = { 1,   8,    16,   32,   64,   128,  256,
+                                                          512, 1024, 2048, 4096, 8192, 16384 };
+
 #define STEP_FAILED "a step of the model failed; the server's log says why"
 
 uint64_t engine_now_ns(void) {
@@ -57,8 +61,14 @@ static void preempt(Engine *e, uint32_t n) {
 }
 
 static void admit(Engine *e, uint32_t n) {
+    uint64_t now_ns = n ? engine_now_ns() : 0;
+
     for (; n; n--) {
-        e->running[e->n_running++] = container_of(list_pop_front(&e->waiting), Sequence, link);
+        Sequence *s = container_of(list_pop_front(&e->waiting), Sequence, link);
+
+        if (!s->admitted_ns)
+            s->admitted_ns = now_ns;
+        e->running[e->n_running++] = s;
         e->n_waiting--;
     }
 }
@@ -209,6 +219,16 @@ static void finish_scored(Engine *e) {
     }
 }
 
+static void count_step(EngineStats *stats, uint32_t n_tokens) {
+    uint32_t i = 0;
+
+    while (i < ENGINE_STEP_BOUNDS && n_tokens > engine_step_bounds[i])
+        i++;
+    atomic_fetch_add_explicit(&stats->steps, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stats->steps_by_tokens[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stats->step_tokens, n_tokens, memory_order_relaxed);
+}
+
 void engine_step(Engine *e) {
     StepPlan plan = plan_step(e);
     StepBatch batch;
@@ -231,5 +251,5 @@ void engine_step(Engine *e) {
         fail_step(e, r);
     else
         finish_scored(e);
-    atomic_fetch_add_explicit(&e->stats.steps, 1, memory_order_relaxed);
+    count_step(&e->stats, batch.n_tokens);
 }

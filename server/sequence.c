@@ -253,6 +253,7 @@ static int add_token(Sequence *s, const SampleResult *result, EngineEvent *event
 
 static void describe(const Sequence *s, EngineEvent *event, uint64_t now_ns) {
     event->n_output = s->n_output;
+    event->admitted_ns = s->admitted_ns;
     event->first_token_ns = s->first_token_ns;
     event->event_ns = now_ns;
     event->n_cached = s->n_cached;

@@ -37,6 +37,7 @@ typedef struct Sequence {
 
     TokenLogprob *prompt_logprobs; /* [n_prompt] until its event takes them, owned */
     uint32_t n_scored;             /* prompt tokens whose logprob is there; 0 is there from start */
+    uint64_t admitted_ns;          /* when it first ran; 0: never yet */
     uint64_t first_token_ns;
     FinishReason finish;
     const char *error;  /* static */
