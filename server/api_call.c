@@ -409,6 +409,10 @@ static void end_call(ApiCall *call) {
 
 /* events */
 
+static bool ended_by_itself(FinishReason finish) {
+    return finish == FINISH_STOP || finish == FINISH_LENGTH;
+}
+
 static void observe(ApiChoice *choice, const EngineEvent *event) {
     Metrics *m = &choice->call->job.api->metrics;
     uint64_t arrival_ns = choice->call->job.arrival_ns;
@@ -416,15 +420,40 @@ static void observe(ApiChoice *choice, const EngineEvent *event) {
     if (event->n_tokens && !choice->last_token_ns)
         histogram_observe(&m->first_token_s, (double)(event->first_token_ns - arrival_ns) / 1e9);
     else if (event->n_tokens)
-        histogram_observe(&m->output_token_s,
+        histogram_observe(&m->next_token_s,
                           (double)(event->event_ns - choice->last_token_ns) / 1e9);
     if (event->n_tokens)
         choice->last_token_ns = event->event_ns;
     if (event->finish == FINISH_NONE)
         return;
     m->finished[event->finish]++;
-    if (event->finish == FINISH_STOP || event->finish == FINISH_LENGTH)
-        histogram_observe(&m->request_s, (double)(event->event_ns - arrival_ns) / 1e9);
+    if (ended_by_itself(event->finish))
+        metrics_count_sequence(m, &(SequenceFigures){ .arrival_ns = arrival_ns,
+                                                      .admitted_ns = event->admitted_ns,
+                                                      .first_token_ns = event->first_token_ns,
+                                                      .end_ns = event->event_ns,
+                                                      .n_prompt = choice->request->n_prompt,
+                                                      .n_cached = event->n_cached,
+                                                      .n_output = event->n_output,
+                                                      .max_tokens = choice->request->max_tokens });
+}
+
+/* What vLLM counts as one request: a prompt with all its sequences. */
+static void observe_prompts(const ApiCall *call) {
+    const ApiParams *params = &call->job.params;
+
+    for (uint32_t i = 0; i < call->n_choices; i += params->best_of) {
+        uint32_t n_output_max = 0, n_ended = 0;
+
+        for (uint32_t j = i; j < i + params->best_of; j++) {
+            const ApiChoice *choice = &call->choices[j];
+
+            n_ended += ended_by_itself(choice->finish);
+            n_output_max = choice->n_output > n_output_max ? choice->n_output : n_output_max;
+        }
+        if (n_ended == params->best_of)
+            metrics_count_prompt(&call->job.api->metrics, params->n, n_output_max);
+    }
 }
 
 static void keep_logprobs(ApiChoice *choice, EngineEvent *event) {
@@ -501,6 +530,8 @@ void api_call_take_event(EngineEvent *event) {
         take_end(choice, event);
     take_content(choice, event);
     engine_event_free(event);
-    if (!call->n_in_engine)
-        end_call(call);
+    if (call->n_in_engine)
+        return;
+    observe_prompts(call);
+    end_call(call);
 }

@@ -7,7 +7,9 @@
 
 #include "kvcache/kv_layout.h"
 
+#include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 /* vLLM's buckets, seconds. */
@@ -20,13 +22,40 @@ static const double output_token_bounds[] = { 0.01, 0.025, 0.05, 0.075, 0.1, 0.1
 static const double request_bounds[] = { 0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                          30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680 };
 
+/* Its buckets of tokens go on like this up to the model's length, where they are cut when written;
+ * options allow 2^30. */
+static const double token_bounds[] = { 1,   2,   5,   1e1, 2e1, 5e1, 1e2, 2e2, 5e2, 1e3,
+                                       2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6,
+                                       5e6, 1e7, 2e7, 5e7, 1e8, 2e8, 5e8, 1e9 };
+static const double choice_bounds[] = { 1, 2, 5, 10, 20 };
+
+/* Shown from the start, as 0: a rate over a counter that appears with its first count misses it. */
+static const char *const known_limits[] = { "max_request_memory", "max_requests_memory",
+                                            "max_waiting_requests", "max_waiting_tokens" };
+
 #define HISTOGRAM(_bounds) \
     { .bounds = (_bounds), .n_bounds = sizeof(_bounds) / sizeof(*(_bounds)) }
 
 void metrics_init(Metrics *m) {
-    *m = (Metrics){ .first_token_s = HISTOGRAM(first_token_bounds),
-                    .output_token_s = HISTOGRAM(output_token_bounds),
-                    .request_s = HISTOGRAM(request_bounds) };
+    *m = (Metrics){
+        .first_token_s = HISTOGRAM(first_token_bounds),
+        .next_token_s = HISTOGRAM(output_token_bounds),
+        .request_s = HISTOGRAM(request_bounds),
+        .queue_s = HISTOGRAM(request_bounds),
+        .prefill_s = HISTOGRAM(request_bounds),
+        .decode_s = HISTOGRAM(request_bounds),
+        .inference_s = HISTOGRAM(request_bounds),
+        .mean_token_s = HISTOGRAM(output_token_bounds),
+        .prompt_tokens = HISTOGRAM(token_bounds),
+        .computed_tokens = HISTOGRAM(token_bounds),
+        .generation_tokens = HISTOGRAM(token_bounds),
+        .max_tokens = HISTOGRAM(token_bounds),
+        .n_choices = HISTOGRAM(choice_bounds),
+        .longest_generation_tokens = HISTOGRAM(token_bounds),
+        .n_limits = sizeof(known_limits) / sizeof(*known_limits),
+    };
+    for (uint32_t i = 0; i < m->n_limits; i++)
+        m->refused[i].limit_name = known_limits[i];
 }
 
 void histogram_observe(Histogram *h, double value) {
@@ -36,6 +65,42 @@ void histogram_observe(Histogram *h, double value) {
         i++;
     h->counts[i]++;
     h->sum += value;
+}
+
+static double seconds(uint64_t from_ns, uint64_t to_ns) {
+    return (double)(int64_t)(to_ns - from_ns) / 1e9;
+}
+
+void metrics_count_sequence(Metrics *m, const SequenceFigures *f) {
+    uint64_t first_ns = f->first_token_ns ? f->first_token_ns : f->end_ns;
+    double decode_s = seconds(first_ns, f->end_ns);
+
+    histogram_observe(&m->request_s, seconds(f->arrival_ns, f->end_ns));
+    histogram_observe(&m->queue_s, seconds(f->arrival_ns, f->admitted_ns));
+    histogram_observe(&m->prefill_s, seconds(f->admitted_ns, first_ns));
+    histogram_observe(&m->decode_s, decode_s);
+    histogram_observe(&m->inference_s, seconds(f->admitted_ns, f->end_ns));
+    histogram_observe(&m->mean_token_s, f->n_output > 1 ? decode_s / (f->n_output - 1) : 0);
+    histogram_observe(&m->prompt_tokens, f->n_prompt);
+    histogram_observe(&m->computed_tokens, f->n_prompt - f->n_cached);
+    histogram_observe(&m->generation_tokens, f->n_output);
+    histogram_observe(&m->max_tokens, f->max_tokens);
+}
+
+void metrics_count_prompt(Metrics *m, uint32_t n_choices, uint32_t n_output_max) {
+    histogram_observe(&m->n_choices, n_choices);
+    histogram_observe(&m->longest_generation_tokens, n_output_max);
+}
+
+void metrics_count_refusal(Metrics *m, const char *limit_name) {
+    uint32_t i = 0;
+
+    while (i < m->n_limits && strcmp(m->refused[i].limit_name, limit_name) != 0)
+        i++;
+    assert(i < METRICS_LIMITS_MAX);
+    if (i == m->n_limits)
+        m->refused[m->n_limits++].limit_name = limit_name;
+    m->refused[i].n_requests++;
 }
 
 /* the format */
@@ -72,7 +137,9 @@ static void put_labelled(const Writer *w, const char *name, const char *label, c
     put_sample(w, name, labels, value);
 }
 
-static void put_histogram(const Writer *w, const char *name, const char *help, const Histogram *h) {
+/* Without the buckets above `bound_max`; what they counted is in the last one. */
+static void put_buckets(const Writer *w, const char *name, const char *help, const Histogram *h,
+                        double bound_max) {
     char part[96], labels[64];
     uint64_t n = 0;
 
@@ -80,8 +147,10 @@ static void put_histogram(const Writer *w, const char *name, const char *help, c
     snprintf(part, sizeof(part), "%s_bucket", name);
     for (uint32_t i = 0; i <= h->n_bounds; i++) {
         n += h->counts[i];
+        if (i < h->n_bounds && h->bounds[i] > bound_max)
+            continue;
         if (i < h->n_bounds)
-            snprintf(labels, sizeof(labels), ",le=\"%g\"", h->bounds[i]);
+            snprintf(labels, sizeof(labels), ",le=\"%.10g\"", h->bounds[i]);
         else
             snprintf(labels, sizeof(labels), ",le=\"+Inf\"");
         put_sample(w, part, labels, (double)n);
@@ -90,6 +159,10 @@ static void put_histogram(const Writer *w, const char *name, const char *help, c
     put_sample(w, part, "", h->sum);
     snprintf(part, sizeof(part), "%s_count", name);
     put_sample(w, part, "", (double)n);
+}
+
+static void put_histogram(const Writer *w, const char *name, const char *help, const Histogram *h) {
+    put_buckets(w, name, help, h, INFINITY);
 }
 
 /* the families */
@@ -123,6 +196,19 @@ static void put_engine(const Writer *w, Engine *engine) {
     put_sample(w, "vllm:cache_config_info", labels, 1);
 }
 
+static void put_steps(const Writer *w, EngineStats *stats) {
+    double bounds[ENGINE_STEP_BOUNDS];
+    Histogram h = { .bounds = bounds,
+                    .n_bounds = ENGINE_STEP_BOUNDS,
+                    .sum = (double)atomic_load(&stats->step_tokens) };
+
+    for (uint32_t i = 0; i < ENGINE_STEP_BOUNDS; i++)
+        bounds[i] = engine_step_bounds[i];
+    for (uint32_t i = 0; i <= ENGINE_STEP_BOUNDS; i++)
+        h.counts[i] = atomic_load(&stats->steps_by_tokens[i]);
+    put_histogram(w, "vllm:iteration_tokens_total", "Tokens that one step computed.", &h);
+}
+
 static void put_ledger(const Writer *w, const Ledger *ledger) {
     static const char name[] = "kvasir_memory_bytes";
 
@@ -135,6 +221,53 @@ static void put_ledger(const Writer *w, const Ledger *ledger) {
     put_labelled(w, name, "purpose", "kv_roundings", (double)ledger->roundings_bytes);
     put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
     put_labelled(w, name, "purpose", "prefix_index", (double)ledger->index_bytes);
+}
+
+static void put_times(const Writer *w, const Metrics *m) {
+    put_histogram(w, "vllm:time_to_first_token_seconds", "From arrival to the first token.",
+                  &m->first_token_s);
+    /* vLLM's newer name, and the one it had before. */
+    put_histogram(w, "vllm:inter_token_latency_seconds",
+                  "Between one token of a sequence and the next.", &m->next_token_s);
+    put_histogram(w, "vllm:time_per_output_token_seconds",
+                  "Between one token of a sequence and the next.", &m->next_token_s);
+    put_histogram(w, "vllm:e2e_request_latency_seconds", "From arrival to the last token.",
+                  &m->request_s);
+    put_histogram(w, "vllm:request_queue_time_seconds",
+                  "From arrival to when a sequence first ran.", &m->queue_s);
+    put_histogram(w, "vllm:request_prefill_time_seconds",
+                  "From when a sequence first ran to its first token.", &m->prefill_s);
+    put_histogram(w, "vllm:request_decode_time_seconds",
+                  "From a sequence's first token to its last.", &m->decode_s);
+    put_histogram(w, "vllm:request_inference_time_seconds",
+                  "From when a sequence first ran to its last token.", &m->inference_s);
+    put_histogram(w, "vllm:request_time_per_output_token_seconds",
+                  "A sequence's mean time between two tokens; 0 where it has only one.",
+                  &m->mean_token_s);
+}
+
+static void put_sizes(const Writer *w, const Metrics *m, uint32_t max_model_len) {
+    put_buckets(w, "vllm:request_prompt_tokens", "Tokens of a sequence's prompt.",
+                &m->prompt_tokens, max_model_len);
+    put_buckets(w, "vllm:request_prefill_kv_computed_tokens",
+                "Tokens of a sequence's prompt that were not in the prefix cache.",
+                &m->computed_tokens, max_model_len);
+    put_buckets(w, "vllm:request_generation_tokens", "Tokens that a sequence generated.",
+                &m->generation_tokens, max_model_len);
+    put_buckets(w, "vllm:request_max_num_generation_tokens",
+                "Tokens of the longest of a prompt's sequences.", &m->longest_generation_tokens,
+                max_model_len);
+    put_buckets(w, "vllm:request_params_max_tokens", "Tokens that a sequence could generate.",
+                &m->max_tokens, max_model_len);
+    put_histogram(w, "vllm:request_params_n", "Choices that a prompt was to have.", &m->n_choices);
+}
+
+static void put_refused(const Writer *w, const Metrics *m) {
+    static const char name[] = "kvasir_requests_refused_total";
+
+    put_family(w, name, "counter", "Requests that a limit refused, by the option that sets it.");
+    for (uint32_t i = 0; i < m->n_limits; i++)
+        put_labelled(w, name, "limit", m->refused[i].limit_name, (double)m->refused[i].n_requests);
 }
 
 static void put_finished(const Writer *w, const Metrics *m) {
@@ -196,14 +329,15 @@ void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources)
     w.model = buffer_text(&model);
     if (sources->engine) {
         put_engine(&w, sources->engine);
+        put_steps(&w, engine_stats(sources->engine));
         put_ledger(&w, engine_ledger(sources->engine));
+        put_sizes(&w, m, engine_max_model_len(sources->engine));
     }
-    put_histogram(&w, "vllm:time_to_first_token_seconds", "From arrival to the first token.",
-                  &m->first_token_s);
-    put_histogram(&w, "vllm:time_per_output_token_seconds",
-                  "Between one token of a sequence and the next.", &m->output_token_s);
-    put_histogram(&w, "vllm:e2e_request_latency_seconds", "From arrival to the last token.",
-                  &m->request_s);
+    if (sources->requests)
+        put_gauge(&w, "kvasir_requests_memory_bytes", "Memory that requests take.",
+                  (double)atomic_load(&sources->requests->used));
+    put_times(&w, m);
     put_finished(&w, m);
+    put_refused(&w, m);
     put_http(&w, sources->http);
 }

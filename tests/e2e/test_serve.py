@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the daemon: loading, ready, draining, gone; what the service manager hears;
-/metrics."""
+"""The life of the daemon: loading, ready, draining, gone; what the service manager hears."""
 
 import json
 import os
@@ -12,7 +11,6 @@ import time
 
 import pytest
 from conftest import program, wait_until
-from prometheus_client.parser import text_string_to_metric_families
 
 LONG = {"prompt": [5], "max_tokens": 2000, "ignore_eos": True}
 
@@ -248,63 +246,6 @@ def test_hangup_reads_the_log_level_again(start, tmp_path):
     daemon.signal(signal.SIGHUP)
     daemon.wait_log("the configuration stays as it was")
     assert daemon.request("/health")[0] == 200
-
-
-# Metrics.
-
-NAMES = {
-    "vllm:num_requests_running": "gauge",
-    "vllm:num_requests_waiting": "gauge",
-    "vllm:kv_cache_usage_perc": "gauge",
-    "vllm:cache_config_info": "gauge",
-    "vllm:prompt_tokens": "counter",
-    "vllm:generation_tokens": "counter",
-    "vllm:request_success": "counter",
-    "vllm:num_preemptions": "counter",
-    "vllm:time_to_first_token_seconds": "histogram",
-    "vllm:time_per_output_token_seconds": "histogram",
-    "vllm:e2e_request_latency_seconds": "histogram",
-    "kvasir_memory_bytes": "gauge",
-    "kvasir_http_open_connections": "gauge",
-    "kvasir_http_responses": "counter",
-}
-
-
-def check_histogram(family):
-    buckets = [s for s in family.samples if s.name.endswith("_bucket")]
-    [count] = [s.value for s in family.samples if s.name.endswith("_count")]
-    bounds = [float(s.labels["le"]) for s in buckets]
-    values = [s.value for s in buckets]
-    assert bounds == sorted(bounds) and bounds[-1] == float("inf")
-    assert values == sorted(values) and values[-1] == count
-
-
-def test_metrics_are_what_prometheus_reads(daemon):
-    daemon.complete(prompt=[5, 6], max_tokens=5, ignore_eos=True)
-    families = {f.name: f for f in text_string_to_metric_families(daemon.request("/metrics")[1])}
-    for name, kind in NAMES.items():
-        assert families[name].type == kind, name
-        assert families[name].documentation
-        assert all(s.labels["model_name"] == daemon.model for s in families[name].samples)
-        if kind == "histogram":
-            check_histogram(families[name])
-    info = families["vllm:cache_config_info"].samples[0].labels
-    assert info["block_size"] == "64" and int(info["num_gpu_blocks"]) == 1024
-
-
-def test_metrics_count(start):
-    daemon = start("--kv-tokens", 4096)
-    daemon.complete(prompt=[5] * 10, max_tokens=20, n=3, ignore_eos=True)
-    assert daemon.metric("vllm:prompt_tokens_total") == 30
-    assert daemon.metric("vllm:generation_tokens_total") == 60
-    assert daemon.metric("vllm:request_success_total", finished_reason="length") == 3
-    assert daemon.metric("vllm:time_to_first_token_seconds_count") == 3
-    assert daemon.metric("vllm:time_per_output_token_seconds_count") == 57
-    assert daemon.metric("vllm:e2e_request_latency_seconds_count") == 3
-    assert daemon.metric("vllm:e2e_request_latency_seconds_sum") > 0
-    daemon.request("/v1/completions", {"prompt": 1})
-    assert daemon.metric("kvasir_http_responses_total", code="400") == 1
-    assert daemon.metric("kvasir_memory_bytes", purpose="kv_pages") > 0
 
 
 def test_version(daemon):
