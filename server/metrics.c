@@ -116,7 +116,11 @@ static void put_family(const Writer *w, const char *name, const char *type, cons
 
 /* `labels` come after model_name: ",purpose=\"pages\"", or "". */
 static void put_sample(const Writer *w, const char *name, const char *labels, double value) {
-    buffer_printf(w->out, "%s{model_name=\"%s\"%s} %.17g\n", name, w->model, labels, value);
+    /* vLLM numbers its engines; its dashboards filter by that. */
+    const char *engine = strncmp(name, "vllm:", 5) == 0 ? ",engine=\"0\"" : "";
+
+    buffer_printf(w->out, "%s{model_name=\"%s\"%s%s} %.17g\n", name, w->model, engine, labels,
+                  value);
 }
 
 static void put_gauge(const Writer *w, const char *name, const char *help, double value) {
@@ -137,6 +141,15 @@ static void put_labelled(const Writer *w, const char *name, const char *label, c
     put_sample(w, name, labels, value);
 }
 
+/* A bound as Prometheus' own clients write it, which dashboards compare as text: "1.0", "0.25",
+ * "1e+06". */
+static void format_bound(char *labels, size_t size, double bound) {
+    char number[32];
+
+    snprintf(number, sizeof(number), "%g", bound);
+    snprintf(labels, size, ",le=\"%s%s\"", number, strpbrk(number, ".e") ? "" : ".0");
+}
+
 /* Without the buckets above `bound_max`; what they counted is in the last one. */
 static void put_buckets(const Writer *w, const char *name, const char *help, const Histogram *h,
                         double bound_max) {
@@ -150,7 +163,7 @@ static void put_buckets(const Writer *w, const char *name, const char *help, con
         if (i < h->n_bounds && h->bounds[i] > bound_max)
             continue;
         if (i < h->n_bounds)
-            snprintf(labels, sizeof(labels), ",le=\"%.10g\"", h->bounds[i]);
+            format_bound(labels, sizeof(labels), h->bounds[i]);
         else
             snprintf(labels, sizeof(labels), ",le=\"+Inf\"");
         put_sample(w, part, labels, (double)n);
@@ -168,6 +181,7 @@ static void put_histogram(const Writer *w, const char *name, const char *help, c
 /* the families */
 
 static void put_engine(const Writer *w, Engine *engine) {
+    static const char by_reason[] = "vllm:num_requests_waiting_by_reason";
     const Ledger *ledger = engine_ledger(engine);
     EngineStats *stats = engine_stats(engine);
     char labels[96];
@@ -176,6 +190,10 @@ static void put_engine(const Writer *w, Engine *engine) {
               atomic_load(&stats->n_running));
     put_gauge(w, "vllm:num_requests_waiting", "Sequences that wait for a place.",
               atomic_load(&stats->n_waiting));
+    /* None is held back for another reason. */
+    put_family(w, by_reason, "gauge", "Sequences that wait for a place, by why.");
+    put_labelled(w, by_reason, "reason", "capacity", atomic_load(&stats->n_waiting));
+    put_labelled(w, by_reason, "reason", "deferred", 0);
     put_gauge(w, "vllm:kv_cache_usage_perc", "Part of the KV pages in use; 1 is all.",
               (double)atomic_load(&stats->pages_used) / ledger->n_pages);
     put_counter(w, "vllm:prompt_tokens_total", "Prompt tokens processed.",
@@ -186,6 +204,8 @@ static void put_engine(const Writer *w, Engine *engine) {
                 atomic_load(&stats->prefix_query_tokens));
     put_counter(w, "vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.",
                 atomic_load(&stats->prefix_hit_tokens));
+    put_counter(w, "vllm:prompt_tokens_cached_total", "Prompt tokens that were not computed anew.",
+                atomic_load(&stats->prefix_hit_tokens));
     put_counter(w, "vllm:num_preemptions_total", "Sequences put back for want of pages.",
                 atomic_load(&stats->preemptions));
     put_counter(w, "kvasir_steps_total", "Steps of the model.", atomic_load(&stats->steps));
@@ -194,6 +214,16 @@ static void put_engine(const Writer *w, Engine *engine) {
     snprintf(labels, sizeof(labels), ",block_size=\"%d\",num_gpu_blocks=\"%" PRIu32 "\"",
              KV_PAGE_TOKENS, ledger->n_pages);
     put_sample(w, "vllm:cache_config_info", labels, 1);
+}
+
+/* Status boards made for vLLM ask whether an engine sleeps; this one never does. */
+static void put_sleep(const Writer *w) {
+    static const char name[] = "vllm:engine_sleep_state";
+
+    put_family(w, name, "gauge", "Whether the model is there to answer: awake is 1.");
+    put_labelled(w, name, "sleep_state", "awake", 1);
+    put_labelled(w, name, "sleep_state", "weights_offloaded", 0);
+    put_labelled(w, name, "sleep_state", "discard_all", 0);
 }
 
 static void put_steps(const Writer *w, EngineStats *stats) {
@@ -329,6 +359,7 @@ void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources)
     w.model = buffer_text(&model);
     if (sources->engine) {
         put_engine(&w, sources->engine);
+        put_sleep(&w);
         put_steps(&w, engine_stats(sources->engine));
         put_ledger(&w, engine_ledger(sources->engine));
         put_sizes(&w, m, engine_max_model_len(sources->engine));

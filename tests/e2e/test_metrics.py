@@ -9,13 +9,16 @@ from prometheus_client.parser import text_string_to_metric_families
 NAMES = {
     "vllm:num_requests_running": "gauge",
     "vllm:num_requests_waiting": "gauge",
+    "vllm:num_requests_waiting_by_reason": "gauge",
     "vllm:kv_cache_usage_perc": "gauge",
     "vllm:cache_config_info": "gauge",
+    "vllm:engine_sleep_state": "gauge",
     "vllm:prompt_tokens": "counter",
     "vllm:generation_tokens": "counter",
     "vllm:request_success": "counter",
     "vllm:prefix_cache_queries": "counter",
     "vllm:prefix_cache_hits": "counter",
+    "vllm:prompt_tokens_cached": "counter",
     "vllm:num_preemptions": "counter",
     "vllm:time_to_first_token_seconds": "histogram",
     "vllm:time_per_output_token_seconds": "histogram",
@@ -51,13 +54,23 @@ def check_histogram(family):
 
 def test_metrics_are_what_prometheus_reads(daemon):
     daemon.complete(prompt=[5, 6], max_tokens=5, ignore_eos=True)
-    families = {f.name: f for f in text_string_to_metric_families(daemon.request("/metrics")[1])}
+    text = daemon.request("/metrics")[1]
+    families = {f.name: f for f in text_string_to_metric_families(text)}
     for name, kind in NAMES.items():
         assert families[name].type == kind, name
         assert families[name].documentation
         assert all(s.labels["model_name"] == daemon.model for s in families[name].samples)
         if kind == "histogram":
             check_histogram(families[name])
+    for line in (
+        'vllm:num_requests_running{model_name="llama",engine="0"}',
+        'vllm:time_to_first_token_seconds_bucket{model_name="llama",engine="0",le="1.0"}',
+        'vllm:time_to_first_token_seconds_bucket{model_name="llama",engine="0",le="0.25"}',
+        'vllm:request_prompt_tokens_bucket{model_name="llama",engine="0",le="2000.0"}',
+    ):
+        assert line in text, line
+    states = {s.labels["sleep_state"]: s.value for s in families["vllm:engine_sleep_state"].samples}
+    assert states == {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
     info = families["vllm:cache_config_info"].samples[0].labels
     assert info["block_size"] == "64" and int(info["num_gpu_blocks"]) == 1024
 
@@ -85,7 +98,8 @@ class Figures:
         self.buckets = {}
         for family in text_string_to_metric_families(daemon.request("/metrics")[1]):
             for sample in family.samples:
-                labels = {k: v for k, v in sample.labels.items() if k != "model_name"}
+                own = sample.labels.items() - {("model_name", daemon.model), ("engine", "0")}
+                labels = dict(own)
                 if sample.name.endswith("_bucket"):
                     of = self.buckets.setdefault(sample.name.removesuffix("_bucket"), {})
                     of[float(labels["le"])] = sample.value
@@ -132,6 +146,7 @@ def test_metrics_of_finished_requests_fit_together(start):
     assert now.values[("vllm:prompt_tokens_total",)] == n_prompt
     hits = now.values[("vllm:prefix_cache_hits_total",)]
     assert hits == 128  # the first two pages, the second time
+    assert now.values[("vllm:prompt_tokens_cached_total",)] == hits
     assert now.sum("request_prefill_kv_computed_tokens") == n_prompt - hits
     n_output = now.values[("vllm:generation_tokens_total",)]
     assert now.sum("request_generation_tokens") == n_output

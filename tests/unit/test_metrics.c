@@ -63,6 +63,24 @@ static void test_memory_of_requests(void **state) {
     account_deinit(&account);
 }
 
+/* Dashboards select buckets by the text of their bound. */
+static void test_bounds_are_written_as_pythons_client_does(void **state) {
+    static const char *const bounds[] = { "0.001", "0.25", "1.0", "2.5", "10.0", "2560.0" };
+    char line[128];
+    Metrics metrics;
+
+    (void)state;
+    metrics_init(&metrics);
+    histogram_observe(&metrics.first_token_s, 0.0005);
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(*bounds); i++) {
+        snprintf(line, sizeof(line),
+                 "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",engine=\"0\",le=\"%s\"} "
+                 "1\n",
+                 bounds[i]);
+        expect(&metrics, NULL, line, true);
+    }
+}
+
 /* A sequence without a token was read and no more; one token has no time between tokens. */
 static void test_times_of_short_sequences(void **state) {
     Metrics m;
@@ -98,6 +116,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals_are_counted_by_limit),
         cmocka_unit_test(test_memory_of_requests),
+        cmocka_unit_test(test_bounds_are_written_as_pythons_client_does),
         cmocka_unit_test(test_times_of_short_sequences),
     };
 
