@@ -11,9 +11,9 @@
 #include "util/buffer.h"
 #include "util/json.h"
 #include "util/mapped_file.h"
+#include "util/output_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -168,86 +168,35 @@ static int compose_front(const Profile *profile, Buffer *out, Reason *why) {
     return buffer_failed(out) ? reason_set(why, -ENOMEM, "no memory for the head") : 0;
 }
 
-static int write_all(int fd, const void *data, size_t size) {
-    for (const char *at = data; size;) {
-        ssize_t n = write(fd, at, size);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        at += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
-static int write_hashed(int fd, Hasher *hasher, const void *data, size_t size) {
+static int write_hashed(FILE *file, Hasher *hasher, const void *data, size_t size) {
     hasher_update(hasher, data, size);
-    return write_all(fd, data, size);
+    return fwrite(data, 1, size, file) == size ? 0 : -errno;
 }
 
-static int write_profile(int fd, const Profile *profile, const Buffer *front) {
-    size_t moments_bytes = profile_moments_count(profile) * sizeof(float);
+static int write_profile(FILE *file, const Profile *profile, const Buffer *front) {
     Hash128 checksum;
     Hasher hasher;
     int r;
 
     hasher_init(&hasher, 0);
-    r = write_hashed(fd, &hasher, front->data, front->size);
+    r = write_hashed(file, &hasher, front->data, front->size);
     if (!r)
-        r = write_hashed(fd, &hasher, profile->q_moments, moments_bytes);
-    if (r)
-        return r;
+        r = write_hashed(file, &hasher, profile->q_moments,
+                         profile_moments_count(profile) * sizeof(*profile->q_moments));
     checksum = hasher_digest(&hasher);
-    r = write_all(fd, &checksum, sizeof(checksum));
-    if (!r && (fchmod(fd, 0644) || fsync(fd)))
-        r = -errno;
-    return r;
+    return r ? r : write_hashed(file, &hasher, &checksum, sizeof(checksum));
 }
 
-/* Directory part of a path, "." if it has none; NULL without memory. */
-static char *directory_of(const char *path) {
+static void make_directory_of(const char *path) {
     const char *slash = strrchr(path, '/');
+    CLEANUP(free) char *directory = slash ? strndup(path, (size_t)(slash - path)) : NULL;
 
-    if (!slash)
-        return strdup(".");
-    return strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
-/* Makes the new name last. Where a file system cannot do that the file is still whole. */
-static void sync_directory(const char *directory) {
-    CLEANUP(fd_close) int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd >= 0)
-        (void)fsync(fd);
-}
-
-static int replace_file(const char *path, const Profile *profile, const Buffer *front) {
-    CLEANUP(free) char *directory = directory_of(path);
-    CLEANUP(buffer_deinit) Buffer temporary = BUFFER_NULL;
-    CLEANUP(fd_close) int fd = -1;
-    int r;
-
-    buffer_printf(&temporary, "%s.XXXXXX", path);
-    if (!directory || buffer_failed(&temporary))
-        return -ENOMEM;
-    if (mkdir(directory, 0755) && errno != EEXIST)
-        return -errno;
-    fd = mkostemp(temporary.data, O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    r = write_profile(fd, profile, front);
-    if (!r && rename(temporary.data, path))
-        r = -errno;
-    if (r)
-        unlink(temporary.data);
-    else
-        sync_directory(directory);
-    return r;
+    if (directory)
+        mkdir(directory, 0755); /* writing says what is wrong, if anything is */
 }
 
 int profile_save(const Profile *profile, const char *path, Reason *why) {
+    CLEANUP(output_file_deinit) OutputFile file = OUTPUT_FILE_NULL;
     CLEANUP(buffer_deinit) Buffer front = BUFFER_NULL;
     Hash128 identity;
     int r;
@@ -260,8 +209,14 @@ int profile_save(const Profile *profile, const char *path, Reason *why) {
         r = compose_front(profile, &front, why);
     if (r)
         return reason_prefix(why, r, "%s: ", path);
-    r = replace_file(path, profile, &front);
-    return r ? reason_set(why, r, "%s: cannot be written: %s", path, strerror(-r)) : 0;
+    make_directory_of(path);
+    r = output_file_open(&file, path, why);
+    if (r)
+        return r;
+    r = write_profile(file.stream, profile, &front);
+    if (r)
+        return reason_set(why, r, "%s: cannot be written: %s", path, strerror(-r));
+    return output_file_commit(&file, why);
 }
 
 /* load */

@@ -54,8 +54,8 @@ CLEANUP_DEFINE(Profile, profile_free);
 /* Floats in q_moments. */
 size_t profile_moments_count(const Profile *profile);
 
-/* Replaces `path` in one go: whoever reads it sees the old file or the new one, also after a crash.
- * Its directory is created if only that is missing. -EINVAL: the profile itself holds what no file
+/* Writes a file whole or not at all (util/output_file.h). Its directory is created if only that is
+ * missing. -EINVAL: the profile itself holds what no file
  * may (not finite); -errno of the file system. */
 int profile_save(const Profile *profile, const char *path, Reason *why);
 

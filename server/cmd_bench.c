@@ -11,6 +11,7 @@
 #include "cpu/cpu_backend.h"
 #include "cpu/sgemm.h"
 #include "util/json.h"
+#include "util/output_file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -244,24 +245,13 @@ static json_t *figures_json(const BenchRun *b) {
                      CONTEXT_TOKENS, "cache", cache_json(b));
 }
 
-/* Before anything is measured: who gave a path that cannot be written need not wait to hear so. */
-static int open_json(const char *path, FILE **filep, Reason *why) {
-    if (!path)
-        return 0;
-    *filep = fopen(path, "we");
-    return *filep ? 0
-                  : reason_set(why, -errno, "%s: could not be written: %s", path, strerror(errno));
-}
-
-static int write_json(const BenchRun *b, FILE *file, Reason *why) {
+static int write_json(const BenchRun *b, OutputFile *file, Reason *why) {
     CLEANUP(json_unref) json_t *root = figures_json(b);
 
     if (!root)
         return reason_set(why, -ENOMEM, "out of memory");
-    if (json_dumpf(root, file, JSON_INDENT(1)) || fflush(file))
-        return reason_set(why, -EIO, "%s: could not be written: %s", b->config->json_path,
-                          strerror(errno));
-    return 0;
+    json_dumpf(root, file->stream, JSON_INDENT(1)); /* errors stay with the stream */
+    return output_file_commit(file, why);
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) {
@@ -270,11 +260,12 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 
 static int run(const Config *config, Reason *why) {
     CLEANUP(bench_run_deinit) BenchRun b = { .config = config };
-    CLEANUP(fclose) FILE *json = NULL;
+    CLEANUP(output_file_deinit) OutputFile json = OUTPUT_FILE_NULL;
     uint32_t max_position;
-    int r;
+    int r = 0;
 
-    r = open_json(config->json_path, &json, why);
+    if (config->json_path)
+        r = output_file_open(&json, config->json_path, why);
     if (!r)
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
@@ -303,7 +294,7 @@ static int run(const Config *config, Reason *why) {
         r = measure_cache(&b, why);
     if (r)
         return r;
-    return json ? write_json(&b, json, why) : 0;
+    return config->json_path ? write_json(&b, &json, why) : 0;
 }
 
 int cmd_bench(const Config *config) {

@@ -10,6 +10,7 @@
 
 #include "kvcache/kv_layout.h"
 #include "util/json.h"
+#include "util/output_file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -172,22 +173,24 @@ static json_t *figures_json(Eval *e) {
                      "specs", specs);
 }
 
-static int write_json(Eval *e, Reason *why) {
+static int write_json(Eval *e, OutputFile *file, Reason *why) {
     CLEANUP(json_unref) json_t *root = figures_json(e);
 
     if (!root)
         return reason_set(why, -ENOMEM, "out of memory");
-    if (json_dump_file(root, e->config->json_path, JSON_INDENT(1)))
-        return reason_set(why, -EIO, "%s: could not be written: %s", e->config->json_path,
-                          strerror(errno));
-    return 0;
+    json_dumpf(root, file->stream, JSON_INDENT(1)); /* errors stay with the stream */
+    return output_file_commit(file, why);
 }
 
 static int run(const Config *config, Reason *why) {
+    CLEANUP(output_file_deinit) OutputFile json = OUTPUT_FILE_NULL;
     CLEANUP(eval_deinit) Eval e = { .config = config };
-    int r;
+    int r = 0;
 
-    r = set_up(&e, why);
+    if (config->json_path)
+        r = output_file_open(&json, config->json_path, why);
+    if (!r)
+        r = set_up(&e, why);
     if (r)
         return r;
     r = eval_run(&e.session, e.runs, e.n_runs, e.tokens.ids, e.tokens.n, config->window,
@@ -195,7 +198,7 @@ static int run(const Config *config, Reason *why) {
     if (r)
         return reason_set(why, r, "the model could not be run: %s", strerror(-r));
     print_table(&e);
-    return config->json_path ? write_json(&e, why) : 0;
+    return config->json_path ? write_json(&e, &json, why) : 0;
 }
 
 int cmd_eval(const Config *config) {

@@ -6,6 +6,7 @@
 #include "server/commands.h"
 #include "server/model_run.h"
 #include "server/prompts.h"
+#include "util/output_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -36,7 +37,7 @@ static int write_header(FILE *file, const Prompts *prompts, uint32_t n_vocab) {
         prefix[i] = (uint8_t)(size >> 8 * i);
     return fwrite(prefix, 1, 8, file) == 8 && fwrite(head.data, 1, head.size, file) == head.size
                ? 0
-               : -EIO;
+               : -errno;
 }
 
 static int write_prompt(FILE *file, Session *session, SessionCache *cache, const Prompt *prompt,
@@ -53,7 +54,7 @@ static int write_prompt(FILE *file, Session *session, SessionCache *cache, const
 
             r = session_logits(session, i, n_rows, rows);
             if (!r && fwrite(rows, n_vocab * sizeof(*rows), n_rows, file) != n_rows)
-                r = -EIO;
+                r = -errno;
         }
         if (r)
             return r;
@@ -78,8 +79,6 @@ static int write_all(FILE *file, const Config *config, Session *session, Session
 
     for (uint32_t i = 0; !r && i < prompts->n; i++)
         r = write_prompt(file, session, cache, &prompts->items[i], chunk, rows);
-    if (!r && fflush(file))
-        r = -errno;
     return r ? reason_set(why, r, "%s: %s", config->output_path, strerror(-r)) : 0;
 }
 
@@ -110,21 +109,20 @@ static int run(const Config *config, Reason *why) {
     CLEANUP(prompts_deinit) Prompts prompts = PROMPTS_NULL;
     CLEANUP(profile_free) Profile *profile = NULL;
     CLEANUP(session_cache_deinit) SessionCache cache = SESSION_CACHE_NULL;
-    CLEANUP(fclose) FILE *file = NULL;
+    CLEANUP(output_file_deinit) OutputFile file = OUTPUT_FILE_NULL;
     KvPlan plan;
     int r;
 
-    r = open_session(config, &session, &prompts, why);
+    r = output_file_open(&file, config->output_path, why);
+    if (!r)
+        r = open_session(config, &session, &prompts, why);
     if (!r)
         r = model_run_plan(config, config->kv, session.config->n_layers, &plan, &profile, why);
     if (!r)
         r = session_cache_init(&cache, &session, longest(&prompts), &plan, profile, why);
-    if (r)
-        return r;
-    file = fopen(config->output_path, "wb");
-    if (!file)
-        return reason_set(why, -errno, "%s: %s", config->output_path, strerror(errno));
-    return write_all(file, config, &session, &cache, &prompts, why);
+    if (!r)
+        r = write_all(file.stream, config, &session, &cache, &prompts, why);
+    return r ? r : output_file_commit(&file, why);
 }
 
 int cmd_logits(const Config *config) {

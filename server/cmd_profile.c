@@ -4,14 +4,18 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 static int run(const Config *config, Reason *why) {
     ProfileStoreOptions where = model_run_profile_options(config);
     CLEANUP(profile_free) Profile *profile = NULL;
     CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
-    int r;
+    int r = 0;
 
-    r = profile_store_measure(&profile, &where, why);
+    if (config->output_path) /* who cannot have it there need not wait to hear so */
+        r = profile_store_check(config->output_path, why);
+    if (!r)
+        r = profile_store_measure(&profile, &where, why);
     if (r)
         return r;
     if (config->output_path)
@@ -22,8 +26,9 @@ static int run(const Config *config, Reason *why) {
         r = profile_store_save(profile, buffer_text(&path), why);
     if (r)
         return r;
-    printf("%s: model %s, %" PRIu64 " tokens of %s\n", buffer_text(&path), profile->identity,
-           profile->n_tokens, profile->text_name);
+    fprintf(strcmp(buffer_text(&path), "-") == 0 ? stderr : stdout,
+            "%s: model %s, %" PRIu64 " tokens of %s\n", buffer_text(&path), profile->identity,
+            profile->n_tokens, profile->text_name);
     return 0;
 }
 

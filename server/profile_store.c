@@ -10,6 +10,7 @@
 #include "model/profiler.h"
 #include "server/text_tokens.h"
 #include "util/log.h"
+#include "util/output_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -60,6 +61,11 @@ static void make_directories(const char *path) {
         mkdir(copy, 0755); /* saving says what is wrong, if anything is */
         *p = '/';
     }
+}
+
+int profile_store_check(const char *path, Reason *why) {
+    make_directories(path);
+    return output_file_check(path, why);
 }
 
 int profile_store_save(const Profile *profile, const char *path, Reason *why) {

@@ -27,6 +27,8 @@ int profile_store_path(const ProfileStoreOptions *options, const char *identity,
 /* Runs the model over the text and measures; progress goes to standard error. */
 int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Reason *why);
 
+/* Whether profile_store_save could write there; makes the directories it lies in. */
+int profile_store_check(const char *path, Reason *why);
 /* profile_save, after making the directories it lies in. */
 int profile_store_save(const Profile *profile, const char *path, Reason *why);
 
