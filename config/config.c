@@ -168,13 +168,45 @@ static int apply_flag(Config *config, const Flag *flag, const char *text, Reason
     return 0;
 }
 
+bool config_takes_argument(unsigned command) {
+    return !(command & COMMAND_CONFIG) && option_find("model", strlen("model"), command);
+}
+
+/* A model without its flag. `first` is the argument that was one already, or NULL. */
+static int apply_argument(Config *config, const char *text, const char *first, Reason *why) {
+    const Option *option = option_find("model", strlen("model"), config->input.command);
+    int r;
+
+    if (first)
+        return reason_set(why, -EINVAL,
+                          "unexpected argument \"%.64s\"; the model is \"%.64s\" already, and "
+                          "options begin with --",
+                          text, first);
+    if (config->origins[option - option_table].kind == CONFIG_FROM_FLAG)
+        return reason_set(why, -EINVAL,
+                          "the model is given twice: as \"%.64s\" and by --model \"%.64s\"", text,
+                          config->model);
+    r = set(config, option, CONFIG_FROM_FLAG, text, why);
+    return r ? reason_prefix(why, r, "the model ") : 0;
+}
+
 static int apply_flags(Config *config, const ConfigInput *input, Reason *why) {
+    const char *argument = NULL;
+
     for (int i = 0; i < input->argc; i++) {
         const char *text = input->argv[i];
         Flag flag = { .option = NULL };
         char name[OPTION_NAME_BYTES_MAX];
-        int r = read_flag(&flag, text, input->command, why);
+        int r;
 
+        if (text[0] != '-' && config_takes_argument(input->command)) {
+            r = apply_argument(config, text, argument, why);
+            if (r)
+                return r;
+            argument = text;
+            continue;
+        }
+        r = read_flag(&flag, text, input->command, why);
         if (r)
             return r;
         if (!flag.value && flag.option->type == OPTION_BOOL)
@@ -184,6 +216,10 @@ static int apply_flags(Config *config, const ConfigInput *input, Reason *why) {
         else if (!flag.value)
             return reason_set(why, -EINVAL, "flag %s needs a value",
                               option_flag(flag.option, name));
+        if (argument && strcmp(flag.option->name, "model") == 0)
+            return reason_set(why, -EINVAL,
+                              "the model is given twice: as \"%.64s\" and by --model \"%.64s\"",
+                              argument, flag.value);
         r = apply_flag(config, &flag, text, why);
         if (r)
             return r;

@@ -136,6 +136,8 @@ enum {
     CONFIG_E_HELP,
 };
 int config_load(Config *config, const ConfigInput *input, Reason *why);
+/* Whether one argument that is no flag may name the command's model. */
+bool config_takes_argument(unsigned command);
 
 /* Reads everything again for a running process. `fresh` (CONFIG_NULL) becomes `running` with the
  * new values of the reloadable options; `n_left` counts the others that differ, which wait for a

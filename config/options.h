@@ -43,6 +43,14 @@ typedef enum OptionType {
     OPTION_CHOICE,   /* an enum that counts from 0 */
 } OptionType;
 
+/* What a text names, to be looked at before anything is loaded. */
+typedef enum OptionFile {
+    OPTION_FILE_NONE,
+    OPTION_FILE_INPUT,  /* a regular file that is read */
+    OPTION_FILE_OUTPUT, /* a file that is written: util/output_file.h */
+    OPTION_FILE_PLAN,   /* a KV format, which may be plan:FILE */
+} OptionFile;
+
 typedef enum OptionTopic {
     TOPIC_MODEL,
     TOPIC_MEMORY,
@@ -64,6 +72,7 @@ typedef struct Option {
     uint64_t min, max;        /* of numbers; `unset` allows 0 besides */
     OptionType type;
     OptionTopic topic;
+    OptionFile file;
     unsigned commands; /* COMMAND_X that take it */
     unsigned required; /* those of them that cannot run without */
     char letter;       /* short flag; 0: none */

@@ -267,6 +267,8 @@ static int run(const Config *config, Reason *why) {
     if (config->json_path)
         r = output_file_open(&json, config->json_path, why);
     if (!r)
+        r = model_run_check(config, config->kv, why);
+    if (!r)
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
                                             .n_threads = config->n_threads,

@@ -73,18 +73,29 @@ static int add_run(Eval *e, const char *spec, Reason *why) {
     return 0;
 }
 
+static int check_specs(const Config *config, Reason *why) {
+    int r = model_run_check(config, config->reference, why);
+
+    for (uint32_t i = 0; !r && i < config->kv_specs.n; i++)
+        r = model_run_check(config, config->kv_specs.items[i], why);
+    return r;
+}
+
 static int set_up(Eval *e, Reason *why) {
     const ConfigTexts *specs = &e->config->kv_specs;
     int r;
 
+    r = check_specs(e->config, why);
+    if (!r)
+        r = read_tokens(e, why);
+    if (r)
+        return r;
     r = session_init(&e->session,
                      &(SessionOptions){ .model_path = e->config->model,
                                         .n_threads = e->config->n_threads,
                                         .max_step_tokens = KV_PAGE_TOKENS,
                                         .max_logit_rows = KV_PAGE_TOKENS },
                      why);
-    if (!r)
-        r = read_tokens(e, why);
     if (r)
         return r;
     e->runs = calloc(specs->n + 3, sizeof(*e->runs));

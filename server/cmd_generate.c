@@ -84,16 +84,18 @@ static int run(const Config *config, Reason *why) {
     Generation g;
     int r;
 
-    r = session_init(
-        &session,
-        &(SessionOptions){ .model_path = config->model,
-                           .n_threads = config->n_threads,
-                           .max_step_tokens = config->chunk ? config->chunk : MODEL_RUN_STEP_TOKENS,
-                           .max_logit_rows = 1 },
-        why);
+    r = model_run_check(config, config->kv, why);
     if (!r)
-        r = prompts_read(&prompts, config->input_path, session.config->n_vocab,
-                         session.config->max_position, why);
+        r = prompts_read_for(&prompts, config->input_path, config->model, why);
+    if (!r)
+        r = session_init(&session,
+                         &(SessionOptions){ .model_path = config->model,
+                                            .n_threads = config->n_threads,
+                                            .max_step_tokens = config->chunk
+                                                                   ? config->chunk
+                                                                   : MODEL_RUN_STEP_TOKENS,
+                                            .max_logit_rows = 1 },
+                         why);
     if (!r)
         r = model_run_plan(config, config->kv, session.config->n_layers, &plan, &profile, why);
     if (!r)

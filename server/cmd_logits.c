@@ -84,14 +84,12 @@ static int write_all(FILE *file, const Config *config, Session *session, Session
 
 /* Where a prompt is fed at once, one step is as long as the longest. */
 static int open_session(const Config *config, Session *session, Prompts *prompts, Reason *why) {
-    CLEANUP(checkpoint_free) Checkpoint *checkpoint = NULL;
     uint32_t step = config->chunk;
     int r;
 
-    r = checkpoint_open(&checkpoint, config->model, why);
+    r = model_run_check(config, config->kv, why);
     if (!r)
-        r = prompts_read(prompts, config->input_path, checkpoint_config(checkpoint)->n_vocab,
-                         checkpoint_config(checkpoint)->max_position, why);
+        r = prompts_read_for(prompts, config->input_path, config->model, why);
     if (r)
         return r;
     if (!step || step > longest(prompts))

@@ -14,8 +14,9 @@ static int run(const Config *config, Reason *why) {
 
     if (config->output_path) /* who cannot have it there need not wait to hear so */
         r = profile_store_check(config->output_path, why);
-    if (!r)
-        r = profile_store_measure(&profile, &where, why);
+    if (r)
+        return reason_prefix(why, r, "flag --output: ");
+    r = profile_store_measure(&profile, &where, why);
     if (r)
         return r;
     if (config->output_path)

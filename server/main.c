@@ -4,6 +4,7 @@
  * the command failed, 2 it was not understood.
  */
 #include "config/config.h"
+#include "config/file_check.h"
 #include "config/help.h"
 #include "server/commands.h"
 
@@ -84,7 +85,7 @@ static void print_help(void) {
     printf("kvasird " KVASIR_VERSION ": an LLM inference server\n\n"
            "Usage: kvasird COMMAND [options]\n"
            "       kvasird help COMMAND\n"
-           "       kvasird --version\n\nCommands:\n");
+           "       kvasird version\n\nCommands:\n");
     print_commands(stdout);
     putchar('\n');
     help_fill(stdout, precedence_text, 0, "", help_width(stdout));
@@ -93,7 +94,8 @@ static void print_help(void) {
 static void print_command_help(const Command *command) {
     const char *text = command->description ? command->description : command->summary;
 
-    printf("Usage: kvasird %s [options]\n\n", command->name);
+    printf("Usage: kvasird %s [options]%s\n\n", command->name,
+           config_takes_argument(command->bit) ? " [MODEL]" : "");
     help_fill(stdout, text, 0, "", help_width(stdout));
     help_options(stdout, command->bit);
 }
@@ -125,6 +127,15 @@ static int help(int argc, char **argv) {
     return 0;
 }
 
+static int version(int argc, char **argv) {
+    if (argc) {
+        fprintf(stderr, "kvasird version: unexpected argument \"%.64s\"\n", argv[0]);
+        return EXIT_USAGE;
+    }
+    printf("kvasird " KVASIR_VERSION "\n");
+    return 0;
+}
+
 static int run(const Command *command, int argc, char **argv) {
     CLEANUP(config_deinit) Config config = CONFIG_NULL;
     ConfigInput input = { .command = command->bit,
@@ -142,6 +153,10 @@ static int run(const Command *command, int argc, char **argv) {
         fprintf(stderr, "kvasird %s: %s\n", command->name, why.text);
         return EXIT_USAGE;
     }
+    if (command->bit != COMMAND_CONFIG && file_check_all(&config, &why)) {
+        fprintf(stderr, "kvasird %s: %s\n", command->name, why.text);
+        return 1;
+    }
     return command->run(&config);
 }
 
@@ -158,10 +173,8 @@ int main(int argc, char **argv) {
     }
     if (is_one_of(argv[1], "--help", "-h") || strcmp(argv[1], "help") == 0)
         return help(argc - 2, argv + 2);
-    if (is_one_of(argv[1], "--version", "version")) {
-        printf("kvasird " KVASIR_VERSION "\n");
-        return 0;
-    }
+    if (is_one_of(argv[1], "--version", "-V") || strcmp(argv[1], "version") == 0)
+        return version(argc - 2, argv + 2);
     if (argv[1][0] == '-') {
         fprintf(stderr, "kvasird: name a command before its options; kvasird --help lists them\n");
         return EXIT_USAGE;

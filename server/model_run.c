@@ -38,6 +38,22 @@ EngineOptions model_run_engine_options(const Config *config) {
     };
 }
 
+int model_run_check(const Config *config, const char *spec, Reason *why) {
+    CLEANUP(checkpoint_free) Checkpoint *checkpoint = NULL;
+    CLEANUP(profile_free) Profile *profile = NULL;
+    KvPlan plan;
+    int r;
+
+    r = checkpoint_open(&checkpoint, config->model, why);
+    if (!r)
+        r = kv_spec_parse(&plan, spec, checkpoint_config(checkpoint)->n_layers, why);
+    if (r || !config->profile || !kv_plan_quantizes(&plan, checkpoint_config(checkpoint)->n_layers))
+        return r;
+    return profile_store_get(
+        &profile, &(ProfileStoreOptions){ .path = config->profile, .model_path = config->model },
+        why);
+}
+
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
                    Profile **profilep, Reason *why) {
     ProfileStoreOptions where = model_run_profile_options(config);

@@ -18,6 +18,10 @@
 /* What of the configuration concerns profiles; borrowed from it. */
 ProfileStoreOptions model_run_profile_options(const Config *config);
 
+/* Whether there is a model whose cache can have this format; reads no weights, and a profile only
+ * if one was named. Called before anything takes long. */
+int model_run_check(const Config *config, const char *spec, Reason *why);
+
 /* Parses `spec`; *profilep stays NULL where nothing is quantized, and is the caller's. */
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
                    Profile **profilep, Reason *why);

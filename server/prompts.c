@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/prompts.h"
 
+#include "model/checkpoint.h"
 #include "util/json.h"
 
 #include <errno.h>
@@ -56,6 +57,17 @@ int prompts_read(Prompts *out, const char *path, uint32_t n_vocab, uint32_t n_to
     *out = prompts;
     prompts = (Prompts)PROMPTS_NULL;
     return 0;
+}
+
+int prompts_read_for(Prompts *out, const char *path, const char *model_path, Reason *why) {
+    CLEANUP(checkpoint_free) Checkpoint *checkpoint = NULL;
+    const ModelConfig *model;
+    int r = checkpoint_open(&checkpoint, model_path, why);
+
+    if (r)
+        return r;
+    model = checkpoint_config(checkpoint);
+    return prompts_read(out, path, model->n_vocab, model->max_position, why);
 }
 
 void prompts_deinit(Prompts *prompts) {

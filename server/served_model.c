@@ -27,6 +27,22 @@ static int load_engine(ServedModel *model, const Config *config, Mailbox *events
     return engine_new(&model->engine, &options, why);
 }
 
+/* What the cache would be, of the model's shape alone: who gave it too little memory hears so
+ * before a profile is measured or weights are read. */
+static int check_cache(const ServedModel *model, const Config *config, Reason *why) {
+    EngineOptions options = model_run_engine_options(config);
+    CLEANUP(free) KvPlan *plan = malloc(sizeof(*plan));
+    Ledger ledger;
+    int r;
+
+    if (!plan)
+        return reason_set(why, -ENOMEM, "out of memory");
+    r = kv_spec_parse(plan, config->kv, checkpoint_config(model->checkpoint)->n_layers, why);
+    options.checkpoint = model->checkpoint;
+    options.plan = plan;
+    return r ? r : engine_plan(&options, &ledger, why);
+}
+
 static int load_plan(ServedModel *model, const Config *config, Reason *why) {
     model->plan = calloc(1, sizeof(*model->plan));
     if (!model->plan)
@@ -43,6 +59,9 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     model->ops = &cpu_ops;
     on_phase("opening the checkpoint", userdata);
     r = checkpoint_open(&model->checkpoint, config->model, why);
+    if (r)
+        return r;
+    r = check_cache(model, config, why);
     if (r)
         return r;
     on_phase("loading the tokenizer", userdata);

@@ -28,9 +28,83 @@ def test_no_arguments_is_short_usage(run):
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Usage: kvasird ")
 
 
-def test_version(run):
-    result = run("--version")
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_version(run, word):
+    result = run(word)
     assert result.returncode == 0 and re.fullmatch(r"kvasird \d+\.\d+\.\d+\n", result.stdout)
+    result = run(word, "x")
+    assert result.returncode == 2 and '"x"' in result.stderr
+
+
+def test_a_model_needs_no_flag(run, tmp_path):
+    given, flag = run("plan", "/nowhere/a"), run("plan", "--model", "/nowhere/a")
+    assert (given.returncode, given.stderr) == (flag.returncode, flag.stderr) == (1, flag.stderr)
+    assert "/nowhere/a: No such file" in given.stderr
+    # It wins over the environment, as a flag does, and stands wherever options stand.
+    assert "/nowhere/a:" in run("plan", "--kv", "f16", "/nowhere/a", "--kv-tokens", "64",
+                                KVASIR_MODEL="/nowhere/b").stderr
+    for command in commands_of(run):
+        takes_one = "[options] [MODEL]\n" in run(command, "--help").stdout
+        assert takes_one == (command != "config")
+
+
+@pytest.mark.parametrize("args, words", [
+    (["/a", "--model", "/b"], 'given twice: as "/a" and by --model "/b"'),
+    (["--model", "/b", "/a"], 'given twice: as "/a" and by --model "/b"'),
+    (["/a", "/b"], 'unexpected argument "/b"; the model is "/a" already'),
+    (["/a", "-"], 'unexpected argument "-"'),
+    ([""], "model"),
+])
+def test_one_model_is_enough(run, args, words):
+    for command in ("serve", "plan", "tokenize"):
+        result = run(command, *args)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert words in result.stderr and result.stderr.count("\n") == 1
+
+
+FILE_OPTIONS = {
+    "serve": ["--chat-template", "--profile", "--kv=plan"],
+    "chat-template": ["--chat-template"],
+    "generate": ["--profile", "--input", "--kv=plan"],
+    "logits": ["--profile", "--input", "--kv=plan"],
+    "eval": ["--profile", "--text", "--kv=plan", "--reference=plan"],
+    "profile": ["--text"],
+    "bench": ["--kv=plan"],
+    "plan": ["--kv=plan"],
+}
+REQUIRED = {"generate": ["--input", "/dev/null"], "eval": ["--text", "/dev/null"],
+            "logits": ["--input", "/dev/null", "-o", "-"]}
+
+
+@pytest.mark.parametrize("command", FILE_OPTIONS)
+def test_files_are_looked_at_first(run, tmp_path, command):
+    """The model is not there either, and would be missed if anything had been loaded."""
+    readable = tmp_path / "file"
+    readable.write_text("{}")
+    required = [str(readable) if word == "/dev/null" else word
+                for word in REQUIRED.get(command, [])]
+    for option in FILE_OPTIONS[command]:
+        flag, _, plan = option.partition("=")
+        prefix = "plan:" if plan else ""
+        for path, words in [("/nowhere/x", "No such file"), (str(tmp_path), "directory"),
+                            ("/dev/null", "regular file")]:
+            result = run(command, "/nowhere/model", *required, flag, prefix + path)
+            assert result.returncode == 1 and result.stdout == ""
+            assert result.stderr.startswith(f"kvasird {command}: flag {flag}: {path}: ")
+            assert words in result.stderr and result.stderr.count("\n") == 1
+        result = run(command, "/nowhere/model", *required, flag, prefix + str(readable), "--port=1"
+                     if command == "serve" else "--log-level=info")
+        assert f"flag {flag}: {readable}" not in result.stderr
+
+
+def test_a_file_is_blamed_on_where_it_was_named(run, tmp_path):
+    file = tmp_path / "kvasird.json"
+    file.write_text('{\n  "profile": "/nowhere/p"\n}\n')
+    result = run("serve", "x", "--config", str(file))
+    assert result.stderr == f"kvasird serve: {file}:2: profile: /nowhere/p: " \
+                            "No such file or directory\n"
+    result = run("serve", "x", KVASIR_CHAT_TEMPLATE="/nowhere/t")
+    assert result.stderr.startswith("kvasird serve: environment KVASIR_CHAT_TEMPLATE: /nowhere/t: ")
 
 
 def test_help_lists_commands_and_each_has_its_own(run):

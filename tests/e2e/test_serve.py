@@ -194,6 +194,29 @@ def test_what_cannot_start_says_why(tiny_model, options, words):
     assert all(word in last for word in words), last
 
 
+def test_too_little_memory_is_said_before_anything_takes_long(tiny_model, tmp_path):
+    """No profile is measured for it, and no weights are read."""
+    ended = subprocess.run(
+        [program(), "serve", "--port", "0", str(tiny_model), "--kv", "k4v2", "--kv-memory", "1MiB",
+         "--max-num-seqs", "64", "--state-dir", str(tmp_path)],
+        capture_output=True, timeout=120)
+    log = ended.stderr.decode()
+    assert ended.returncode == 1 and "kv_memory" in log.splitlines()[-1]
+    assert "profile" not in log and "weights" not in log
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_its_flag(tiny_model):
+    command = [program(), "serve", str(tiny_model), "--port", "0", "--kv-tokens", "64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert any("ready url=" in line for line in process.stderr)
+    finally:
+        process.terminate()
+        process.stderr.close()
+        assert process.wait(60) == 0
+
+
 def test_a_port_that_is_taken(start):
     daemon = start()
     ended = subprocess.run(
