@@ -503,11 +503,12 @@ static void take_end(ApiChoice *choice, const EngineEvent *event) {
 
 /* A stop string that is a special token stops by that token, which may end the answer anyway. */
 static void name_stop(ApiChoice *choice, const EngineEvent *event) {
-    const EngineRequest *request = event->request;
-    uint32_t last = event->n_tokens ? event->tokens[event->n_tokens - 1] : TOKEN_NONE;
-    const char *stop =
-        api_stops_find_text(choice->call->job.context.tokenizer, request->stops, last);
+    const char *stop;
 
+    if (event->finish != FINISH_STOP || !event->n_tokens)
+        return;
+    stop = api_stops_find_text(choice->call->job.context.tokenizer, event->request->stops,
+                               event->tokens[event->n_tokens - 1]);
     if (!stop)
         return;
     choice->stop_text = stop;
