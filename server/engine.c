@@ -21,6 +21,9 @@
 #define CANNOT_FIT "the request needs more tokens than the KV cache or the model can hold"
 #define BAD_PROMPT "the prompt is empty or holds a token that the model does not have"
 
+/* Where max_waiting_tokens is not given: as many as fill the cache this often. */
+#define WAITING_CACHES_MAX 16
+
 /* making */
 
 static int settle_options(EngineOptions *o, Reason *why) {
@@ -120,8 +123,8 @@ static int make_prefixes(Engine *e, Reason *why) {
     if (o->profile)
         e->profile_hash = profile_hash(o->profile);
     r = prefix_index_init(&e->prefixes, e->ledger.n_pages);
-    e->pages_seen = calloc(e->ledger.n_pages, sizeof(*e->pages_seen));
-    if (!e->pages_seen)
+    e->page_holders = calloc(e->ledger.n_pages, sizeof(*e->page_holders));
+    if (!e->page_holders)
         r = -ENOMEM;
     return r ? reason_set(why, r, "no memory for the index of prefixes") : 0;
 }
@@ -148,16 +151,24 @@ static int make_step_arrays(Engine *e, Reason *why) {
 
     e->running = calloc(n_seqs, sizeof(*e->running));
     e->view_running = calloc(n_seqs, sizeof(*e->view_running));
-    e->view_waiting = calloc(n_seqs, sizeof(*e->view_waiting));
-    e->items = calloc(n_seqs, sizeof(*e->items));
+    e->view_waiting = calloc(n_seqs, 2 * sizeof(*e->view_waiting));
+    e->waiting_in_view = calloc(n_seqs, 2 * sizeof(*e->waiting_in_view));
+    e->view_clients = calloc(n_seqs, 2 * sizeof(*e->view_clients));
+    e->clients_in_view = calloc(n_seqs, 2 * sizeof(*e->clients_in_view));
+    e->view_newcomers = calloc(n_seqs, sizeof(*e->view_newcomers));
+    e->items = calloc(n_seqs, 2 * sizeof(*e->items));
+    e->admitted = calloc(n_seqs, sizeof(*e->admitted));
+    e->by_client = calloc(n_seqs, sizeof(*e->by_client));
     e->batch = calloc(n_seqs, sizeof(*e->batch));
     e->tokens = calloc(e->options.max_batched_tokens, sizeof(*e->tokens));
     e->rows = calloc(n_rows, sizeof(*e->rows));
     e->row_indices = calloc(n_rows, sizeof(*e->row_indices));
     e->sample_rows = calloc(n_rows, sizeof(*e->sample_rows));
     e->sample_results = calloc(n_rows, sizeof(*e->sample_results));
-    if (!e->running || !e->view_running || !e->view_waiting || !e->items || !e->batch ||
-        !e->tokens || !e->rows || !e->row_indices || !e->sample_rows || !e->sample_results)
+    if (!e->running || !e->view_running || !e->view_waiting || !e->waiting_in_view ||
+        !e->view_clients || !e->clients_in_view || !e->view_newcomers || !e->items ||
+        !e->admitted || !e->by_client || !e->batch || !e->tokens || !e->rows || !e->row_indices ||
+        !e->sample_rows || !e->sample_results)
         return reason_set(why, -ENOMEM,
                           "no memory for the engine; lower max_num_seqs or max_batched_tokens");
     return 0;
@@ -171,11 +182,15 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     if (!e)
         return reason_set(why, -ENOMEM, "no memory for the engine");
     e->options = *options;
-    list_init(&e->waiting);
+    list_init(&e->ended);
     list_init(&e->stop_message);
+    engine_queue_init(e);
     r = engine_plan(&e->options, &e->ledger, why);
     if (r)
         return r;
+    wait_quota_init(&e->quota, e->options.max_waiting_requests,
+                    e->options.max_waiting_tokens ? e->options.max_waiting_tokens
+                                                  : WAITING_CACHES_MAX * e->ledger.kv_tokens);
     e->n_logit_rows_max = e->options.max_batched_tokens < ENGINE_LOGIT_ROWS_MAX
                               ? e->options.max_batched_tokens
                               : ENGINE_LOGIT_ROWS_MAX;
@@ -201,19 +216,25 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
 Engine *engine_free(Engine *e) {
     if (!e)
         return NULL;
-    assert(!e->has_thread && !e->n_running && !e->n_waiting);
+    assert(!e->has_thread && !e->n_running && !e->n_waiting && list_is_empty(&e->ended));
     free(e->sample_results);
     free(e->sample_rows);
     free(e->row_indices);
     free(e->rows);
     free(e->tokens);
     free(e->batch);
+    free(e->by_client);
+    free(e->admitted);
     free(e->items);
+    free(e->view_newcomers);
+    free(e->clients_in_view);
+    free(e->view_clients);
+    free(e->waiting_in_view);
     free(e->view_waiting);
     free(e->view_running);
     free(e->running);
     page_pool_deinit(&e->pool);
-    free(e->pages_seen);
+    free(e->page_holders);
     prefix_index_deinit(&e->prefixes);
     kv_cache_close(&e->store, e->options.ops, e->options.backend);
     decoder_free(e->decoder);
@@ -231,8 +252,8 @@ static void update_gauges(Engine *e) {
     atomic_store_explicit(&e->stats.pages_used, page_pool_used(&e->pool), memory_order_relaxed);
 }
 
-/* Takes the ended ones out of both queues, and their pages back. */
-static void collect_finished(Engine *e, List *finished) {
+/* Takes the ended ones out of those that run, and their pages back. */
+static void collect_finished(Engine *e) {
     uint32_t n_left = 0;
 
     for (uint32_t i = 0; i < e->n_running; i++) {
@@ -243,43 +264,37 @@ static void collect_finished(Engine *e, List *finished) {
             continue;
         }
         sequence_release(s, &e->pool);
-        list_push_back(finished, &s->link);
+        engine_queue_end_running(e, s);
+        list_push_back(&e->ended, &s->link);
     }
     e->n_running = n_left;
-    list_for_each_safe(link, &e->waiting) {
-        if (container_of(link, Sequence, link)->finish == FINISH_NONE)
-            continue;
-        list_remove(link);
-        list_push_back(finished, link);
-        e->n_waiting--;
-    }
 }
 
 static void tell_finished(Engine *e) {
-    List finished = LIST_INIT(finished), *link;
     uint64_t now_ns = engine_now_ns();
+    List *link;
 
-    collect_finished(e, &finished);
+    collect_finished(e);
     update_gauges(e);
-    while ((link = list_pop_front(&finished))) {
+    while ((link = list_pop_front(&e->ended))) {
         Sequence *s = container_of(link, Sequence, link);
         EngineEvent *event = sequence_last_event(s, now_ns);
 
         sequence_free(s);
+        engine_unreserve_request(e, event->request);
         mailbox_send(e->options.events, &event->link);
     }
 }
 
+/* Walks through everything only when something was cancelled since it last did. A request that was
+ * cancelled before it arrived has been turned away by receive(). */
 static void cancel_marked(Engine *e, bool all) {
+    if (!atomic_exchange(&e->n_cancels, 0) && !all)
+        return;
     for (uint32_t i = 0; i < e->n_running; i++)
         if (all || atomic_load_explicit(&e->running[i]->request->cancelled, memory_order_relaxed))
             sequence_finish(e->running[i], FINISH_CANCELLED, NULL);
-    list_for_each(link, &e->waiting) {
-        Sequence *s = container_of(link, Sequence, link);
-
-        if (all || atomic_load_explicit(&s->request->cancelled, memory_order_relaxed))
-            sequence_finish(s, FINISH_CANCELLED, NULL);
-    }
+    engine_queue_cancel_waiting(e, all, &e->ended);
 }
 
 /* mail */
@@ -306,23 +321,35 @@ static void reject(Engine *e, EngineRequest *request, FinishReason reason, const
     event->finish = reason;
     event->error = error;
     event->event_ns = engine_now_ns();
+    engine_unreserve_request(e, request);
     mailbox_send(e->options.events, &event->link);
+}
+
+static int enqueue(Engine *e, EngineRequest *request) {
+    CLEANUP(sequence_free) Sequence *s = NULL;
+    int r;
+
+    r = sequence_new(&s, request, e->options.tokenizer, e->ends.ids, e->ends.n_ids);
+    if (r)
+        return r;
+    r = engine_queue_add(e, s);
+    if (r) {
+        s->request = NULL; /* stays the caller's */
+        return r;
+    }
+    s = NULL; /* the queue's */
+    return 0;
 }
 
 static void receive(Engine *e, EngineRequest *request) {
     const char *fault = find_fault(e, request);
-    Sequence *s;
 
-    if (fault) {
+    if (atomic_load_explicit(&request->cancelled, memory_order_relaxed))
+        reject(e, request, FINISH_CANCELLED, NULL);
+    else if (fault)
         reject(e, request, FINISH_ERROR, fault);
-        return;
-    }
-    if (sequence_new(&s, request, e->options.tokenizer, e->ends.ids, e->ends.n_ids)) {
+    else if (enqueue(e, request))
         reject(e, request, FINISH_NO_MEMORY, NULL);
-        return;
-    }
-    list_push_back(&e->waiting, &s->link);
-    e->n_waiting++;
 }
 
 static void take_mail(Engine *e) {
@@ -338,6 +365,18 @@ static void take_mail(Engine *e) {
             receive(e, container_of(link, EngineRequest, link));
 }
 
+/* What waited in this step tells how long others will. */
+static void step(Engine *e) {
+    bool waited = e->n_waiting != 0;
+    uint64_t begin_ns = waited ? engine_now_ns() : 0;
+
+    e->n_tokens_begun = 0;
+    engine_step(e);
+    if (waited)
+        wait_quota_observe(&e->quota, e->n_tokens_begun,
+                           (double)(engine_now_ns() - begin_ns) * 1e-9);
+}
+
 static void *engine_main(void *arg) {
     Engine *e = arg;
 
@@ -346,7 +385,7 @@ static void *engine_main(void *arg) {
         cancel_marked(e, atomic_load(&e->stop) == ENGINE_STOP_CANCEL);
         tell_finished(e);
         if (e->n_running || e->n_waiting) {
-            engine_step(e);
+            step(e);
             tell_finished(e);
         } else if (atomic_load(&e->stop) != ENGINE_STOP_NOT) {
             return NULL;
@@ -388,9 +427,44 @@ void engine_submit(Engine *e, EngineRequest *request) {
     mailbox_send(&e->inbox, &request->link);
 }
 
+/* Whoever sees the count sees the mark. */
 void engine_cancel(Engine *e, EngineRequest *request) {
-    (void)e;
     atomic_store_explicit(&request->cancelled, true, memory_order_relaxed);
+    atomic_fetch_add(&e->n_cancels, 1);
+}
+
+/* what may wait */
+
+int engine_reserve(Engine *e, uint32_t n_sequences, uint64_t n_tokens, EngineWait *wait) {
+    WaitQuota *q = &e->quota;
+    int r = wait_quota_reserve(q, n_sequences, n_tokens);
+    bool of_tokens = r == WAIT_QUOTA_E_TOKENS || r == WAIT_QUOTA_E_TOKENS_NEVER;
+
+    if (!r)
+        return 0;
+    *wait = (EngineWait){ .limit_name = of_tokens ? "max_waiting_tokens" : "max_waiting_requests",
+                          .limit = of_tokens ? q->n_tokens_max : q->n_sequences_max,
+                          .used = of_tokens ? q->n_tokens : q->n_sequences,
+                          .asked = of_tokens ? n_tokens : n_sequences,
+                          .wait_s = wait_quota_estimate_s(q) };
+    if (r == WAIT_QUOTA_E_TOKENS_NEVER || r == WAIT_QUOTA_E_SEQUENCES_NEVER)
+        return ENGINE_E_NEVER;
+    return of_tokens ? ENGINE_E_TOKENS : ENGINE_E_REQUESTS;
+}
+
+void engine_unreserve(Engine *e, uint32_t n_sequences, uint64_t n_tokens) {
+    wait_quota_give_back(&e->quota, n_sequences, n_tokens);
+}
+
+void engine_unreserve_request(Engine *e, EngineRequest *request) {
+    if (!request->reserved)
+        return;
+    request->reserved = false;
+    wait_quota_give_back(&e->quota, 1, request->n_prompt);
+}
+
+double engine_wait_estimate_s(const Engine *e) {
+    return wait_quota_estimate_s(&e->quota);
 }
 
 const Ledger *engine_ledger(const Engine *e) {

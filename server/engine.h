@@ -43,6 +43,8 @@ typedef enum FinishReason {
 struct EngineRequest {
     List link;              /* in a mailbox, then in a scheduler queue */
     void *owner;            /* the server's; the engine never reads it */
+    uint64_t client;        /* whose request it is: clients take turns (server/scheduler.h) */
+    bool reserved;          /* engine_reserve counted it; the engine gives that back */
     Account *account;       /* of the call, for what the answer takes; borrowed; may be NULL */
     uint64_t charged_bytes; /* by engine_request_charge */
     const uint32_t *prompt; /* [n_prompt >= 1], borrowed; ids checked against the vocabulary */
@@ -124,7 +126,9 @@ typedef struct EngineOptions {
     bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */
     uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
     uint32_t max_batched_tokens;
-    Mailbox *events; /* where events go; borrowed */
+    uint32_t max_waiting_requests; /* sequences that wait; 0: any number */
+    uint64_t max_waiting_tokens;   /* tokens of their prompts; 0: 16 times what the cache holds */
+    Mailbox *events;               /* where events go; borrowed */
 } EngineOptions;
 
 /* Steps are counted by the tokens they compute: up to engine_step_bounds[i], and above all. */
@@ -155,6 +159,32 @@ int engine_start(Engine *engine);
 void engine_stop(Engine *engine, bool drain);
 Engine *engine_free(Engine *engine); /* stopped, or never started */
 CLEANUP_DEFINE(Engine, engine_free);
+
+/* What refused a call, for the words and the Retry-After of its answer. */
+typedef struct EngineWait {
+    const char *limit_name;      /* the option; static */
+    uint64_t limit, used, asked; /* sequences or tokens, as the option counts */
+    double wait_s;               /* engine_wait_estimate_s */
+} EngineWait;
+
+enum {
+    _ENGINE_E_SUCCESS,
+    ENGINE_E_REQUESTS, /* max_waiting_requests is reached for now */
+    ENGINE_E_TOKENS,   /* max_waiting_tokens is reached for now */
+    ENGINE_E_NEVER,    /* the call by itself is more than one of them allows */
+};
+
+/* Room in the queue for all sequences of a call, before they are made; n_tokens is the sum of their
+ * n_prompt, so a prompt with n choices counts n times. Any thread. 0: each of its requests is to be
+ * submitted with `reserved` set, and gives its part back when it first runs or ends, or all of it
+ * is given back with engine_unreserve. Else one of the outcomes above, told in `wait`, and nothing
+ * is reserved. */
+int engine_reserve(Engine *engine, uint32_t n_sequences, uint64_t n_tokens, EngineWait *wait);
+/* For sequences that were reserved and will not be submitted. */
+void engine_unreserve(Engine *engine, uint32_t n_sequences, uint64_t n_tokens);
+/* Seconds until all that waits now has probably begun to run, at the rate of the last seconds; 0
+ * where nothing waits. Any thread. */
+double engine_wait_estimate_s(const Engine *engine);
 
 /* Any thread. Ownership of the request passes. */
 void engine_submit(Engine *engine, EngineRequest *request);

@@ -74,16 +74,26 @@ void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
                           memory_order_relaxed);
 }
 
-void engine_prefix_count_shared(Engine *e) {
-    if (!e->options.prefix_caching || e->pool.n_free >= e->n_running)
+/* First who holds each page: a client, or several; then who else does. */
+void engine_prefix_count_shared(Engine *e, bool has_newcomers) {
+    enum { NOBODY = 0, SEVERAL = UINT32_MAX };
+
+    if (!e->options.prefix_caching || (!has_newcomers && e->pool.n_free >= e->n_running))
         return;
-    memset(e->pages_seen, 0, e->pool.n_pages * sizeof(*e->pages_seen));
+    memset(e->page_holders, NOBODY, e->pool.n_pages * sizeof(*e->page_holders));
     for (uint32_t i = 0; i < e->n_running; i++)
         for (uint32_t j = 0; j < e->running[i]->n_pages; j++) {
-            bool *seen = &e->pages_seen[e->running[i]->pages[j]];
+            uint32_t *holder = &e->page_holders[e->running[i]->pages[j]];
+            uint32_t client = e->view_running[i].client + 1;
 
-            e->view_running[i].n_shared_pages += *seen;
-            *seen = true;
+            *holder = *holder == NOBODY || *holder == client ? client : SEVERAL;
+        }
+    for (uint32_t i = 0; i < e->n_running; i++)
+        for (uint32_t j = 0; j < e->running[i]->n_pages; j++) {
+            uint32_t *holder = &e->page_holders[e->running[i]->pages[j]];
+
+            e->view_running[i].n_shared_pages += *holder == SEVERAL;
+            *holder = SEVERAL; /* for the younger ones of the same client */
         }
 }
 

@@ -31,45 +31,60 @@ static StepPlan plan_step(Engine *e) {
     SchedulerLimits limits = { .max_num_seqs = e->options.max_num_seqs,
                                .max_batched_tokens = e->options.max_batched_tokens,
                                .page_exact = e->options.page_exact };
-    SchedulerView view = { .running = e->view_running,
-                           .waiting = e->view_waiting,
-                           .n_running = e->n_running,
-                           .n_pages_free = e->pool.n_free };
-    StepPlan plan = { .items = e->items };
+    StepPlan plan = { .items = e->items, .admitted = e->admitted, .by_client = e->by_client };
+    SchedulerView view;
 
-    for (uint32_t i = 0; i < e->n_running; i++)
-        e->view_running[i] = sequence_view(e->running[i]);
-    engine_prefix_count_shared(e);
-    list_for_each(link, &e->waiting) {
-        if (view.n_waiting == limits.max_num_seqs)
-            break;
-        e->view_waiting[view.n_waiting++] = sequence_view(container_of(link, Sequence, link));
-    }
+    engine_queue_view(e, &view);
     scheduler_plan(&view, &limits, &plan);
+    engine_queue_pass_turns(e, &view, &plan);
     return plan;
 }
 
-static void preempt(Engine *e, uint32_t n) {
-    for (; n; n--) {
-        Sequence *s = e->running[--e->n_running];
+/* Of those that were put back, the youngest first: so the oldest is first in line. */
+static void put_back(Engine *e) {
+    uint32_t n_left = 0;
 
-        sequence_release(s, &e->pool);
-        list_push_front(&e->waiting, &s->link);
-        e->n_waiting++;
-        atomic_fetch_add_explicit(&e->stats.preemptions, 1, memory_order_relaxed);
+    for (uint32_t i = e->n_running; i--;)
+        if (e->items[i].preempted) {
+            sequence_release(e->running[i], &e->pool);
+            engine_queue_put_back(e, e->running[i]);
+            atomic_fetch_add_explicit(&e->stats.preemptions, 1, memory_order_relaxed);
+        }
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (!e->items[i].preempted) {
+            e->running[n_left] = e->running[i];
+            e->items[n_left++] = e->items[i];
+        }
+    e->n_running = n_left;
+}
+
+/* A sequence for which there is no memory ends where it would have begun. */
+static void start(Engine *e, Sequence *s, StepItem *item, uint64_t now_ns) {
+    if (!s->admitted_ns) {
+        s->admitted_ns = now_ns;
+        e->n_tokens_begun += s->request->n_prompt;
+        engine_unreserve_request(e, s->request);
+    }
+    if (sequence_start(s)) {
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
+        *item = (StepItem){ 0 };
     }
 }
 
-static void admit(Engine *e, uint32_t n) {
-    uint64_t now_ns = n ? engine_now_ns() : 0;
+static void move_sequences(Engine *e, const StepPlan *plan) {
+    uint32_t i_item = e->n_running;
+    uint64_t now_ns = plan->n_admitted ? engine_now_ns() : 0;
 
-    for (; n; n--) {
-        Sequence *s = container_of(list_pop_front(&e->waiting), Sequence, link);
+    for (uint32_t i = 0; i < plan->n_admitted; i++)
+        engine_queue_admit(e, e->waiting_in_view[plan->admitted[i]]);
+    if (plan->n_preempted)
+        put_back(e);
+    for (uint32_t i = 0; i < plan->n_admitted; i++) {
+        Sequence *s = e->waiting_in_view[plan->admitted[i]];
 
-        if (!s->admitted_ns)
-            s->admitted_ns = now_ns;
+        e->items[e->n_running] = e->items[i_item + i];
+        start(e, s, &e->items[e->n_running], now_ns);
         e->running[e->n_running++] = s;
-        e->n_waiting--;
     }
 }
 
@@ -234,13 +249,14 @@ void engine_step(Engine *e) {
     StepBatch batch;
     int r;
 
-    preempt(e, plan.n_preempted);
-    admit(e, plan.n_admitted);
+    move_sequences(e, &plan);
     for (uint32_t i = 0; i < e->n_running; i++)
-        if (e->items[i].n_tokens)
+        if (e->items[i].n_tokens || e->items[i].n_new_pages)
             take_pages(e, e->running[i], &e->items[i]);
     batch = fill_batch(e);
-    assert(batch.n_tokens && batch.n_tokens <= plan.n_tokens);
+    assert(batch.n_tokens <= plan.n_tokens);
+    if (!batch.n_tokens) /* there was no memory to start any of them */
+        return;
 
     r = decoder_step(e->decoder, &e->store, &batch, e->tokens);
     if (!r) {

@@ -3,20 +3,49 @@
 
 /*
  * What the next step does: a pure function from the queues, the free pages and the limits to a
- * plain struct, which the engine then runs. Time is not among the arguments: order of arrival is
- * the only clock these policies read.
+ * plain struct, which the engine then runs. Time is not among the arguments: order is the only
+ * clock these policies read.
  *
  *   1. Every running sequence that decodes gets its one token first, oldest first.
- *   2. If pages run out for that, the youngest running sequence is preempted: it gives back all it
- *      holds and waits, first in line, to be computed again.
- *   3. What is left of max_batched_tokens goes to running prompts, oldest first.
- *   4. Then waiting sequences are admitted in order of arrival. The head of the queue takes pages
- *      for all its tokens at once; if they are not there, everyone behind it waits too, so nobody
- *      is overtaken forever. Headroom: one page stays free for every sequence that may still grow.
- *      It does not apply to a sequence that would run alone. Nobody is admitted in a step that
- *      preempts.
+ *   2. If pages run out for that, a running sequence is preempted: it gives back all it holds and
+ *      waits, first in its client's line, to be computed again. It is the youngest one of the
+ * client that runs most; among clients that run equally many, the one admitted last. Nobody is
+ *      admitted in a step that preempts for pages.
+ *   3. A client that waits with nothing running is a newcomer. Newcomers are admitted first, one
+ *      sequence each, in the order in which they became newcomers. Where a slot or pages are
+ * missing for that, sequences of clients that run at least two are preempted, chosen as in 2, until
+ * it fits; nobody is, if even all of those would not suffice. A newcomer that does not fit stops
+ *      all admissions of the step.
+ *   4. What is left of max_batched_tokens goes to prompts by deficit round robin: the clients take
+ *      turns of a quantum of rows. A client uses its rows for its running prompts, oldest first,
+ *      then for what it has waiting, which is admitted in the order of its line. A client that can
+ *      use no more rows passes. The end of a step may cut a turn short; it goes on in the next. As
+ *      a prompt can be cut after any row, that is the only deficit that is ever carried over.
+ *      A client whose own next sequence does not fit waits by itself, unless it is a newcomer.
  *
- * Hence every running sequence arrived before every waiting one, and the oldest always advances.
+ * An admitted sequence takes pages for all its tokens at once. Headroom: one page stays free for
+ * every sequence that may still grow. It does not apply to a sequence that would run alone.
+ *
+ * With a single client this is first come, first served.
+ *
+ * Why the oldest advances: rule 2 takes the oldest running sequence only where no other runs, and
+ * then it fits, since no sequence may need more than all pages; rule 3 never takes the oldest of a
+ * client. If the oldest decodes it has a row in this step; if it is a prompt, it is the first that
+ * its client's turn serves, and turns come round.
+ *
+ * Why nobody starves: a client's sequences begin in the order of its line, since a preempted one
+ * goes to the front, and whoever is preempted is the client's youngest. So the client's oldest
+ * either runs, or waits at the front with its client a newcomer. The first of the newcomers is
+ * overtaken by nobody: while it does not fit nobody is admitted, those that run come to their ends
+ * one after another, oldest first at the latest, and one that is alone fits. Once it runs, it is
+ * the oldest of its client: only rule 2 can take it, only while every client runs one and it is the
+ * youngest of all; its client then becomes the first newcomer again, so that those ahead of it only
+ * grow fewer, and at last it is the oldest of all. When it has ended the client's next is its
+ * oldest.
+ *
+ * How long a newcomer waits: where it finds room, or victims, it is admitted in its first step. A
+ * prompt of n rows then ends within the n + quantum next rows of its client, of which each of k
+ * clients gets as many: k * (n + quantum) prompt rows at most.
  */
 
 #include <stdbool.h>
@@ -27,10 +56,26 @@ typedef struct SchedulerSequence {
     uint32_t n_computed;     /* of them in the cache; < n_known */
     uint32_t n_max;          /* tokens it may ever put in the cache; no more than all pages hold */
     uint32_t n_pages;        /* pages it holds; a running one holds pages for its whole prompt */
-    uint32_t n_shared_pages; /* of them, those that an older running one holds too: they do not
-                                come free with it. Not read while there are as many free pages as
-                                running sequences: then none is preempted */
+    uint32_t n_shared_pages; /* of them, those that may not come free with it: an older running one
+                                holds them too, or one of another client. Not read while there are
+                                as many free pages as running sequences and no newcomer waits: then
+                                none is preempted */
+    uint32_t client;         /* index in the view's clients; read of running ones */
 } SchedulerSequence;
+
+typedef struct SchedulerClient {
+    uint32_t deficit;              /* rows left of its turn; 0: its next turn is a whole one. What
+                                      scheduler_plan leaves here belongs to the next step's view */
+    uint32_t i_waiting, n_waiting; /* its waiting sequences in the view, first in its line first */
+
+    /* The scheduler's own. */
+    uint32_t i_running, n_running; /* those that stay: by_client[i_running ..], oldest first */
+    uint32_t n_served;             /* of them, those that can use no more rows in this step */
+    uint32_t n_admitted;
+    uint32_t i_open; /* item of its last admitted sequence */
+    uint32_t next;   /* whose turn is after its own, among those that can use rows */
+    bool lost;       /* it had a sequence preempted in this step */
+} SchedulerClient;
 
 typedef struct SchedulerLimits {
     uint32_t max_num_seqs;       /* sequences that run at once */
@@ -40,24 +85,36 @@ typedef struct SchedulerLimits {
 } SchedulerLimits;
 
 typedef struct SchedulerView {
-    const SchedulerSequence *running; /* [n_running], by arrival */
-    const SchedulerSequence *waiting; /* [n_waiting], by arrival; the first max_num_seqs suffice */
-    uint32_t n_running, n_waiting;
+    const SchedulerSequence *running; /* [n_running], in the order of their admission */
+    const SchedulerSequence *waiting; /* [n_waiting], client by client */
+    SchedulerClient *clients;  /* [n_clients] in the order of their turns: those that run something,
+                                  and newcomers, of whom the first max_num_seqs suffice */
+    const uint32_t *newcomers; /* [n_newcomers] indices of clients, in the order of rule 3 */
+    uint32_t n_running, n_waiting, n_clients, n_newcomers;
     uint32_t n_pages_free;
 } SchedulerView;
 
 typedef struct StepItem {
     uint32_t n_tokens;    /* rows it has in the step; 0: it sits this one out */
     uint32_t n_new_pages; /* to take before the step */
+    bool preempted;       /* it is put back before anything is taken */
 } StepItem;
 
 typedef struct StepPlan {
-    uint32_t n_preempted; /* the last ones of `running`: put back before anything is taken */
-    uint32_t n_admitted;  /* the first ones of `waiting` */
-    uint32_t n_tokens;    /* rows of the step */
-    StepItem *items;      /* [max_num_seqs], the caller's; filled for the running sequences that
-                             stay, then for the admitted ones */
+    uint32_t n_preempted;
+    uint32_t n_admitted;
+    uint32_t n_tokens; /* rows of the step */
+    uint32_t i_turn;   /* whose turn is next: index in the view's clients */
+
+    /* The caller's arrays. */
+    StepItem *items;    /* [2 * max_num_seqs] of all running sequences, then of the admitted ones */
+    uint32_t *admitted; /* [max_num_seqs] indices in the view's waiting, in order of admission: of
+                           one client in the order of its line, newcomers in their order */
+    uint32_t *by_client; /* [max_num_seqs] room to work in */
 } StepPlan;
 
-/* Fills all of `plan` but the pointer. */
+/* Rows of one turn: a page, but never more than a quarter of a step. */
+uint32_t scheduler_quantum(const SchedulerLimits *limits);
+
+/* Fills all of `plan` but the pointers. */
 void scheduler_plan(const SchedulerView *view, const SchedulerLimits *limits, StepPlan *plan);

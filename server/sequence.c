@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define OUTPUT_TOKENS_MIN 32 /* room made for at first */
+
 /* life */
 
 /* The ids that end this request, which is what min_tokens bans. */
@@ -35,21 +37,48 @@ static int list_banned(Sequence *s) {
     return 0;
 }
 
-static int allocate_arrays(Sequence *s) {
-    const EngineRequest *request = s->request;
-    uint32_t n_max = sequence_n_max(request);
+static int make_prompt_logprobs(Sequence *s) {
+    EngineRequest *request = s->request;
 
-    s->output = calloc((size_t)request->max_tokens + 1, sizeof(*s->output));
-    s->pages = calloc(n_max / KV_PAGE_TOKENS + 1, sizeof(*s->pages));
-    if (!s->output || !s->pages)
+    if (engine_request_charge(request, request->n_prompt * sizeof(*s->prompt_logprobs)))
         return -ENOMEM;
-    if (request->n_prompt_logprobs < 0)
-        return 0;
     s->prompt_logprobs = calloc(request->n_prompt, sizeof(*s->prompt_logprobs));
     if (!s->prompt_logprobs)
         return -ENOMEM;
     s->prompt_logprobs[0] = (TokenLogprob){ .token = request->prompt[0], .logprob = NAN };
     s->n_scored = 1;
+    return 0;
+}
+
+int sequence_start(Sequence *s) {
+    size_t n_pages_max = sequence_n_max(s->request) / KV_PAGE_TOKENS + 1;
+
+    if (s->pages)
+        return 0;
+    if (s->request->n_prompt_logprobs >= 0 && !s->prompt_logprobs && make_prompt_logprobs(s))
+        return -ENOMEM;
+    if (engine_request_charge(s->request, n_pages_max * sizeof(*s->pages)))
+        return -ENOMEM;
+    s->pages = calloc(n_pages_max, sizeof(*s->pages));
+    return s->pages ? 0 : -ENOMEM;
+}
+
+static int add_output(Sequence *s, uint32_t token) {
+    uint32_t n_max = s->n_output_max ? s->n_output_max : OUTPUT_TOKENS_MIN;
+    uint32_t *output = s->output;
+
+    if (s->n_output == s->n_output_max) {
+        if (s->n_output_max)
+            n_max = s->request->max_tokens / 2 > n_max ? 2 * n_max : s->request->max_tokens;
+        if (engine_request_charge(s->request, (n_max - s->n_output_max) * sizeof(*output)))
+            return -ENOMEM;
+        output = realloc(output, n_max * sizeof(*output));
+        if (!output)
+            return -ENOMEM;
+        s->output = output;
+        s->n_output_max = n_max;
+    }
+    output[s->n_output++] = token;
     return 0;
 }
 
@@ -73,8 +102,6 @@ int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *token
         r = stop_matcher_init(&s->stops, request->stops);
     if (!r)
         r = list_banned(s);
-    if (!r)
-        r = allocate_arrays(s);
     if (r) {
         s->request = NULL;
         return r;
@@ -272,14 +299,13 @@ void sequence_sampled(Sequence *s, const SampleResult *result, uint64_t now_ns,
     EngineEvent *event = calloc(1, sizeof(*event));
 
     *eventp = NULL;
-    s->output[s->n_output++] = result->token;
-    if (!s->first_token_ns)
-        s->first_token_ns = now_ns;
-    if (!event || add_token(s, result, event)) {
+    if (!event || add_token(s, result, event) || add_output(s, result->token)) {
         engine_event_free(event);
         sequence_finish(s, FINISH_NO_MEMORY, NULL);
         return;
     }
+    if (!s->first_token_ns)
+        s->first_token_ns = now_ns;
     decide(s, result->token, event);
     if (buffer_failed(&event->text))
         sequence_finish(s, FINISH_NO_MEMORY, NULL);

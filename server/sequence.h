@@ -12,8 +12,11 @@
 #include "server/scheduler.h"
 #include "server/stop_matcher.h"
 
+typedef struct EngineClient EngineClient;
+
 typedef struct Sequence {
-    List link;              /* in the queue of waiting ones */
+    List link;              /* in its client's line of waiting ones */
+    EngineClient *client;   /* the engine's */
     EngineRequest *request; /* owned until the last event */
     TextStream *stream;     /* owned */
     StopMatcher stops;
@@ -22,10 +25,10 @@ typedef struct Sequence {
     uint32_t *banned; /* [n_banned] ids that end a sequence; owned; only before min_tokens */
     uint32_t n_banned;
 
-    uint32_t *output; /* [n_output] of max_tokens; owned */
-    uint32_t n_output;
+    uint32_t *output; /* [n_output] of n_output_max, which grows; owned */
+    uint32_t n_output, n_output_max;
     uint32_t n_computed; /* tokens, of prompt then output, in the cache */
-    uint32_t *pages;     /* [n_pages], owned; the pages are the pool's */
+    uint32_t *pages;     /* [n_pages], owned; the pages are the pool's; NULL: never started */
     uint32_t n_pages;
     PrefixLink chain; /* of its first n_chained pages, in the prefix index's terms */
     uint32_t n_chained;
@@ -35,7 +38,7 @@ typedef struct Sequence {
     bool has_tail;
     bool prompt_done; /* counted; stays so when it is computed again */
 
-    TokenLogprob *prompt_logprobs; /* [n_prompt] until its event takes them, owned */
+    TokenLogprob *prompt_logprobs; /* [n_prompt] from its start until its event takes them, owned */
     uint32_t n_scored;             /* prompt tokens whose logprob is there; 0 is there from start */
     uint64_t admitted_ns;          /* when it first ran; 0: never yet */
     uint64_t first_token_ns;
@@ -57,6 +60,9 @@ uint32_t sequence_token(const Sequence *sequence, uint32_t i);
 uint32_t sequence_n_max(const EngineRequest *request);
 SchedulerSequence sequence_view(const Sequence *sequence);
 
+/* Makes what only a sequence that runs needs; before its first pages, and again is nothing.
+ * -ENOMEM: it cannot run. */
+int sequence_start(Sequence *sequence);
 /* Takes what the plan gave it: the plan counted, so the pool has it. */
 void sequence_take(Sequence *sequence, PagePool *pool, uint32_t n_pages);
 /* Gives everything back; what was computed is forgotten. */

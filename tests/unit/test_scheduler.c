@@ -1,54 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Policies by name on injected queues, then a random life of the whole queue. */
+/* Policies by name on injected queues of one client, then a random life of the whole queue. What
+ * clients do to each other: test_scheduler_clients.c. */
 
-#include "server/scheduler.h"
+#include "tests/unit/plan_step.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
-#define MANY 64
-
-static StepItem items[MANY];
-
+/* One client. */
 static StepPlan plan_of(const SchedulerSequence *running, uint32_t n_running,
                         const SchedulerSequence *waiting, uint32_t n_waiting, uint32_t n_pages_free,
                         uint32_t max_num_seqs, uint32_t max_batched_tokens) {
-    SchedulerView view = { .running = running,
-                           .waiting = waiting,
-                           .n_running = n_running,
-                           .n_waiting = n_waiting,
-                           .n_pages_free = n_pages_free };
     SchedulerLimits limits = { .max_num_seqs = max_num_seqs,
                                .max_batched_tokens = max_batched_tokens };
-    StepPlan plan = { .items = items };
 
-    memset(items, 0xAB, sizeof(items));
-    scheduler_plan(&view, &limits, &plan);
-    return plan;
-}
-
-/* In the middle of its answer, `n` tokens in the cache. */
-static SchedulerSequence decoding(uint32_t n, uint32_t n_max) {
-    return (SchedulerSequence){
-        .n_known = n + 1, .n_computed = n, .n_max = n_max, .n_pages = (n + 63) / 64
-    };
-}
-
-static SchedulerSequence prefilling(uint32_t n_known, uint32_t n_computed) {
-    return (SchedulerSequence){ .n_known = n_known,
-                                .n_computed = n_computed,
-                                .n_max = n_known,
-                                .n_pages = (n_known + 63) / 64 };
-}
-
-static SchedulerSequence arriving(uint32_t n_known, uint32_t n_max) {
-    return (SchedulerSequence){ .n_known = n_known, .n_max = n_max };
+    memset(clients, 0, sizeof(clients));
+    return plan_of_clients(running, n_running, waiting, n_waiting, n_running + n_waiting ? 1 : 0,
+                           n_pages_free, &limits);
 }
 
 static void test_nothing_to_do_is_an_empty_plan(void **state) {
@@ -196,10 +163,6 @@ typedef struct World {
     uint32_t last_admitted; /* arrival + 1 of the youngest ever admitted */
     SchedulerLimits limits;
 } World;
-
-static uint32_t random_below(uint32_t n) {
-    return (uint32_t)rand() % n;
-}
 
 static void arrive(World *w) {
     uint32_t n_most = w->n_pages * 64, n_prompt, n_output;

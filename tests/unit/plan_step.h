@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Plans of one step for tests of the scheduler, whose arrays lie here, and sequences to plan for.
+ */
+
+#include "server/scheduler.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MANY 64
+
+static StepItem items[2 * MANY];
+static uint32_t admitted[MANY], by_client[MANY];
+static SchedulerClient clients[2 * MANY];
+static uint32_t newcomers[2 * MANY];
+
+/* Arrays as the header says; waiting sequences come client by client. */
+static inline StepPlan plan_view(SchedulerView view, const SchedulerLimits *limits) {
+    StepPlan plan = { .items = items, .admitted = admitted, .by_client = by_client };
+
+    view.clients = clients;
+    view.newcomers = newcomers;
+    for (uint32_t i = 0, at = 0; i < view.n_clients; i++) {
+        clients[i].i_waiting = at;
+        while (at < view.n_waiting && view.waiting[at].client == i)
+            at++;
+        clients[i].n_waiting = at - clients[i].i_waiting;
+    }
+    memset(items, 0xAB, sizeof(items));
+    scheduler_plan(&view, limits, &plan);
+    return plan;
+}
+
+static inline bool runs(const SchedulerSequence *running, uint32_t n_running, uint32_t client) {
+    for (uint32_t i = 0; i < n_running; i++)
+        if (running[i].client == client)
+            return true;
+    return false;
+}
+
+/* Newcomers in the order of their turns. */
+static inline StepPlan plan_of_clients(const SchedulerSequence *running, uint32_t n_running,
+                                       const SchedulerSequence *waiting, uint32_t n_waiting,
+                                       uint32_t n_clients, uint32_t n_pages_free,
+                                       const SchedulerLimits *limits) {
+    SchedulerView view = { .running = running,
+                           .waiting = waiting,
+                           .n_running = n_running,
+                           .n_waiting = n_waiting,
+                           .n_clients = n_clients,
+                           .n_pages_free = n_pages_free };
+
+    for (uint32_t i = 0; i < n_clients; i++)
+        if (!runs(running, n_running, i))
+            newcomers[view.n_newcomers++] = i;
+    return plan_view(view, limits);
+}
+
+/* In the middle of its answer, `n` tokens in the cache. */
+static inline SchedulerSequence decoding(uint32_t n, uint32_t n_max) {
+    return (SchedulerSequence){
+        .n_known = n + 1, .n_computed = n, .n_max = n_max, .n_pages = (n + 63) / 64
+    };
+}
+
+static inline SchedulerSequence prefilling(uint32_t n_known, uint32_t n_computed) {
+    return (SchedulerSequence){ .n_known = n_known,
+                                .n_computed = n_computed,
+                                .n_max = n_known,
+                                .n_pages = (n_known + 63) / 64 };
+}
+
+static inline SchedulerSequence arriving(uint32_t n_known, uint32_t n_max) {
+    return (SchedulerSequence){ .n_known = n_known, .n_max = n_max };
+}
+
+static inline uint32_t min_u32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+static inline uint32_t random_below(uint32_t n) {
+    return (uint32_t)rand() % n;
+}
+
+static inline SchedulerSequence of(uint32_t client, SchedulerSequence s) {
+    s.client = client;
+    return s;
+}
