@@ -81,6 +81,8 @@ typedef struct Config {
     /* batching */
     uint32_t max_num_seqs;
     uint32_t max_batched_tokens;
+    uint32_t max_waiting_requests;
+    uint64_t max_waiting_tokens;
     uint32_t n_threads;
 
     /* http */
