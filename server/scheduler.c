@@ -113,14 +113,14 @@ static uint32_t youngest(const Draft *d, const SchedulerClient *c) {
     return d->plan->by_client[c->i_running + c->n_running - 1];
 }
 
-/* The client that runs most, at least n_min; of several the one whose youngest is younger. */
-static SchedulerClient *find_victim(const Draft *d, uint32_t n_min) {
+/* The client that runs most; of several the one whose youngest is younger. */
+static SchedulerClient *find_victim(const Draft *d) {
     SchedulerClient *found = NULL;
 
     for (uint32_t i = 0; i < d->view->n_clients; i++) {
         SchedulerClient *c = &d->view->clients[i];
 
-        if (c->n_running >= n_min &&
+        if (c->n_running &&
             (!found || c->n_running > found->n_running ||
              (c->n_running == found->n_running && youngest(d, c) > youngest(d, found))))
             found = c;
@@ -161,7 +161,7 @@ static void plan_decodes(Draft *d) {
         if (item->preempted || !decodes(s) || !d->n_rows_left)
             continue;
         while (n_missing > d->n_pages_left && d->n_kept > 1 && !item->preempted)
-            preempt_youngest(d, find_victim(d, 1));
+            preempt_youngest(d, find_victim(d));
         if (item->preempted)
             continue;
         if (n_missing > d->n_pages_left) /* alone: all that it does not hold is free */
@@ -222,8 +222,8 @@ static bool make_room(Draft *d, const SchedulerSequence *s) {
         return true;
     if (!would_fit(d, s))
         return false;
-    while (!fits(d, s))
-        preempt_youngest(d, find_victim(d, 2));
+    while (!fits(d, s)) /* so whoever runs most runs more than one */
+        preempt_youngest(d, find_victim(d));
     return true;
 }
 

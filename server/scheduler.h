@@ -16,12 +16,12 @@
  * missing for that, sequences of clients that run at least two are preempted, chosen as in 2, until
  * it fits; nobody is, if even all of those would not suffice. A newcomer that does not fit stops
  *      all admissions of the step.
- *   4. What is left of max_batched_tokens goes to prompts by deficit round robin: the clients take
- *      turns of a quantum of rows. A client uses its rows for its running prompts, oldest first,
- *      then for what it has waiting, which is admitted in the order of its line. A client that can
- *      use no more rows passes. The end of a step may cut a turn short; it goes on in the next. As
- *      a prompt can be cut after any row, that is the only deficit that is ever carried over.
- *      A client whose own next sequence does not fit waits by itself, unless it is a newcomer.
+ *   4. What is left of max_batched_tokens goes to prompts by deficit round robin: the clients that
+ *      run something take turns of a quantum of rows. A client uses its rows for its running
+ *      prompts, oldest first, then for what it has waiting, which is admitted in the order of its
+ *      line. If the next one does not fit, it waits by itself. A client that can use no more rows
+ *      passes. The end of a step may cut a turn short; it goes on in the next. As a prompt can be
+ *      cut after any row, that is the only deficit that is ever carried over.
  *
  * An admitted sequence takes pages for all its tokens at once. Headroom: one page stays free for
  * every sequence that may still grow. It does not apply to a sequence that would run alone.

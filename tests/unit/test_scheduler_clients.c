@@ -147,7 +147,7 @@ static void test_nobody_gives_its_last_one(void **state) {
 static void test_a_newcomer_takes_as_many_pages_as_it_needs(void **state) {
     SchedulerSequence running[] = { of(0, decoding(640, 650)), of(0, decoding(640, 650)),
                                     of(0, decoding(640, 650)), of(0, decoding(640, 650)) };
-    SchedulerSequence waiting[] = { of(1, arriving(15 * 64, 15 * 64)) };
+    SchedulerSequence waiting[] = { of(1, arriving(22 * 64, 22 * 64)) };
     StepPlan plan;
 
     (void)state;
@@ -156,7 +156,7 @@ static void test_a_newcomer_takes_as_many_pages_as_it_needs(void **state) {
     assert_int_equal(plan.n_preempted, 2);
     assert_true(items[3].preempted && items[2].preempted);
     assert_int_equal(plan.n_admitted, 1);
-    assert_int_equal(items[4].n_new_pages, 15);
+    assert_int_equal(items[4].n_new_pages, 22);
     assert_int_equal(items[4].n_tokens, 98);
     /* What others hold too does not come free. */
     running[3].n_shared_pages = running[2].n_shared_pages = 5;
@@ -167,6 +167,18 @@ static void test_a_newcomer_takes_as_many_pages_as_it_needs(void **state) {
     plan = plan_fresh(running, 4, waiting, 1, 2, 4, 8, 100);
     assert_int_equal(plan.n_preempted + plan.n_admitted, 0);
     assert_int_equal(plan.n_tokens, 4);
+}
+
+static void test_who_goes_needs_no_headroom(void **state) {
+    SchedulerSequence running[] = { of(0, decoding(10, 500)), of(0, decoding(10, 500)),
+                                    of(0, decoding(10, 500)) };
+    SchedulerSequence waiting[] = { of(1, arriving(64, 64)) };
+    StepPlan plan = plan_fresh(running, 3, waiting, 1, 2, 2, 8, 100);
+
+    (void)state;
+    /* One page for it and one for each of the two that stay. */
+    assert_int_equal(plan.n_preempted, 1);
+    assert_int_equal(plan.n_admitted, 1);
 }
 
 static void test_a_newcomer_that_does_not_fit_stops_admissions(void **state) {
@@ -348,6 +360,7 @@ int main(void) {
         cmocka_unit_test(test_of_equals_the_one_admitted_last_goes),
         cmocka_unit_test(test_nobody_gives_its_last_one),
         cmocka_unit_test(test_a_newcomer_takes_as_many_pages_as_it_needs),
+        cmocka_unit_test(test_who_goes_needs_no_headroom),
         cmocka_unit_test(test_a_newcomer_that_does_not_fit_stops_admissions),
         cmocka_unit_test(test_who_runs_something_waits_by_itself),
         cmocka_unit_test(test_who_lost_a_sequence_admits_none_before_it),
