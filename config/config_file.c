@@ -1,24 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Comments are overwritten with spaces, so that what jansson reads has the same lines as the file.
- * jansson does not say on which line a key stands; once it has accepted the text, a scan for the
- * strings at depth one that a colon follows is enough to know. No state; runs before threads do.
+ * Comments are overwritten with spaces, so that the JSON parser sees the lines of the file. A tree
+ * does not say on which line a key stood; once the text has been accepted, a scan for the strings
+ * at depth one that a colon follows is enough to know. No state; runs before threads do.
  */
 #include "config/config_file.h"
 
 #include "config/options.h"
 #include "util/buffer.h"
+#include "util/json.h"
+#include "util/json_writer.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <string.h>
 
 #define FILE_BYTES_MAX ((size_t)1 << 20)
-
-static void json_unref_cleanup(json_t **value) {
-    json_decref(*value);
-}
 
 static int read_all(Buffer *text, const char *path, Reason *why) {
     CLEANUP(fclose) FILE *file = fopen(path, "re");
@@ -95,8 +92,8 @@ static int blank_comments(char *text, size_t size, const char *path, Reason *why
 
 /* How a value would be written as a flag: the content of a string, else its JSON. NULL: no scalar,
  * or of a type that this option does not have. */
-static const char *value_text(const Option *option, const json_t *value, char *number, size_t size,
-                              size_t *n) {
+static const char *value_text(const Option *option, const json_t *value, size_t *n) {
+    const char *text = NULL;
     bool textual =
         option->type == OPTION_TEXT || option->type == OPTION_PATH || option->type == OPTION_CHOICE;
     bool has_units = option->type == OPTION_BYTES || option->type == OPTION_DURATION;
@@ -105,14 +102,13 @@ static const char *value_text(const Option *option, const json_t *value, char *n
         *n = json_string_length(value);
         return json_string_value(value);
     }
-    if (json_is_integer(value) && !textual && option->type != OPTION_BOOL)
-        snprintf(number, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+    if (json_is_number(value) && !textual && option->type != OPTION_BOOL &&
+        !strpbrk(json_number_text(value), ".eE"))
+        text = json_number_text(value);
     else if (json_is_boolean(value) && option->type == OPTION_BOOL)
-        snprintf(number, size, "%s", json_is_true(value) ? "true" : "false");
-    else
-        return NULL;
-    *n = strlen(number);
-    return number;
+        text = json_is_true(value) ? "true" : "false";
+    *n = text ? strlen(text) : 0;
+    return text;
 }
 
 static const char *type_expected(OptionType type) {
@@ -132,30 +128,34 @@ static const char *type_expected(OptionType type) {
 }
 
 static int set_option(Config *config, const Option *option, const json_t *value, Reason *why) {
-    char number[32], bounds[256];
+    CLEANUP(buffer_deinit) Buffer found = BUFFER_NULL;
+    char bounds[256];
     size_t n = 0;
-    const char *text = value_text(option, value, number, sizeof(number), &n);
-    CLEANUP(free) char *found = NULL;
+    const char *text = value_text(option, value, &n);
 
     if (text)
         return option_parse(option, config, text, n, why);
-    found = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    json_write(value, &found);
     option_bounds(option, bounds, sizeof(bounds));
     return reason_set(why, -EINVAL, "expected %s, found %.64s%s%s", type_expected(option->type),
-                      found ? found : "something else", *bounds ? "; allowed: " : "", bounds);
+                      buffer_text(&found), *bounds ? "; allowed: " : "", bounds);
 }
 
-static int apply_key(Config *config, const json_t *root, const char *key, size_t n, uint32_t line,
+static int apply_key(Config *config, const json_t *root, const json_t *key, uint32_t line,
                      Reason *why) {
-    const Option *option = option_find(key, n, COMMAND_SERVE);
-    const char *near = option_nearest(key, n, COMMAND_SERVE);
-    const json_t *value = json_object_getn(root, key, n);
+    const char *name = json_string_value(key);
+    size_t n = json_string_length(key);
+    const Option *option = option_find(name, n, COMMAND_SERVE);
+    const char *near = option_nearest(name, n, COMMAND_SERVE);
+    const json_t *value = json_object_getn(root, name, n);
     ConfigOrigin *origin;
+    char found[80];
     int r;
 
     if (!option)
-        return reason_set(why, -EINVAL, "\"%.64s\" is no option%s%s%s", key,
-                          near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        return reason_set(why, -EINVAL, "%s is no option%s%s%s",
+                          json_describe(key, found, sizeof(found)), near ? "; did you mean " : "",
+                          near ? near : "", near ? "?" : "");
     origin = &config->origins[option - option_table];
     if (origin->kind == CONFIG_FROM_FILE)
         return reason_set(why, -EINVAL, "\"%s\" is given a second time; the first is on line %u",
@@ -174,16 +174,16 @@ static int apply_key(Config *config, const json_t *root, const char *key, size_t
 /* `at`: where the key's opening quote is; `end`: behind the closing one. */
 static int apply_key_at(Config *config, const json_t *root, const char *text, size_t at, size_t end,
                         Reason *why) {
-    CLEANUP(json_unref)
-    json_t *key = json_loadb(text + at, end - at, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    CLEANUP(json_unref) json_t *key = NULL;
+    int r;
 
-    if (!key)
-        return reason_set(why, -ENOMEM, "out of memory");
-    return apply_key(config, root, json_string_value(key), json_string_length(key),
-                     line_of(text, at), why);
+    r = json_parse(&key, text + at, end - at, JSON_DECODE_ANY, why);
+    if (r)
+        return r;
+    return apply_key(config, root, key, line_of(text, at), why);
 }
 
-/* `text` is an object that jansson has accepted. */
+/* `text` is that of an object, and valid JSON. */
 static int apply_keys(Config *config, const json_t *root, const char *text, size_t size,
                       const char *path, Reason *why) {
     uint32_t depth = 0;
@@ -216,7 +216,7 @@ static int apply_keys(Config *config, const json_t *root, const char *text, size
 int config_file_apply(Config *config, const char *path, Reason *why) {
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
     CLEANUP(json_unref) json_t *root = NULL;
-    json_error_t error;
+    JsonError error;
     int r;
 
     r = read_all(&text, path, why);
@@ -224,10 +224,12 @@ int config_file_apply(Config *config, const char *path, Reason *why) {
         r = blank_comments(text.data, text.size, path, why);
     if (r)
         return r;
-    root = json_loadb(buffer_text(&text), text.size, JSON_ALLOW_NUL, &error);
-    if (!root)
-        return reason_set(why, -EINVAL, "%s:%d: not valid JSON, column %d: %s", path, error.line,
-                          error.column, error.text);
+    r = json_parse_located(&root, buffer_text(&text), text.size, 0, NULL, &error);
+    if (r == -EINVAL)
+        return reason_set(why, r, "%s:%zu: not valid JSON, column %zu: %s", path, error.line,
+                          error.column, error.problem);
+    if (r)
+        return reason_set(why, r, "%s: out of memory", path);
     if (!json_is_object(root))
         return reason_set(why, -EINVAL, "%s:1: expected an object, {\"option\": value, ...}", path);
     return apply_keys(config, root, text.data, text.size, path, why);

@@ -10,8 +10,10 @@
 #include "kvcache/kv_format.h"
 #include "util/buffer.h"
 #include "util/json.h"
+#include "util/json_writer.h"
 #include "util/mapped_file.h"
 #include "util/output_file.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -132,38 +134,47 @@ static size_t body_offset(size_t head_bytes) {
 
 /* save */
 
-static json_t *norms_to_json(const double *norms, uint32_t n_layers) {
-    json_t *array = json_array();
+static void put_norms(JsonWriter *writer, const char *key, const double *norms, uint32_t n_layers) {
+    json_begin_array(writer, key);
+    for (uint32_t layer = 0; layer < n_layers; layer++)
+        json_put_double(writer, NULL, norms[layer]);
+    json_end_array(writer);
+}
 
-    for (uint32_t layer = 0; array && layer < n_layers; layer++)
-        if (json_array_append_new(array, json_real(norms[layer])))
-            array = json_unref(array);
-    return array;
+static void write_head(const Profile *profile, Buffer *out) {
+    const KvGeometry *g = &profile->geometry;
+    JsonWriter writer = { .out = out, .indent = 1 };
+
+    json_begin_object(&writer, NULL);
+    json_put_text(&writer, "model", profile->identity);
+    json_put_u64(&writer, "n_layers", g->n_layers);
+    json_put_u64(&writer, "n_kv_heads", g->n_kv_heads);
+    json_put_u64(&writer, "head_dim", g->head_dim);
+    json_put_u64(&writer, "n_tokens", profile->n_tokens);
+    json_put_text(&writer, "text", profile->text_name);
+    put_norms(&writer, "k_norms", profile->k_norms, g->n_layers);
+    put_norms(&writer, "v_norms", profile->v_norms, g->n_layers);
+    json_end_object(&writer);
 }
 
 /* Magic to zeros: all that stands before the body. */
 static int compose_front(const Profile *profile, Buffer *out, Reason *why) {
-    const KvGeometry *g = &profile->geometry;
-    CLEANUP(json_unref)
-    json_t *head = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:o, s:o}", "model", profile->identity,
-                             "n_layers", (json_int_t)g->n_layers, "n_kv_heads",
-                             (json_int_t)g->n_kv_heads, "head_dim", (json_int_t)g->head_dim,
-                             "n_tokens", (json_int_t)profile->n_tokens, "text", profile->text_name,
-                             "k_norms", norms_to_json(profile->k_norms, g->n_layers), "v_norms",
-                             norms_to_json(profile->v_norms, g->n_layers));
-    CLEANUP(free) char *text = head ? json_dumps(head, JSON_INDENT(1)) : NULL;
+    CLEANUP(buffer_deinit) Buffer head = BUFFER_NULL;
     static const char zeros[BODY_ALIGN_BYTES];
     uint32_t version = PROFILE_VERSION, head_bytes;
 
-    if (!text)
+    if (!utf8_is_valid(profile->text_name, strlen(profile->text_name)))
         return reason_set(why, -EINVAL,
-                          "no head can be written: no memory, or the name of the "
-                          "text is not UTF-8");
-    head_bytes = (uint32_t)strlen(text);
+                          "no head can be written: the name of the text is not "
+                          "UTF-8");
+    write_head(profile, &head);
+    if (buffer_failed(&head))
+        return reason_set(why, -ENOMEM, "no memory for the head");
+    head_bytes = (uint32_t)head.size;
     buffer_append(out, MAGIC, MAGIC_BYTES);
     buffer_append(out, &version, sizeof(version));
     buffer_append(out, &head_bytes, sizeof(head_bytes));
-    buffer_append(out, text, head_bytes);
+    buffer_append(out, head.data, head_bytes);
     buffer_append(out, zeros, body_offset(head_bytes) - PREFIX_BYTES - head_bytes);
     return buffer_failed(out) ? reason_set(why, -ENOMEM, "no memory for the head") : 0;
 }
@@ -278,7 +289,8 @@ static int parse_u32(const json_t *head, const char *key, uint32_t max, uint32_t
 
 static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, double *out,
                        Reason *why) {
-    const json_t *array = NULL;
+    const json_t *array = NULL, *norm;
+    size_t layer;
     int r;
 
     r = json_required(json_get_array(head, key, &array, why), key, why);
@@ -288,12 +300,9 @@ static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, d
         return reason_set(why, -EINVAL,
                           "key \"%s\": expected %" PRIu32 " numbers, one a layer, found %zu", key,
                           n_layers, json_array_size(array));
-    for (uint32_t layer = 0; layer < n_layers; layer++) {
-        const json_t *norm = json_array_get(array, layer);
-
+    json_array_foreach(array, layer, norm) {
         if (!json_is_number(norm))
-            return reason_set(why, -EINVAL, "key \"%s\": entry %" PRIu32 " is no number", key,
-                              layer);
+            return reason_set(why, -EINVAL, "key \"%s\": entry %zu is no number", key, layer);
         out[layer] = json_number_value(norm);
     }
     return 0;

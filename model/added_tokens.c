@@ -9,7 +9,7 @@
 #include "model/added_tokens.h"
 
 #include "model/unicode_drift.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <string.h>

@@ -21,7 +21,7 @@
 #include "model/bpe.h"
 
 #include "model/short_hash.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/byte_alphabet.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 int byte_alphabet_byte(uint32_t cp) {
     if ((cp >= 0x21 && cp <= 0x7e) || (cp >= 0xa1 && cp <= 0xac) || (cp >= 0xae && cp <= 0xff))

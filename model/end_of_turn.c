@@ -17,7 +17,7 @@
 
 #include "model/end_of_turn.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <string.h>
 

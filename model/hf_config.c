@@ -36,11 +36,11 @@ static int optional(int r) {
 static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
     const char *type = NULL;
     const json_t *classes = NULL;
-    json_t *name;
-    size_t size, i;
+    const json_t *name;
+    size_t i;
     int r;
 
-    r = json_required(json_get_text(json, "model_type", &type, &size, why), "model_type", why);
+    r = json_required(json_get_word(json, "model_type", &type, why), "model_type", why);
     if (r)
         return r;
     for (c->arch = 0; c->arch < MODEL_ARCHS; c->arch++)
@@ -52,9 +52,10 @@ static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
     r = json_get_array(json, "architectures", &classes, why);
     if (r)
         return optional(r);
-    json_array_foreach(classes, i, name)
-        if (json_is_string(name) && !strcmp(json_string_value(name), causal_classes[c->arch]))
+    json_array_foreach(classes, i, name) {
+        if (json_string_is(name, causal_classes[c->arch]))
             return 0;
+    }
     return json_array_size(classes) ? reason_set(why, -EINVAL,
                                                  "architectures does not list %s: this is no model "
                                                  "that generates text",
@@ -123,10 +124,9 @@ static int read_biases(const json_t *json, ModelConfig *c, Reason *why) {
 static int check_refused(const json_t *json, Reason *why) {
     const json_t *quantization = NULL;
     const char *activation = "silu", *method = "a method not named";
-    size_t size;
     int r;
 
-    r = optional(json_get_text(json, "hidden_act", &activation, &size, why));
+    r = optional(json_get_word(json, "hidden_act", &activation, why));
     if (r)
         return r;
     if (strcmp(activation, "silu") && strcmp(activation, "swish"))
@@ -135,7 +135,7 @@ static int check_refused(const json_t *json, Reason *why) {
     r = json_get_object(json, "quantization_config", &quantization, why);
     if (r)
         return optional(r);
-    r = optional(json_get_text(quantization, "quant_method", &method, &size, why));
+    r = optional(json_get_word(quantization, "quant_method", &method, why));
     if (r)
         return r;
     return reason_set(why, -EINVAL,
@@ -147,8 +147,10 @@ static int check_refused(const json_t *json, Reason *why) {
 /* sliding windows */
 
 static int read_layer_types(const json_t *json, ModelConfig *c, Reason *why) {
-    const json_t *types = NULL;
+    const json_t *types = NULL, *type;
     CLEANUP(free) bool *slides = NULL;
+    char found[64];
+    size_t l;
     int r;
 
     r = json_get_array(json, "layer_types", &types, why);
@@ -161,20 +163,16 @@ static int read_layer_types(const json_t *json, ModelConfig *c, Reason *why) {
     slides = calloc(c->n_layers, sizeof(*slides));
     if (!slides)
         return -ENOMEM;
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        const char *type = json_string_value(json_array_get(types, l));
-
-        slides[l] = type && !strcmp(type, "sliding_attention");
-        if (!slides[l] && (!type || strcmp(type, "full_attention")))
+    json_array_foreach(types, l, type) {
+        slides[l] = json_string_is(type, "sliding_attention");
+        if (!slides[l] && !json_string_is(type, "full_attention"))
             return reason_set(why, -EINVAL,
-                              "layer_types[%" PRIu32
-                              "] is \"%s\"; supported are full_attention and "
+                              "layer_types[%zu] is %s; supported are full_attention and "
                               "sliding_attention",
-                              l, type ? type : "not a string");
+                              l, json_describe(type, found, sizeof(found)));
         if (slides[l] && !c->sliding_window)
-            return reason_set(
-                why, -EINVAL,
-                "layer_types[%" PRIu32 "] slides, but the model has no sliding_window", l);
+            return reason_set(why, -EINVAL,
+                              "layer_types[%zu] slides, but the model has no sliding_window", l);
     }
     c->layer_slides = TAKE(slides);
     return 0;
@@ -256,12 +254,11 @@ static int read_rope_type(const json_t *rope, RopeScaling *out, Reason *why) {
         [ROPE_YARN] = "yarn",
     };
     const char *name = "default";
-    size_t size;
     int r;
 
-    r = json_get_text(rope, "rope_type", &name, &size, why);
+    r = json_get_word(rope, "rope_type", &name, why);
     if (r == JSON_E_ABSENT)
-        r = json_get_text(rope, "type", &name, &size, why);
+        r = json_get_word(rope, "type", &name, why);
     if (r < 0)
         return r;
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/normalizer.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <utf8proc.h>

@@ -11,7 +11,7 @@
 #include "model/pattern_syntax.h"
 
 #include "model/unicode_drift.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>

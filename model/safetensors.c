@@ -75,10 +75,9 @@ static int tensor_broken(const SafetensorsTensor *t, Reason *why, const char *fo
 
 static int read_dtype(SafetensorsTensor *t, const json_t *entry, uint32_t *value_bytes,
                       Reason *why) {
-    size_t size;
     int r;
 
-    r = json_required(json_get_text(entry, "dtype", &t->dtype, &size, why), "dtype", why);
+    r = json_required(json_get_word(entry, "dtype", &t->dtype, why), "dtype", why);
     if (r)
         return reason_prefix(why, r, "%s: tensor \"%s\": ", t->path, t->name);
     for (size_t i = 0; i < N_DTYPES; i++)
@@ -252,8 +251,7 @@ static int read_header(Shard *shard, Reason *why) {
 
 static int read_shard(Safetensors *st, Shard *shard, Reason *why) {
     size_t first = st->n_tensors;
-    const char *name;
-    json_t *entry;
+    const json_t *name, *entry;
     int r;
 
     r = mapped_file_open(&shard->file, shard->path, why);
@@ -264,9 +262,11 @@ static int read_shard(Safetensors *st, Shard *shard, Reason *why) {
     if (r)
         return r;
     json_object_foreach(shard->header, name, entry) {
-        if (!strcmp(name, "__metadata__"))
+        if (json_string_is(name, "__metadata__"))
             continue;
-        r = read_tensor(shard, &st->tensors[st->n_tensors], name, entry, why);
+        if (json_string_has_nul(name))
+            return reason_set(why, -EINVAL, "%s: the name of a tensor holds NUL", shard->path);
+        r = read_tensor(shard, &st->tensors[st->n_tensors], json_string_value(name), entry, why);
         if (r)
             return r;
         st->n_tensors++;
@@ -306,18 +306,18 @@ static int add_shard(Safetensors *st, const char *directory, const char *name) {
     return 0;
 }
 
-static int add_indexed_shards(Safetensors *st, const char *directory, json_t *map, Reason *why) {
-    const char *tensor;
-    json_t *name;
+static int add_indexed_shards(Safetensors *st, const char *directory, const json_t *map,
+                              Reason *why) {
+    const json_t *tensor, *name;
     int r;
 
     json_object_foreach(map, tensor, name) {
-        if (!is_plain_name(name))
+        if (!is_plain_name(name) || json_string_has_nul(tensor))
             return reason_set(why, -EINVAL,
                               "%s/" INDEX_NAME
                               ": tensor \"%s\": expected the name of a file beside "
                               "the index",
-                              directory, tensor);
+                              directory, json_string_value(tensor));
         r = add_shard(st, directory, json_string_value(name));
         if (r == -E2BIG)
             return reason_set(why, -EINVAL, "%s/" INDEX_NAME ": it names more than %d files",
@@ -348,17 +348,17 @@ static int check_shards_present(const Safetensors *st, Reason *why) {
                       n_missing, st->n_shards, names);
 }
 
-static int check_index(const Safetensors *st, const char *directory, json_t *map, Reason *why) {
-    const char *tensor;
-    json_t *name;
+static int check_index(const Safetensors *st, const char *directory, const json_t *map,
+                       Reason *why) {
+    const json_t *tensor, *name;
 
     json_object_foreach(map, tensor, name) {
-        const SafetensorsTensor *t = safetensors_find(st, tensor);
+        const SafetensorsTensor *t = safetensors_find(st, json_string_value(tensor));
 
         if (!t || strcmp(t->path + strlen(directory) + 1, json_string_value(name)))
             return reason_set(why, -EINVAL,
                               "%s/%s: it lacks tensor \"%s\", which " INDEX_NAME " places there",
-                              directory, json_string_value(name), tensor);
+                              directory, json_string_value(name), json_string_value(tensor));
     }
     return 0;
 }
@@ -388,7 +388,7 @@ static int read_shards(Safetensors *st, Reason *why) {
 static int read_indexed(Safetensors *st, const char *directory, const char *index_path,
                         Reason *why) {
     CLEANUP(json_unref) json_t *index = NULL;
-    json_t *map;
+    const json_t *map;
     int r;
 
     r = json_load_path(&index, index_path, JSON_REJECT_DUPLICATES, why);

@@ -16,7 +16,7 @@
 #include "model/text_pattern.h"
 
 #include "model/pattern_syntax.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <pcre2.h>

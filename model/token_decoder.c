@@ -12,7 +12,7 @@
 #include "model/token_decoder.h"
 
 #include "model/byte_alphabet.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <string.h>

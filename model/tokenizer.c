@@ -10,7 +10,7 @@
 
 #include "model/byte_alphabet.h"
 #include "model/tokenizer_impl.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>

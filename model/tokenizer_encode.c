@@ -10,7 +10,7 @@
 
 #include "model/short_hash.h"
 #include "model/tokenizer_impl.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <string.h>

@@ -28,8 +28,7 @@ static int refuse_unless_empty(const json_t *model, const char *key, Reason *why
 static int check_model(const json_t *model, Reason *why) {
     const char *type;
     double dropout = 0;
-    size_t size;
-    int r = json_get_text(model, "type", &type, &size, why);
+    int r = json_get_word(model, "type", &type, why);
 
     if (!r && strcmp(type, "BPE") != 0)
         return reason_set(why, -EINVAL, "type \"%.64s\" is not supported, only BPE is", type);
@@ -46,22 +45,20 @@ static int check_model(const json_t *model, Reason *why) {
 }
 
 static int read_vocab(Tokenizer *tokenizer, const json_t *model, Reason *why) {
-    const json_t *vocab;
-    void *at;
+    const json_t *vocab, *token, *value;
     int r = json_required(json_get_object(model, "vocab", &vocab, why), "vocab", why);
 
     if (r)
         return r;
-    /* jansson's iterators want a json_t that is not const; nothing is changed. */
-    for (at = json_object_iter((json_t *)(uintptr_t)vocab); at;
-         at = json_object_iter_next((json_t *)(uintptr_t)vocab, at)) {
-        const char *text = json_object_iter_key(at);
+    json_object_foreach(vocab, token, value) {
+        char found[80];
         int64_t id;
 
-        if (!json_as_i64(json_object_iter_value(at), 0, VOCAB_IDS_MAX - 1, &id))
-            return reason_set(why, -EINVAL, "vocab: the id of \"%.64s\" is no number in 0..%u",
-                              text, VOCAB_IDS_MAX - 1);
-        r = tokenizer_add_token(tokenizer, (uint32_t)id, text, strlen(text), true, why);
+        if (!json_as_i64(value, 0, VOCAB_IDS_MAX - 1, &id))
+            return reason_set(why, -EINVAL, "vocab: the id of %s is no number in 0..%u",
+                              json_describe(token, found, sizeof(found)), VOCAB_IDS_MAX - 1);
+        r = tokenizer_add_token(tokenizer, (uint32_t)id, json_string_value(token),
+                                json_string_length(token), true, why);
         if (r)
             return r;
     }
@@ -98,14 +95,20 @@ static int read_merge(Tokenizer *tokenizer, const json_t *merge, uint32_t rank, 
 }
 
 static int read_merges(Tokenizer *tokenizer, const json_t *model, Reason *why) {
-    const json_t *merges;
+    const json_t *merges, *merge;
+    size_t i;
     int r = json_required(json_get_array(model, "merges", &merges, why), "merges", why);
 
     if (!r)
         r = bpe_merges_reserve(&tokenizer->bpe, json_array_size(merges));
-    for (size_t i = 0; !r && i < json_array_size(merges); i++)
-        r = read_merge(tokenizer, json_array_get(merges, i), (uint32_t)i, why);
-    return r;
+    if (r)
+        return r;
+    json_array_foreach(merges, i, merge) {
+        r = read_merge(tokenizer, merge, (uint32_t)i, why);
+        if (r)
+            return r;
+    }
+    return 0;
 }
 
 static int read_unknown(Tokenizer *tokenizer, const json_t *model, Reason *why) {
@@ -175,13 +178,14 @@ static int read_added_token(Tokenizer *tokenizer, const json_t *entry, Reason *w
 }
 
 static int read_added_tokens(Tokenizer *tokenizer, const json_t *root, Reason *why) {
-    const json_t *list;
+    const json_t *list, *entry;
+    size_t i;
     int r = json_get_array(root, "added_tokens", &list, why);
 
     if (r)
         return r == JSON_E_ABSENT ? 0 : r;
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        r = read_added_token(tokenizer, json_array_get(list, i), why);
+    json_array_foreach(list, i, entry) {
+        r = read_added_token(tokenizer, entry, why);
         if (r)
             return reason_prefix(why, r, "added_tokens[%zu]: ", i);
     }

@@ -7,7 +7,7 @@
 
 #include "model/tokenizer_json.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <string.h>
@@ -65,28 +65,33 @@ static int component_read(Tokenizer *tokenizer, const json_t *component,
 
 static int sequence_read(Tokenizer *tokenizer, const json_t *component, const ComponentKinds *kinds,
                          int depth, Reason *why) {
-    const json_t *list;
+    const json_t *list, *item;
+    size_t i;
     int r =
         json_required(json_get_array(component, kinds->list_key, &list, why), kinds->list_key, why);
 
     if (!r && depth >= TOKENIZER_JSON_DEPTH_MAX)
         return reason_set(why, -EINVAL, "sequences nested too deep");
-    for (size_t i = 0; !r && i < json_array_size(list); i++)
-        r = component_read(tokenizer, json_array_get(list, i), kinds, depth + 1, why);
-    return r;
+    if (r)
+        return r;
+    json_array_foreach(list, i, item) {
+        r = component_read(tokenizer, item, kinds, depth + 1, why);
+        if (r)
+            return r;
+    }
+    return 0;
 }
 
 static int component_read(Tokenizer *tokenizer, const json_t *component,
                           const ComponentKinds *kinds, int depth, Reason *why) {
     const char *type;
-    size_t size;
     char found[64];
     int r;
 
     if (!json_is_object(component))
         return reason_set(why, -EINVAL, "expected a component, found %s",
                           json_describe(component, found, sizeof(found)));
-    r = json_required(json_get_text(component, "type", &type, &size, why), "type", why);
+    r = json_required(json_get_word(component, "type", &type, why), "type", why);
     if (r)
         return r;
     if (!strcmp(type, "Sequence"))
@@ -207,8 +212,7 @@ static int read_behavior(const json_t *component, SplitBehavior *behavior, Reaso
         [SPLIT_CONTIGUOUS] = "Contiguous",
     };
     const char *name;
-    size_t size;
-    int r = json_required(json_get_text(component, "behavior", &name, &size, why), "behavior", why);
+    int r = json_required(json_get_word(component, "behavior", &name, why), "behavior", why);
 
     for (size_t i = 0; !r && i < COUNT(names); i++) {
         if (!strcmp(name, names[i])) {
@@ -291,8 +295,7 @@ static int read_mark(const json_t *component, char mark[4], size_t *mark_size, R
 static int read_scheme(const json_t *component, CutPrefix *prefix, Reason *why) {
     const char *scheme = "always";
     bool add = true;
-    size_t size;
-    int r = json_get_text(component, "prepend_scheme", &scheme, &size, why);
+    int r = json_get_word(component, "prepend_scheme", &scheme, why);
 
     if (r == JSON_E_ABSENT) {
         r = read_bool(component, "add_prefix_space", &add, why);
@@ -442,31 +445,37 @@ int tokenizer_json_decoder(Tokenizer *tokenizer, const json_t *component, Reason
 /* A special token of a template: its ids, from the template's own table. */
 static int template_ids(const Tokenizer *tokenizer, const json_t *template, const json_t *special,
                         TokenIds *out, Reason *why) {
-    const json_t *table, *entry, *ids;
+    const json_t *table, *entry, *ids, *item;
     const char *name;
-    size_t size;
+    size_t size, i;
+    char found[80];
     int r = json_required(json_get_text(special, "id", &name, &size, why), "id", why);
 
     if (!r)
         r = json_required(json_get_object(template, "special_tokens", &table, why),
                           "special_tokens", why);
-    if (!r)
-        r = json_required(json_get_object(table, name, &entry, why), name, why);
-    if (!r)
-        r = json_required(json_get_array(entry, "ids", &ids, why), "ids", why);
-    for (size_t i = 0; !r && i < json_array_size(ids); i++) {
+    if (r)
+        return r;
+    json_describe(json_object_get(special, "id"), found, sizeof(found));
+    entry = json_object_getn(table, name, size);
+    if (!json_is_object(entry))
+        return reason_set(why, -EINVAL, "key \"special_tokens\": expected an object for %s", found);
+    r = json_required(json_get_array(entry, "ids", &ids, why), "ids", why);
+    if (r)
+        return r;
+    json_array_foreach(ids, i, item) {
         int64_t value;
         uint32_t id;
 
-        if (!json_as_i64(json_array_get(ids, i), 0, (int64_t)tokenizer->tokens.n_ids - 1, &value))
-            return reason_set(why, -EINVAL,
-                              "special token \"%.64s\": an id is not in the "
-                              "vocabulary",
-                              name);
+        if (!json_as_i64(item, 0, (int64_t)tokenizer->tokens.n_ids - 1, &value))
+            return reason_set(why, -EINVAL, "special token %s: an id is not in the vocabulary",
+                              found);
         id = (uint32_t)value;
         r = token_ids_append(out, &id, 1);
+        if (r)
+            return r;
     }
-    return r;
+    return 0;
 }
 
 /* One item of "single": a special token, or the place of the text. */
@@ -474,7 +483,6 @@ static int template_item(Tokenizer *tokenizer, const json_t *template, const jso
                          bool *text_seen, Reason *why) {
     const json_t *part;
     const char *name;
-    size_t size;
     int r;
 
     if (!json_is_object(item))
@@ -486,7 +494,7 @@ static int template_item(Tokenizer *tokenizer, const json_t *template, const jso
     if (r == JSON_E_ABSENT)
         r = json_required(json_get_object(item, "Sequence", &part, why), "Sequence", why);
     if (!r)
-        r = json_required(json_get_text(part, "id", &name, &size, why), "id", why);
+        r = json_required(json_get_word(part, "id", &name, why), "id", why);
     if (r)
         return r;
     if (strcmp(name, "A") != 0 || *text_seen)
@@ -496,17 +504,23 @@ static int template_item(Tokenizer *tokenizer, const json_t *template, const jso
 }
 
 static int read_template(Tokenizer *tokenizer, const json_t *component, Reason *why) {
-    const json_t *single;
+    const json_t *single, *item;
     bool text_seen = false;
+    size_t i;
     int r = json_required(json_get_array(component, "single", &single, why), "single", why);
 
     if (!r && (tokenizer->before.n || tokenizer->after.n))
         return reason_set(why, -EINVAL, "a second one is not supported");
-    for (size_t i = 0; !r && i < json_array_size(single); i++)
-        r = template_item(tokenizer, component, json_array_get(single, i), &text_seen, why);
-    if (!r && !text_seen)
+    if (r)
+        return r;
+    json_array_foreach(single, i, item) {
+        r = template_item(tokenizer, component, item, &text_seen, why);
+        if (r)
+            return r;
+    }
+    if (!text_seen)
         return reason_set(why, -EINVAL, "\"single\" must hold the sequence A once, and no other");
-    return r;
+    return 0;
 }
 
 /* Changes offsets only. */

@@ -5,8 +5,8 @@
  * What went wrong with a call, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
  */
 
-#include "server/json_writer.h"
 #include "util/account.h"
+#include "util/json_writer.h"
 #include "util/reason.h"
 
 typedef struct ApiError {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api_logprobs.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <math.h>
 #include <string.h>

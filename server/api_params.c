@@ -83,14 +83,12 @@ static int read_model(const Reading *r, const char *name, const json_t *value) {
     if (!json_is_string(value))
         return wrong(r, name, value, "a string");
     r->params->model = json_string_value(value);
-    return strlen(r->params->model) == json_string_length(value)
-               ? 0
-               : wrong(r, name, value, "a string without NUL");
+    return json_string_has_nul(value) ? wrong(r, name, value, "a string without NUL") : 0;
 }
 
 static int read_cache_salt(const Reading *r, const char *name, const json_t *value) {
     r->params->cache_salt = json_string_value(value);
-    return json_string_length(value) && strlen(r->params->cache_salt) == json_string_length(value)
+    return json_string_length(value) && !json_string_has_nul(value)
                ? 0
                : wrong(r, name, value, "a string, not empty and without NUL");
 }
@@ -138,15 +136,14 @@ static int read_seed(const Reading *r, const char *name, const json_t *value) {
 }
 
 static bool is_stop_string(const json_t *value) {
-    return json_is_string(value) && json_string_length(value) &&
-           strlen(json_string_value(value)) == json_string_length(value);
+    return json_string_length(value) && !json_string_has_nul(value);
 }
 
 static int read_stop(const Reading *r, const char *name, const json_t *value) {
     static const char expected[] = "a string or an array of strings, none empty or with NUL in it";
     uint32_t max = r->context->limits.stops_max;
     size_t i;
-    json_t *item;
+    const json_t *item;
 
     if (json_is_array(value) && json_array_size(value) > max)
         return api_refuse(r->error, name,
@@ -155,9 +152,10 @@ static int read_stop(const Reading *r, const char *name, const json_t *value) {
                           name, json_array_size(value), max);
     if (json_is_string(value) ? !is_stop_string(value) : !json_is_array(value))
         return wrong(r, name, value, expected);
-    json_array_foreach(value, i, item)
+    json_array_foreach(value, i, item) {
         if (!is_stop_string(item))
             return wrong(r, name, item, expected);
+    }
     r->params->stops = value;
     return 0;
 }
@@ -166,7 +164,7 @@ static int read_stop_tokens(const Reading *r, const char *name, const json_t *va
     ApiParams *p = r->params;
     uint32_t max = r->context->limits.stops_max;
     size_t i, n = json_array_size(value);
-    json_t *item;
+    const json_t *item;
 
     if (!json_is_array(value))
         return wrong(r, name, value, "an array of token ids");
@@ -190,22 +188,22 @@ static int read_stop_tokens(const Reading *r, const char *name, const json_t *va
 
 /* Whether the key is a number below `n_vocab` as a program would write it: with no zero, sign or
  * space in front. Each token then has one key. */
-static bool token_of_key(const char *key, uint32_t n_vocab, uint32_t *token) {
+static bool token_of_key(const json_t *key, uint32_t n_vocab, uint32_t *token) {
+    const char *digits = json_string_value(key);
+    size_t n = json_string_length(key), i;
     uint64_t id = 0;
-    const char *p = key;
 
-    for (; *p >= '0' && *p <= '9' && id < n_vocab; p++)
-        id = id * 10 + (uint64_t)(*p - '0');
+    for (i = 0; i < n && digits[i] >= '0' && digits[i] <= '9' && id < n_vocab; i++)
+        id = id * 10 + (uint64_t)(digits[i] - '0');
     *token = (uint32_t)id;
-    return p != key && !*p && id < n_vocab && (*key != '0' || p == key + 1);
+    return n && i == n && id < n_vocab && (digits[0] != '0' || n == 1);
 }
 
 static int read_logit_bias(const Reading *r, const char *name, const json_t *value) {
     ApiParams *p = r->params;
     uint32_t n_vocab = r->context->n_vocab;
     char shown[NAME_BYTES_MAX];
-    const char *key;
-    json_t *bias;
+    const json_t *key, *bias;
 
     if (!json_is_object(value))
         return wrong(r, name, value, "an object of token ids and biases");
@@ -216,7 +214,7 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
     if (!p->logit_bias)
         return api_fail_memory(r->error);
     p->sample.logit_bias = p->logit_bias;
-    json_object_foreach((json_t *)(uintptr_t)value, key, bias) {
+    json_object_foreach(value, key, bias) {
         LogitBias *to = &p->logit_bias[p->sample.n_logit_bias++];
         double number = json_number_value(bias);
 
@@ -224,7 +222,7 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
             return api_refuse(r->error, name,
                               "A key of `%s` is \"%s\"; keys must be ids of the model's tokens, 0 "
                               "to %u, written without signs, spaces or leading zeros.",
-                              name, cut_name(shown, key), n_vocab - 1);
+                              name, cut_name(shown, json_string_value(key)), n_vocab - 1);
         if (!json_is_number(bias) || !(number >= -100 && number <= 100))
             return wrong(r, name, bias, "an object whose values are numbers from -100 to 100");
         to->bias = (float)number;
@@ -233,20 +231,19 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
 }
 
 static int read_response_format(const Reading *r, const char *name, const json_t *value) {
-    const char *type = json_string_value(json_object_get(value, "type"));
-    const char *key;
-    json_t *member;
+    const json_t *type = json_object_get(value, "type"), *key, *member;
 
-    if (!type)
+    if (!json_is_string(type))
         return wrong(r, name, value, "an object with a `type`");
-    if (strcmp(type, "text") != 0)
+    if (!json_string_is(type, "text"))
         return api_refuse(r->error, name,
                           "`%s` must be of type \"text\": this server does not constrain what the "
                           "model writes.",
                           name);
-    json_object_foreach((json_t *)(uintptr_t)value, key, member)
-        if (strcmp(key, "type") != 0 && !json_is_null(member))
+    json_object_foreach(value, key, member) {
+        if (!json_string_is(key, "type") && !json_is_null(member))
             return api_refuse(r->error, name, "`%s` of type \"text\" has no other members.", name);
+    }
     return 0;
 }
 
@@ -278,21 +275,20 @@ static int read_stream_options(const Reading *r, const char *name, const json_t 
                     { "continuous_usage_stats", &r->params->continuous_usage },
                     { "include_obfuscation", NULL } }; /* padding that hides lengths: a hint */
     const size_t n_members = sizeof(members) / sizeof(*members);
-    const char *key;
-    json_t *member;
+    const json_t *key, *member;
 
     if (!json_is_object(value))
         return wrong(r, name, value, "an object");
     r->params->stream_options = value;
-    json_object_foreach((json_t *)(uintptr_t)value, key, member) {
-        Nearest nearest = nearest_begin(key, strlen(key));
+    json_object_foreach(value, key, member) {
+        Nearest nearest = nearest_begin(json_string_value(key), json_string_length(key));
         char path[2 * NAME_BYTES_MAX], shown[NAME_BYTES_MAX];
         size_t i = 0;
 
         if (json_is_null(member))
             continue;
-        snprintf(path, sizeof(path), "%s.%s", name, cut_name(shown, key));
-        for (; i < n_members && strcmp(members[i].name, key) != 0; i++)
+        snprintf(path, sizeof(path), "%s.%s", name, cut_name(shown, json_string_value(key)));
+        for (; i < n_members && !json_string_is(key, members[i].name); i++)
             nearest_offer(&nearest, members[i].name);
         if (i == n_members && meet_unknown(r, path, nearest.name))
             return -EINVAL;
@@ -453,17 +449,16 @@ static int read_json(const Reading *r, const Param *param, const json_t *value,
 }
 
 static int read_fixed(const Reading *r, const Param *param, const json_t *value) {
-    json_t *allowed = json_loads(param->allowed, 0, NULL), *item;
-    bool found = false;
+    CLEANUP(json_unref) json_t *allowed = NULL;
+    const json_t *item;
     size_t i;
 
-    json_array_foreach(allowed, i, item)
-        found = found || json_equal(value, item);
-    if (!allowed)
+    if (json_parse(&allowed, param->allowed, strlen(param->allowed), 0, NULL))
         return api_fail_memory(r->error);
-    json_decref(allowed);
-    if (found)
-        return 0;
+    json_array_foreach(allowed, i, item) {
+        if (json_equal(value, item))
+            return 0;
+    }
     return api_refuse(r->error, param->name, "`%s` is not supported by this server%s.", param->name,
                       strcmp(param->allowed, "[]") != 0 ? " with this value" : "");
 }
@@ -518,16 +513,16 @@ static int read_param(const Reading *r, const Param *param, const json_t *value)
     return 0;
 }
 
-static const Param *find_param(const char *name, unsigned endpoint) {
+static const Param *find_param(const json_t *name, unsigned endpoint) {
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
-        if ((table[i].endpoints & endpoint) && !strcmp(table[i].name, name))
+        if ((table[i].endpoints & endpoint) && json_string_is(name, table[i].name))
             return &table[i];
     return NULL;
 }
 
 /* A name of the table that a client may have meant; what is not supported was not meant. */
-static const char *find_nearest(const char *name, unsigned endpoint) {
-    Nearest nearest = nearest_begin(name, strlen(name));
+static const char *find_nearest(const json_t *name, unsigned endpoint) {
+    Nearest nearest = nearest_begin(json_string_value(name), json_string_length(name));
 
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
         if ((table[i].endpoints & endpoint) && table[i].type != PARAM_FIXED)
@@ -538,20 +533,20 @@ static const char *find_nearest(const char *name, unsigned endpoint) {
 int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *context,
                     ApiError *error) {
     Reading r = { .params = p, .context = context, .error = error };
-    const char *name;
-    json_t *value;
+    const json_t *name, *value;
 
     *p = api_params_defaults(context->defaults);
     if (!json_is_object(body))
         return api_refuse(error, NULL, "The body must be a JSON object.");
-    json_object_foreach((json_t *)(uintptr_t)body, name, value) {
+    json_object_foreach(body, name, value) {
         const Param *param = find_param(name, context->endpoint);
         int result;
 
         if (json_is_null(value))
             continue;
         result = param ? read_param(&r, param, value)
-                       : meet_unknown(&r, name, find_nearest(name, context->endpoint));
+                       : meet_unknown(&r, json_string_value(name),
+                                      find_nearest(name, context->endpoint));
         if (result)
             return result;
     }

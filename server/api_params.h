@@ -12,8 +12,8 @@
 #include "model/checkpoint.h"
 #include "server/api_error.h"
 #include "server/stop_matcher.h"
+#include "util/json_tree.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -2,6 +2,7 @@
 #include "server/api_prompt.h"
 
 #include "util/json.h"
+#include "util/json_writer.h"
 
 #include <errno.h>
 #include <string.h>
@@ -83,7 +84,7 @@ int api_read_ids(TokenIds *ids, const char *name, const json_t *array, uint32_t 
                  ApiError *error) {
     char found[64];
     size_t i;
-    json_t *item;
+    const json_t *item;
 
     if (token_ids_reserve(ids, json_array_size(array)))
         return api_fail_memory(error);
@@ -134,9 +135,9 @@ static int take_one(ApiPrompt *prompt, const char *name, const json_t *value,
 
 int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
                               const ApiPromptContext *context, ApiError *error) {
-    const json_t *prompt = params->prompt, *first = json_array_get(prompt, 0);
+    const json_t *prompt = params->prompt, *first = json_array_get(prompt, 0), *item;
     bool is_list = json_is_string(first) || json_is_array(first);
-    size_t n = is_list ? json_array_size(prompt) : 1;
+    size_t n = is_list ? json_array_size(prompt) : 1, i;
     int r;
 
     if (!prompt)
@@ -147,137 +148,214 @@ int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
                           "max_prompts).",
                           n, context->prompts_max);
     r = allocate(prompts, n, context, error);
-    if (!r && !is_list)
+    if (r)
+        return r;
+    if (!is_list)
         return take_one(&prompts->items[0], "prompt", prompt, params, context, error);
-    for (size_t i = 0; !r && i < n; i++) {
+    json_array_foreach(prompt, i, item) {
         char name[PATH_BYTES_MAX];
 
         snprintf(name, sizeof(name), "prompt[%zu]", i);
-        r = take_one(&prompts->items[i], name, json_array_get(prompt, i), params, context, error);
+        r = take_one(&prompts->items[i], name, item, params, context, error);
+        if (r)
+            return r;
     }
-    return r;
+    return 0;
 }
 
 /* chat: messages */
 
+/* The request as the template's Python reads it, written member by member: what clients send in
+ * several ways has one in there. */
+typedef struct ChatText {
+    JsonWriter writer;
+    Buffer content; /* of the message written last */
+    ApiError *error;
+} ChatText;
+
 /* The text parts of a content joined by line ends, as templates expect one text (vLLM does so). */
-static int join_parts(Buffer *out, size_t i_message, const json_t *parts, ApiError *error) {
+static int join_parts(ChatText *chat, size_t i_message, const json_t *parts) {
+    const json_t *part;
     size_t i;
-    json_t *part;
 
     json_array_foreach(parts, i, part) {
         const json_t *type = json_object_get(part, "type"), *text = json_object_get(part, "text");
         char name[PATH_BYTES_MAX], found[64];
 
         snprintf(name, sizeof(name), "messages[%zu].content[%zu]", i_message, i);
-        if (!json_is_object(part) || !json_is_string(type))
-            return api_refuse(error, name, "`%s` must be an object with a `type`.", name);
-        if (strcmp(json_string_value(type), "text") != 0)
-            return api_refuse(error, name,
+        if (!json_is_string(type))
+            return api_refuse(chat->error, name, "`%s` must be an object with a `type`.", name);
+        if (!json_string_is(type, "text"))
+            return api_refuse(chat->error, name,
                               "`%s` is of type %s; this model reads parts of type \"text\" only.",
                               name, json_describe(type, found, sizeof(found)));
         if (!json_is_string(text))
-            return api_refuse(error, name, "`%s.text` must be a string.", name);
+            return api_refuse(chat->error, name, "`%s.text` must be a string.", name);
         if (i)
-            buffer_append_char(out, '\n');
-        buffer_append(out, json_string_value(text), json_string_length(text));
+            buffer_append_char(&chat->content, '\n');
+        buffer_append(&chat->content, json_string_value(text), json_string_length(text));
     }
-    return buffer_failed(out) ? api_fail_memory(error) : 0;
+    return 0;
 }
 
-static int settle_content(json_t *message, size_t i_message, ApiError *error) {
-    CLEANUP(buffer_deinit) Buffer joined = BUFFER_NULL;
-    const json_t *content = json_object_get(message, "content");
+static int put_content(ChatText *chat, size_t i_message, const json_t *content) {
     char name[PATH_BYTES_MAX], found[64];
     int r;
 
-    if (!content || json_is_null(content) || json_is_string(content))
+    if (json_is_null(content)) {
+        json_put_null(&chat->writer, NULL);
         return 0;
+    }
     snprintf(name, sizeof(name), "messages[%zu].content", i_message);
-    if (!json_is_array(content))
-        return api_refuse(error, name, "`%s` must be a string or an array of parts; it is %s.",
-                          name, json_describe(content, found, sizeof(found)));
-    r = join_parts(&joined, i_message, content, error);
-    if (r)
-        return r;
-    if (json_object_set_new(message, "content", json_stringn(buffer_text(&joined), joined.size)))
-        return api_fail_memory(error);
-    return 0;
+    if (!json_is_array(content) && !json_is_string(content))
+        return api_refuse(chat->error, name,
+                          "`%s` must be a string or an array of parts; it is %s.", name,
+                          json_describe(content, found, sizeof(found)));
+    buffer_append(&chat->content, json_string_value(content), json_string_length(content));
+    r = join_parts(chat, i_message, content);
+    if (!r)
+        json_put_string(&chat->writer, NULL, buffer_text(&chat->content), chat->content.size);
+    return r;
 }
 
 /* Clients send the arguments of a call as the text of a JSON object; templates expect the object
  * (they write it out themselves). */
-static int settle_tool_call(json_t *call, const char *name, ApiError *error) {
-    json_t *function = json_object_get(call, "function"), *parsed;
-    const json_t *arguments = json_object_get(function, "arguments");
+static int put_arguments(ChatText *chat, const char *name, const json_t *text) {
+    CLEANUP(json_unref) json_t *arguments = NULL;
     Reason why;
-    int r;
 
-    if (!json_is_string(arguments))
-        return 0;
-    r = json_parse(&parsed, json_string_value(arguments), json_string_length(arguments),
-                   JSON_DECODE_ANY, &why);
-    if (r)
-        return api_refuse(error, name, "The arguments of `%s` are %s.", name, why.text);
-    if (json_object_set_new(function, "arguments", parsed))
-        return api_fail_memory(error);
+    if (json_parse(&arguments, json_string_value(text), json_string_length(text), JSON_DECODE_ANY,
+                   &why))
+        return api_refuse(chat->error, name, "The arguments of `%s` are %s.", name, why.text);
+    json_put_value(&chat->writer, NULL, arguments);
     return 0;
 }
 
-static int settle_tool_calls(json_t *message, size_t i_message, ApiError *error) {
-    json_t *calls = json_object_get(message, "tool_calls"), *call;
-    size_t i;
+/* Writes `value`, in which `name` is only for errors: calls, functions and arguments of a message's
+ * tool_calls; `key` says which of them. */
+static int put_calls(ChatText *chat, const char *name, const json_t *key, const json_t *value) {
+    const json_t *member, *item;
     int r = 0;
 
-    json_array_foreach(calls, i, call) {
-        char name[PATH_BYTES_MAX];
-
-        snprintf(name, sizeof(name), "messages[%zu].tool_calls[%zu]", i_message, i);
-        r = settle_tool_call(call, name, error);
-        if (r)
-            break;
+    if (json_string_is(key, "arguments") && json_is_string(value))
+        return put_arguments(chat, name, value);
+    if (!json_is_object(value) || json_string_is(key, "arguments")) {
+        json_put_value(&chat->writer, NULL, value);
+        return 0;
     }
-    return r;
+    json_begin_object(&chat->writer, NULL);
+    json_object_foreach(value, member, item) {
+        json_put_key(&chat->writer, json_string_value(member), json_string_length(member));
+        if (json_string_is(member, key ? "arguments" : "function"))
+            r = put_calls(chat, name, member, item);
+        else
+            json_put_value(&chat->writer, NULL, item);
+        if (r)
+            return r;
+    }
+    json_end_object(&chat->writer);
+    return 0;
 }
 
-static int settle_messages(json_t *messages, ApiError *error) {
+static int put_tool_calls(ChatText *chat, size_t i_message, const json_t *calls) {
+    const json_t *call;
     size_t i;
-    json_t *message;
-    int r = 0;
+
+    if (!json_is_array(calls)) {
+        json_put_value(&chat->writer, NULL, calls);
+        return 0;
+    }
+    json_begin_array(&chat->writer, NULL);
+    json_array_foreach(calls, i, call) {
+        char name[PATH_BYTES_MAX];
+        int r;
+
+        snprintf(name, sizeof(name), "messages[%zu].tool_calls[%zu]", i_message, i);
+        r = put_calls(chat, name, NULL, call);
+        if (r)
+            return r;
+    }
+    json_end_array(&chat->writer);
+    return 0;
+}
+
+static int put_message(ChatText *chat, size_t i_message, const json_t *message) {
+    const json_t *key, *value;
+
+    buffer_clear(&chat->content);
+    json_begin_object(&chat->writer, NULL);
+    json_object_foreach(message, key, value) {
+        int r = 0;
+
+        json_put_key(&chat->writer, json_string_value(key), json_string_length(key));
+        if (json_string_is(key, "content"))
+            r = put_content(chat, i_message, value);
+        else if (json_string_is(key, "tool_calls"))
+            r = put_tool_calls(chat, i_message, value);
+        else
+            json_put_value(&chat->writer, NULL, value);
+        if (r)
+            return r;
+    }
+    json_end_object(&chat->writer);
+    return 0;
+}
+
+static int put_messages(ChatText *chat, const json_t *messages) {
+    const json_t *message;
+    size_t i;
 
     if (!json_array_size(messages))
-        return api_refuse(error, "messages", "`messages` must hold at least one message.");
+        return api_refuse(chat->error, "messages", "`messages` must hold at least one message.");
+    json_begin_array(&chat->writer, "messages");
     json_array_foreach(messages, i, message) {
         char name[PATH_BYTES_MAX];
+        int r;
 
         snprintf(name, sizeof(name), "messages[%zu]", i);
-        if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
-            return api_refuse(error, name, "`%s` must be an object with a `role`.", name);
-        r = settle_content(message, i, error);
-        if (!r)
-            r = settle_tool_calls(message, i, error);
+        if (!json_is_string(json_object_get(message, "role")))
+            return api_refuse(chat->error, name, "`%s` must be an object with a `role`.", name);
+        r = put_message(chat, i, message);
         if (r)
-            break;
+            return r;
     }
-    return r;
+    json_end_array(&chat->writer);
+    return 0;
+}
+
+static int put_request(ChatText *chat, const ApiParams *params) {
+    const struct {
+        const char *key;
+        const json_t *value;
+    } others[] = {
+        { "tools", params->tools },
+        { "documents", params->documents },
+        { "kwargs", params->template_kwargs },
+    };
+    bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
+                                                        : params->add_generation_prompt;
+    int r;
+
+    json_begin_object(&chat->writer, NULL);
+    r = put_messages(chat, params->messages);
+    if (r)
+        return r;
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+        json_put_value(&chat->writer, others[i].key, others[i].value);
+    json_put_bool(&chat->writer, "add_generation_prompt", add_prompt);
+    json_end_object(&chat->writer);
+    return 0;
 }
 
 /* chat: the template */
 
-static int render(Buffer *out, json_t *messages, const ApiParams *params,
-                  const ApiPromptContext *context, ApiError *error) {
-    bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
-                                                        : params->add_generation_prompt;
-    CLEANUP(json_unref)
-    json_t *request = json_pack(
-        "{s:O, s:O?, s:O?, s:b, s:O?}", "messages", messages, "tools", params->tools, "documents",
-        params->documents, "add_generation_prompt", add_prompt, "kwargs", params->template_kwargs);
-    CLEANUP(free) char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+static int render(Buffer *out, const Buffer *request, const ApiPromptContext *context,
+                  ApiError *error) {
     Reason why = REASON_NULL;
 
-    if (!text)
+    if (buffer_failed(request))
         return api_fail_memory(error);
-    switch (chat_template_render(context->chat_template, text, strlen(text), out, &why)) {
+    switch (chat_template_render(context->chat_template, request->data, request->size, out, &why)) {
     case 0:
         return buffer_failed(out) ? api_fail_memory(error) : 0;
     case CHAT_TEMPLATE_E_RAISED:
@@ -297,11 +375,9 @@ static bool is_space(char c) {
 
 /* Cuts the prompt behind the last message's text, so that the model goes on with it; spaces at the
  * text's ends may be the template's to keep or drop. */
-static int cut_behind_final_message(Buffer *prompt, const json_t *messages, ApiError *error) {
-    const json_t *message = json_array_get(messages, json_array_size(messages) - 1);
-    const json_t *content = json_object_get(message, "content");
-    const char *text = json_string_value(content), *found = NULL, *from;
-    size_t n = json_string_length(content), n_whole;
+static int cut_behind_final_message(Buffer *prompt, const Buffer *content, ApiError *error) {
+    const char *text = buffer_text(content), *found = NULL, *from;
+    size_t n = content->size, n_whole;
 
     for (; n && is_space(*text); text++)
         n--;
@@ -329,7 +405,8 @@ static int cut_behind_final_message(Buffer *prompt, const json_t *messages, ApiE
 
 int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
                         const ApiPromptContext *context, ApiError *error) {
-    CLEANUP(json_unref) json_t *messages = NULL;
+    CLEANUP(buffer_deinit) Buffer request = BUFFER_NULL;
+    ChatText chat = { .writer = JSON_WRITER(&request), .error = error };
     Buffer *text;
     int r;
 
@@ -339,19 +416,18 @@ int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
         return api_refuse(error, "messages",
                           "This model has no chat template; use /v1/completions, or start the "
                           "server with the option chat_template.");
-    messages = json_deep_copy(params->messages);
-    if (!messages)
-        return api_fail_memory(error);
-    r = settle_messages(messages, error);
+    r = put_request(&chat, params);
     if (!r)
         r = allocate(prompts, 1, context, error);
     if (r)
-        return r;
+        goto out;
     text = &prompts->items[0].text;
-    r = render(text, messages, params, context, error);
+    r = render(text, &request, context, error);
     if (!r && params->continue_final_message)
-        r = cut_behind_final_message(text, messages, error);
+        r = cut_behind_final_message(text, &chat.content, error);
     if (!r)
         r = encode(&prompts->items[0], "messages", params->add_special_tokens > 0, context, error);
+out:
+    buffer_deinit(&chat.content);
     return r;
 }

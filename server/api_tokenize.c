@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api_tokenize.h"
 
-#include "model/utf8.h"
-#include "server/json_writer.h"
+#include "util/json_writer.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 

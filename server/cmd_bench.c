@@ -10,10 +10,11 @@
 #include "cpu/bandwidth.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/sgemm.h"
-#include "util/json.h"
+#include "util/json_writer.h"
 #include "util/output_file.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -203,54 +204,91 @@ static int measure_cache(BenchRun *b, Reason *why) {
 
 /* JSON: rates in units a second, times in seconds */
 
-static json_t *cache_json(const BenchRun *b) {
+static void put_cache(const BenchRun *b, JsonWriter *w) {
     const Figures *f = &b->figures;
-    json_t *formats = json_array();
 
+    json_begin_array(w, "cache");
     for (KvFormat format = 0; format < KV_FORMATS; format++) {
         const BenchAttention *a = &f->attention[format];
 
-        json_array_append_new(
-            formats, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f}", "kv", spec_of(format),
-                               "attention_s", a->seconds, "attention_floor_s",
-                               a->bytes / f->read_bytes_per_s, "attention_per_f16",
-                               a->seconds / f->attention[KV_FORMAT_F16].seconds, "write_token_s",
-                               f->write_s[format], "sealing_share", sealing_share(b, format)));
+        json_begin_object(w, NULL);
+        json_put_text(w, "kv", spec_of(format));
+        json_put_double(w, "attention_s", a->seconds);
+        json_put_double(w, "attention_floor_s", a->bytes / f->read_bytes_per_s);
+        json_put_double(w, "attention_per_f16", a->seconds / f->attention[KV_FORMAT_F16].seconds);
+        json_put_double(w, "write_token_s", f->write_s[format]);
+        json_put_double(w, "sealing_share", sealing_share(b, format));
+        json_end_object(w);
     }
-    return formats;
+    json_end_array(w);
 }
 
-static json_t *figures_json(const BenchRun *b) {
+static void put_machine(const BenchRun *b, JsonWriter *w) {
     const Figures *f = &b->figures;
-    json_t *product = f->product.library ? json_real(f->product.madds_per_s) : json_null();
-    json_t *share = f->product.library ? json_real(prompt_madds_per_s(b) / f->product.madds_per_s)
-                                       : json_null();
-    json_t *machine =
-        json_pack("{s:s, s:i, s:s, s:f, s:o}", "processor", f->processor, "threads",
-                  (int)f->n_threads, "isa", cpu_isa_name(cpu_isa_detect()), "read_bytes_per_s",
-                  f->read_bytes_per_s, "product_madds_per_s", product);
-    json_t *model = json_pack("{s:s, s:f, s:f}", "path", b->config->model, "weight_bytes",
-                              f->work.weight_bytes, "parameters", f->work.parameters);
-    json_t *decode =
-        json_pack("{s:i, s:f, s:f, s:f, s:i, s:f, s:f}", "tokens", (int)b->n_decode, "tokens_per_s",
-                  1 / f->decode_s, "floor_tokens_per_s", 1 / decode_floor_s(f), "reached",
-                  decode_floor_s(f) / f->decode_s, "batch", DECODE_SEQUENCES, "batch_tokens_per_s",
-                  DECODE_SEQUENCES / f->decode_batch_s, "batch_gain", batch_gain(f));
-    json_t *prompt = json_pack("{s:i, s:f, s:f, s:o}", "tokens", (int)b->n_prompt, "tokens_per_s",
-                               b->n_prompt / f->prompt_s, "madds_per_s", prompt_madds_per_s(b),
-                               "of_product", share);
 
-    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:i, s:o}", "machine", machine, "model", model,
-                     "kv", b->config->kv, "decode", decode, "prompt", prompt, "context_tokens",
-                     CONTEXT_TOKENS, "cache", cache_json(b));
+    json_begin_object(w, "machine");
+    json_put_text(w, "processor", f->processor);
+    json_put_u64(w, "threads", f->n_threads);
+    json_put_text(w, "isa", cpu_isa_name(cpu_isa_detect()));
+    json_put_double(w, "read_bytes_per_s", f->read_bytes_per_s);
+    json_put_double(w, "product_madds_per_s", f->product.library ? f->product.madds_per_s : NAN);
+    json_end_object(w);
+}
+
+static void put_model(const BenchRun *b, JsonWriter *w) {
+    json_begin_object(w, "model");
+    json_put_text(w, "path", b->config->model);
+    json_put_double(w, "weight_bytes", b->figures.work.weight_bytes);
+    json_put_double(w, "parameters", b->figures.work.parameters);
+    json_end_object(w);
+}
+
+static void put_decode(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_object(w, "decode");
+    json_put_u64(w, "tokens", b->n_decode);
+    json_put_double(w, "tokens_per_s", 1 / f->decode_s);
+    json_put_double(w, "floor_tokens_per_s", 1 / decode_floor_s(f));
+    json_put_double(w, "reached", decode_floor_s(f) / f->decode_s);
+    json_put_u64(w, "batch", DECODE_SEQUENCES);
+    json_put_double(w, "batch_tokens_per_s", DECODE_SEQUENCES / f->decode_batch_s);
+    json_put_double(w, "batch_gain", batch_gain(f));
+    json_end_object(w);
+}
+
+static void put_prompt(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_object(w, "prompt");
+    json_put_u64(w, "tokens", b->n_prompt);
+    json_put_double(w, "tokens_per_s", b->n_prompt / f->prompt_s);
+    json_put_double(w, "madds_per_s", prompt_madds_per_s(b));
+    json_put_double(w, "of_product",
+                    f->product.library ? prompt_madds_per_s(b) / f->product.madds_per_s : NAN);
+    json_end_object(w);
+}
+
+static void put_figures(const BenchRun *b, JsonWriter *w) {
+    json_begin_object(w, NULL);
+    put_machine(b, w);
+    put_model(b, w);
+    json_put_text(w, "kv", b->config->kv);
+    put_decode(b, w);
+    put_prompt(b, w);
+    json_put_u64(w, "context_tokens", CONTEXT_TOKENS);
+    put_cache(b, w);
+    json_end_object(w);
 }
 
 static int write_json(const BenchRun *b, OutputFile *file, Reason *why) {
-    CLEANUP(json_unref) json_t *root = figures_json(b);
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    JsonWriter writer = { .out = &text, .indent = 1 };
 
-    if (!root)
+    put_figures(b, &writer);
+    if (buffer_failed(&text))
         return reason_set(why, -ENOMEM, "out of memory");
-    json_dumpf(root, file->stream, JSON_INDENT(1)); /* errors stay with the stream */
+    fwrite(text.data, 1, text.size, file->stream); /* errors stay with the stream */
     return output_file_commit(file, why);
 }
 

@@ -3,13 +3,12 @@
  * `kvasird chat-template`: requests on standard input, a JSON object a line; what the model would
  * be given to read on standard output, {"text"} or {"error"}, a line for each line, in order.
  *
- * A line goes to the template's Python as it is, not by way of jansson, which would lose integers
- * beyond 64 bits that a template may print. A request that the template refuses is an answer like
- * any other: the exit status stays 0.
+ * A line goes to the template's Python as it is; nothing here has to understand it. A request that
+ * the template refuses is an answer like any other: the exit status stays 0.
  */
 #include "model/chat_template.h"
 #include "server/commands.h"
-#include "server/json_writer.h"
+#include "util/json_writer.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -3,8 +3,10 @@
 #include "config/config.h"
 #include "config/help.h"
 #include "server/commands.h"
-#include "util/json.h"
+#include "util/json_writer.h"
+#include "util/utf8.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,46 +44,51 @@ static void print_table(const Config *config) {
     }
 }
 
-static json_t *value_json(const Config *config, const Option *option) {
+/* 0; -EILSEQ for a path that is not UTF-8, which JSON cannot hold. */
+static int put_value(const Config *config, const Option *option, JsonWriter *writer) {
     char text[OPTION_NAME_BYTES_MAX];
     const char *value = option_format(option, config, text);
     const void *field = (const char *)config + option->offset;
 
+    if (value && !utf8_is_valid(value, strlen(value)))
+        return -EILSEQ;
     if (!value)
-        return json_null();
-    switch (option->type) {
-    case OPTION_BOOL:
-        return json_boolean(*(const bool *)field);
-    case OPTION_U32:
-        return json_integer(*(const uint32_t *)field);
-    case OPTION_U64:
-    case OPTION_BYTES:
-        return json_integer((json_int_t) * (const uint64_t *)field);
-    default:
-        /* A path need not be UTF-8; then it cannot be shown in JSON. */
-        return json_string(value);
-    }
+        json_put_null(writer, "value");
+    else if (option->type == OPTION_BOOL)
+        json_put_bool(writer, "value", *(const bool *)field);
+    else if (option->type == OPTION_U32)
+        json_put_u64(writer, "value", *(const uint32_t *)field);
+    else if (option->type == OPTION_U64 || option->type == OPTION_BYTES)
+        json_put_u64(writer, "value", *(const uint64_t *)field);
+    else
+        json_put_text(writer, "value", value);
+    return 0;
 }
 
 /* {"port": {"value": 8000, "from": "default"}, ...} */
 static int print_json(const Config *config) {
-    CLEANUP(json_unref) json_t *root = json_object();
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    JsonWriter writer = { .out = &text, .indent = 2 };
 
+    json_begin_object(&writer, NULL);
     for (uint32_t i = 0; i < n_option_rows; i++) {
-        char origin[ORIGIN_BYTES_MAX];
+        const Option *option = &option_table[i];
+        char buffer[ORIGIN_BYTES_MAX];
+        const char *origin;
 
-        if (!is_shown(&option_table[i]))
+        if (!is_shown(option))
             continue;
-        config_origin_text(config, &option_table[i], origin, sizeof(origin));
-        if (json_object_set_new(root, option_table[i].name,
-                                json_pack("{s:o?, s:s}", "value",
-                                          value_json(config, &option_table[i]), "from", origin))) {
-            fprintf(stderr, "kvasird: %s cannot be shown as JSON\n", option_table[i].name);
+        origin = config_origin_text(config, option, buffer, sizeof(buffer));
+        json_begin_object(&writer, option->name);
+        if (put_value(config, option, &writer) || !utf8_is_valid(origin, strlen(origin))) {
+            fprintf(stderr, "kvasird: %s cannot be shown as JSON\n", option->name);
             return 1;
         }
+        json_put_text(&writer, "from", origin);
+        json_end_object(&writer);
     }
-    json_dumpf(root, stdout, JSON_INDENT(2));
-    putchar('\n');
+    json_end_object(&writer);
+    puts(buffer_text(&text));
     return 0;
 }
 

@@ -9,7 +9,7 @@
 #include "server/text_tokens.h"
 
 #include "kvcache/kv_layout.h"
-#include "util/json.h"
+#include "util/json_writer.h"
 #include "util/output_file.h"
 
 #include <errno.h>
@@ -164,32 +164,45 @@ static void print_table(Eval *e) {
     }
 }
 
-static json_t *run_json(Eval *e, EvalRun *run) {
+static void put_run(Eval *e, EvalRun *run, JsonWriter *w, const char *key) {
     Figures f = figures_of(run, e->config->window);
 
-    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "kv", run->name, "bits",
-                     f.bits, "bits_with_tails", f.bits_with_tails, "ppl", f.ppl, "kld", f.kld,
-                     "kld_se", f.kld_error, "kld_p99", f.kld_p99, "top1", f.top1, "bytes_per_token",
-                     f.bytes_per_token, "tokens_per_gib", f.tokens_per_gib);
+    json_begin_object(w, key);
+    json_put_text(w, "kv", run->name);
+    json_put_double(w, "bits", f.bits);
+    json_put_double(w, "bits_with_tails", f.bits_with_tails);
+    json_put_double(w, "ppl", f.ppl);
+    json_put_double(w, "kld", f.kld);
+    json_put_double(w, "kld_se", f.kld_error);
+    json_put_double(w, "kld_p99", f.kld_p99);
+    json_put_double(w, "top1", f.top1);
+    json_put_double(w, "bytes_per_token", f.bytes_per_token);
+    json_put_double(w, "tokens_per_gib", f.tokens_per_gib);
+    json_end_object(w);
 }
 
-static json_t *figures_json(Eval *e) {
-    json_t *specs = json_array();
-
+static void put_figures(Eval *e, JsonWriter *w) {
+    json_begin_object(w, NULL);
+    json_put_text(w, "model", e->config->model);
+    json_put_text(w, "text", e->config->text_path);
+    json_put_u64(w, "window", e->config->window);
+    json_put_u64(w, "tokens", e->runs[0].stats.n_tokens);
+    put_run(e, &e->runs[0], w, "reference");
+    json_begin_array(w, "specs");
     for (uint32_t i = 1; i < e->n_runs; i++)
-        json_array_append_new(specs, run_json(e, &e->runs[i]));
-    return json_pack("{s:s, s:s, s:i, s:I, s:o, s:o}", "model", e->config->model, "text",
-                     e->config->text_path, "window", (int)e->config->window, "tokens",
-                     (json_int_t)e->runs[0].stats.n_tokens, "reference", run_json(e, &e->runs[0]),
-                     "specs", specs);
+        put_run(e, &e->runs[i], w, NULL);
+    json_end_array(w);
+    json_end_object(w);
 }
 
 static int write_json(Eval *e, OutputFile *file, Reason *why) {
-    CLEANUP(json_unref) json_t *root = figures_json(e);
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    JsonWriter writer = { .out = &text, .indent = 1 };
 
-    if (!root)
+    put_figures(e, &writer);
+    if (buffer_failed(&text))
         return reason_set(why, -ENOMEM, "out of memory");
-    json_dumpf(root, file->stream, JSON_INDENT(1)); /* errors stay with the stream */
+    fwrite(text.data, 1, text.size, file->stream); /* errors stay with the stream */
     return output_file_commit(file, why);
 }
 

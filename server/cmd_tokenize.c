@@ -38,19 +38,18 @@ static int answer_tokenize(void *ctx, const json_t *request, JsonWriter *writer,
 
 static int read_ids(const TokenizeCommand *command, const json_t *request, TokenIds *ids,
                     Reason *why) {
-    const json_t *array;
+    const json_t *array, *value;
     uint32_t size = tokenizer_size(command->tokenizer);
     int64_t id;
     char found[64];
+    size_t i;
     int r = json_required(json_get_array(request, "ids", &array, why), "ids", why);
 
     if (r)
         return r;
     if (token_ids_reserve(ids, json_array_size(array)))
         return -ENOMEM;
-    for (size_t i = 0; i < json_array_size(array); i++) {
-        const json_t *value = json_array_get(array, i);
-
+    json_array_foreach(array, i, value) {
         if (!json_as_i64(value, 0, (int64_t)size - 1, &id))
             return reason_set(why, -EINVAL, "ids[%zu]: expected a token id in 0..%u, found %s", i,
                               size - 1, json_describe(value, found, sizeof(found)));

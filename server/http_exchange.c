@@ -5,7 +5,7 @@
 #include "server/http_exchange.h"
 
 #include "server/http_connection.h"
-#include "server/json_writer.h"
+#include "util/json_writer.h"
 #include "util/log.h"
 
 #include <assert.h>

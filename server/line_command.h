@@ -6,8 +6,8 @@
  * line that cannot be answered gets {"error"} in its place.
  */
 
-#include "server/json_writer.h"
 #include "util/json.h"
+#include "util/json_writer.h"
 
 typedef struct LineCommand {
     const char *name; /* of the subcommand, for errors */

@@ -11,11 +11,11 @@
  */
 #include "server/serve.h"
 
-#include "model/utf8.h"
 #include "server/api.h"
 #include "server/notify.h"
 #include "server/served_model.h"
 #include "util/log.h"
+#include "util/utf8.h"
 
 #include <assert.h>
 #include <errno.h>

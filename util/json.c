@@ -2,6 +2,7 @@
 #include "util/json.h"
 
 #include "util/mapped_file.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -9,28 +10,6 @@
 #include <string.h>
 
 #define DESCRIPTION_BYTES_MAX 64
-
-json_t *json_unref(json_t *value) {
-    json_decref(value);
-    return NULL;
-}
-
-int json_parse(json_t **outp, const char *text, size_t size, size_t flags, Reason *why) {
-    json_error_t error;
-    json_t *value;
-
-    flags |= JSON_ALLOW_NUL;
-    value = json_loadb(text, size, flags, &error);
-    if (!value && json_error_code(&error) == json_error_numeric_overflow)
-        value = json_loadb(text, size, flags | JSON_DECODE_INT_AS_REAL, &error);
-    if (!value && json_error_code(&error) == json_error_out_of_memory)
-        return reason_set(why, -ENOMEM, "out of memory");
-    if (!value)
-        return reason_set(why, -EINVAL, "not valid JSON: line %d, column %d: %s", error.line,
-                          error.column, error.text);
-    *outp = value;
-    return 0;
-}
 
 int json_load_path(json_t **outp, const char *path, size_t flags, Reason *why) {
     CLEANUP(mapped_file_close) MappedFile file = MAPPED_FILE_NULL;
@@ -45,16 +24,65 @@ int json_load_path(json_t **outp, const char *path, size_t flags, Reason *why) {
     return 0;
 }
 
-const char *json_describe(const json_t *value, char *text, size_t size) {
-    CLEANUP(free) char *dump = NULL;
+/* A line of text within bounds. */
+typedef struct Line {
+    char *text;
+    size_t size; /* of `text` */
+    size_t n;
+    bool cut;
+} Line;
 
-    if (json_is_array(value) || json_is_object(value)) {
-        snprintf(text, size, "%s", json_is_array(value) ? "an array" : "an object");
-        return text;
+static void put(Line *line, const char *words) {
+    size_t n = strlen(words);
+
+    if (n >= line->size - line->n) {
+        n = line->size - line->n - 1;
+        line->cut = true;
     }
-    /* Escaping to ASCII keeps control characters and half characters out of the message. */
-    dump = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
-    if (snprintf(text, size, "%s", dump ? dump : "a value") >= (int)size && size >= 4)
+    memcpy(line->text + line->n, words, n);
+    line->n += n;
+    line->text[line->n] = 0;
+}
+
+/* One character; returns its bytes. Escapes keep control characters and half characters out. */
+static size_t put_character(Line *line, const char *text) {
+    uint32_t cp = utf8_decode(text);
+    char words[16] = { (char)cp };
+
+    if (cp == '"' || cp == '\\')
+        snprintf(words, sizeof(words), "\\%c", (char)cp);
+    else if (cp == '\n' || cp == '\t' || cp == '\r')
+        snprintf(words, sizeof(words), "\\%c", cp == '\n' ? 'n' : cp == '\t' ? 't' : 'r');
+    else if (cp >= 0x10000)
+        snprintf(words, sizeof(words), "\\u%04X\\u%04X", 0xd800 + ((cp - 0x10000) >> 10),
+                 0xdc00 + (cp & 0x3ff));
+    else if (cp < 0x20 || cp >= 0x7f)
+        snprintf(words, sizeof(words), "\\u%04X", cp);
+    put(line, words);
+    return utf8_size(*text);
+}
+
+static void put_string(Line *line, const char *text, size_t size) {
+    put(line, "\"");
+    for (size_t at = 0; at < size && !line->cut;)
+        at += put_character(line, text + at);
+    put(line, "\"");
+}
+
+const char *json_describe(const json_t *value, char *text, size_t size) {
+    static const char *const names[] = {
+        [JSON_NOTHING] = "nothing", [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",
+        [JSON_TRUE] = "true",       [JSON_FALSE] = "false",      [JSON_NULL] = "null",
+    };
+    Line line = { .text = text, .size = size };
+
+    if (json_is_string(value))
+        put_string(&line, json_string_value(value), json_string_length(value));
+    else if (json_is_number(value))
+        put(&line, json_number_text(value));
+    else
+        put(&line, names[json_typeof(value)]);
+    if (line.cut && size >= 4)
         memcpy(text + size - 4, "...", 4);
     return text;
 }
@@ -98,7 +126,7 @@ bool json_as_i64(const json_t *value, int64_t min, int64_t max, int64_t *out) {
     if (json_is_integer(value)) {
         whole = json_integer_value(value);
     } else if (json_is_real(value)) {
-        real = json_real_value(value);
+        real = json_number_value(value);
         if (real != floor(real) || fabs(real) > exact_max)
             return false;
         whole = (int64_t)real;
@@ -170,6 +198,17 @@ int json_get_text(const json_t *object, const char *key, const char **out, size_
         return wrong_type(value, key, "a string", why);
     *out = json_string_value(value);
     *size = json_string_length(value);
+    return 0;
+}
+
+int json_get_word(const json_t *object, const char *key, const char **out, Reason *why) {
+    const json_t *value = find(object, key);
+
+    if (!value)
+        return JSON_E_ABSENT;
+    if (!json_is_string(value) || json_string_has_nul(value))
+        return wrong_type(value, key, "a string without NUL", why);
+    *out = json_string_value(value);
     return 0;
 }
 

@@ -2,30 +2,13 @@
 #pragma once
 
 /*
- * JSON from outside, read with jansson: UTF-8 is checked, strings keep their length and may hold
- * NUL, nesting is bounded (2,048 levels). The getters name the key and say what was expected, so
+ * JSON from outside, as programs want it. The getters name the key and say what was expected, so
  * that a caller adds only the file or parameter in front.
  */
 
-#include "util/cleanup.h"
-#include "util/reason.h"
+#include "util/json_tree.h"
 
-#include <jansson.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-/* Drops one reference; NULL is fine; returns NULL. */
-json_t *json_unref(json_t *value);
-CLEANUP_DEFINE(json_t, json_unref);
-
-/* One text holds one value. `flags` are jansson's (JSON_REJECT_DUPLICATES, JSON_DECODE_ANY; without
- * the latter only an object or an array is taken). A text with an integer beyond 64 bits is read
- * with all its integers as reals, as Hugging Face files hold 10^30 for "no limit". `*outp` is a new
- * reference. -EINVAL says line and column; -ENOMEM. */
-int json_parse(json_t **outp, const char *text, size_t size, size_t flags, Reason *why);
-
-/* The same from a file; `why` begins with the path. -errno also where it cannot be read. */
+/* json_parse of a file; `why` begins with the path. -errno also where it cannot be read. */
 int json_load_path(json_t **outp, const char *path, size_t flags, Reason *why);
 
 /*
@@ -39,7 +22,8 @@ enum {
 };
 
 int json_get_bool(const json_t *object, const char *key, bool *out, Reason *why);
-/* Whole numbers within min..max; a real without a fraction, below 2^53, counts (1.0 is 1). */
+/* Whole numbers within min..max; a real without a fraction, below 2^53, counts (1.0 is 1). An
+ * integer beyond 64 bits is within no bounds. */
 int json_get_i64(const json_t *object, const char *key, int64_t min, int64_t max, int64_t *out,
                  Reason *why);
 int json_get_u32(const json_t *object, const char *key, uint32_t min, uint32_t max, uint32_t *out,
@@ -50,6 +34,8 @@ int json_get_float(const json_t *object, const char *key, float *out, Reason *wh
 /* UTF-8 of `*size` bytes, then a NUL; it may hold NUL. */
 int json_get_text(const json_t *object, const char *key, const char **out, size_t *size,
                   Reason *why);
+/* A text without NUL, such as a name: it can be compared and copied as a C string. */
+int json_get_word(const json_t *object, const char *key, const char **out, Reason *why);
 int json_get_array(const json_t *object, const char *key, const json_t **out, Reason *why);
 int json_get_object(const json_t *object, const char *key, const json_t **out, Reason *why);
 
@@ -60,5 +46,6 @@ int json_required(int r, const char *key, Reason *why);
 /* The rule of json_get_i64 on a value by itself, as of an array's items. */
 bool json_as_i64(const json_t *value, int64_t min, int64_t max, int64_t *out);
 
-/* A value as an error message shows it: short, one line, within `size` bytes; returns `text`. */
+/* A value as an error message shows it: short, one line of ASCII, within `size` bytes; returns
+ * `text`. */
 const char *json_describe(const json_t *value, char *text, size_t size);

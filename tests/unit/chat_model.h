@@ -17,7 +17,6 @@
 #include <sys/stat.h>
 
 #include <cmocka.h>
-#include <jansson.h>
 
 #define HELLO "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}"
 

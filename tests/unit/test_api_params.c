@@ -56,7 +56,7 @@ static Case read_chat(const char *text) {
 
 static void done(Case *c) {
     api_params_deinit(&c->params);
-    json_decref(c->body);
+    json_unref(c->body);
 }
 
 static void test_defaults(void **state) {
@@ -426,7 +426,7 @@ static void test_long_names_are_cut_between_characters(void **state) {
         api_error_write(&answer, &c.error);
         assert_int_equal(json_parse(&parsed, answer.data, answer.size, 0, NULL), 0);
         assert_true(answer.size < 512);
-        json_decref(TAKE(parsed));
+        json_unref(TAKE(parsed));
         done(&c);
     }
 }

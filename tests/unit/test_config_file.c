@@ -125,10 +125,11 @@ static void test_what_is_no_json_object(void **state) {
     refused("{\n/* \n", ":2: a comment begins here and never ends");
     refused("{}\n/*/", ":2: a comment begins here and never ends");
     refused("{\"host\": \"\xff\"}", ":1: not valid JSON");
-    refused("{\"port\": 99999999999999999999}", ":1: not valid JSON");
+    refused("{\"port\": 99999999999999999999}", ":1: port: \"99999999999999999999\" is");
     refused_bytes("{}\0", 3, ":1: not valid JSON");
     refused_bytes("{\"ho\0st\": 1}", 12, ":1: not valid JSON");
-    refused("{\"ho\\u0000st\": 1}", ":1: not valid JSON");
+    refused("{\"ho\\u0000st\": 1}", ":1: \"ho\\u0000st\" is no option");
+    refused("{\"host\\u0000\": \"a\"}", ":1: \"host\\u0000\" is no option");
 }
 
 static void test_deep_nesting(void **state) {

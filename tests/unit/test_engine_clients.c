@@ -77,8 +77,10 @@ static void take_event(EngineEvent *event) {
     answer->admitted_ns = event->admitted_ns;
     answer->first_token_ns = event->first_token_ns;
     answer->finish = event->finish;
-    if (event->finish != FINISH_NONE)
+    if (event->finish != FINISH_NONE) {
+        free((void *)(uintptr_t)event->request->prompt);
         engine_request_free(event->request);
+    }
     engine_event_free(event);
 }
 
@@ -102,14 +104,15 @@ static void bench_wait(Bench *bench, const Answer *answers, uint32_t n) {
 static EngineRequest *request_new(Answer *answer, uint64_t client, uint32_t n_prompt,
                                   uint32_t max_tokens, uint32_t variety) {
     EngineRequest *request = engine_request_new();
+    uint32_t *prompt = calloc(n_prompt ? n_prompt : 1, sizeof(*prompt));
 
     assert_non_null(request);
     request->owner = answer;
     request->client = client;
     request->n_prompt = n_prompt;
-    request->prompt = calloc(n_prompt ? n_prompt : 1, sizeof(*request->prompt));
+    request->prompt = prompt;
     for (uint32_t i = 0; i < n_prompt; i++)
-        request->prompt[i] = 2 + (i * 31 + variety * 977 + i * i * (variety + 3)) % 500;
+        prompt[i] = 2 + (i * 31 + variety * 977 + i * i * (variety + 3)) % 500;
     request->max_tokens = max_tokens;
     request->ignore_eos = true;
     return request;

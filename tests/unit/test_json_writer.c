@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "server/json_writer.h"
+#include "util/json_writer.h"
 
 #include "util/json.h"
 

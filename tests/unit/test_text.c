@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "util/text.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 #include "server/api_error.h"
 
 #include <setjmp.h>

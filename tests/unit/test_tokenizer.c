@@ -6,7 +6,7 @@
  */
 #include "tests/unit/tokenizer_files.h"
 
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -6,35 +6,39 @@
  * text is also decoded as a stream.
  */
 #include "tests/unit/tokenizer_files.h"
-
-#include "model/utf8.h"
+#include "util/json_writer.h"
+#include "util/utf8.h"
 
 static void check_ids(const Tokenizer *tokenizer, const json_t *vector, const char *key,
                       bool add_special) {
     CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
     const json_t *text = json_object_get(vector, "text"), *expected = json_object_get(vector, key);
-    size_t n = json_array_size(expected);
+    const json_t *id;
+    size_t n = json_array_size(expected), i;
 
     assert_int_equal(
         tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
                          &(EncodeOptions){ .add_special = add_special, .parse_special = true },
                          &ids),
         0);
-    for (size_t i = 0; i < n && i < ids.n; i++)
-        if (ids.ids[i] != json_integer_value(json_array_get(expected, i)))
-            fail_msg("\"%s\": %s[%zu] is %u, not %lld", json_string_value(text), key, i, ids.ids[i],
-                     json_integer_value(json_array_get(expected, i)));
+    json_array_foreach(expected, i, id) {
+        if (i < ids.n && ids.ids[i] != json_integer_value(id))
+            fail_msg("\"%s\": %s[%zu] is %u, not %s", json_string_value(text), key, i, ids.ids[i],
+                     json_number_text(id));
+    }
     if (ids.n != n)
         fail_msg("\"%s\": %s are %zu, not %zu", json_string_value(text), key, ids.n, n);
 }
 
 static TokenIds ids_of(const json_t *vector) {
-    const json_t *array = json_object_get(vector, "ids_no_special");
+    const json_t *array = json_object_get(vector, "ids_no_special"), *id;
     TokenIds ids = TOKEN_IDS_NULL;
+    size_t i;
 
     assert_int_equal(token_ids_reserve(&ids, json_array_size(array) + 1), 0);
-    for (size_t i = 0; i < json_array_size(array); i++)
-        token_ids_push(&ids, (uint32_t)json_integer_value(json_array_get(array, i)));
+    json_array_foreach(array, i, id) {
+        token_ids_push(&ids, (uint32_t)json_integer_value(id));
+    }
     return ids;
 }
 
@@ -178,19 +182,20 @@ static void test_scores(void **state) {
 /* A line of components.jsonl: a whole tokenizer.json and its vectors. */
 static void check_component(void *ctx, const json_t *line) {
     CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
-    char *text = json_dumps(json_object_get(line, "tokenizer"), JSON_COMPACT);
-    const json_t *cases = json_object_get(line, "cases");
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    const json_t *cases = json_object_get(line, "cases"), *vector;
     Reason why = REASON_NULL;
+    size_t i;
 
     (void)ctx;
-    assert_non_null(text);
+    json_write(json_object_get(line, "tokenizer"), &text);
     print_message("%s\n", json_string_value(json_object_get(line, "name")));
-    if (tokenizer_open_text(&tokenizer, text, strlen(text), &why))
+    if (tokenizer_open_text(&tokenizer, text.data, text.size, &why))
         fail_msg("%s", why.text);
-    free(text);
     assert_int_equal(json_array_size(cases), 150);
-    for (size_t i = 0; i < json_array_size(cases); i++)
-        check_vector(tokenizer, json_array_get(cases, i));
+    json_array_foreach(cases, i, vector) {
+        check_vector(tokenizer, vector);
+    }
 }
 
 static void test_components(void **state) {
