@@ -6,7 +6,7 @@
  * The text goes to yajl in pieces, and between them somebody is asked whether the tree is still
  * wanted. A piece never ends inside of a string: yajl would have to keep copies of its halves. The
  * look at a piece that this takes also checks what yajl lets pass: overlong UTF-8, surrogates
- * written as UTF-8, and half a pair of surrogates as escapes.
+ * written as UTF-8, half a pair of surrogates as escapes, half a string behind the value.
  *
  * yajl expects its allocations to succeed. So whatever ends the reading early leaves by longjmp,
  * from within yajl, too; what yajl holds is on a list of ours and is freed from there.
@@ -55,7 +55,8 @@ typedef struct Parse {
     json_t *open[JSON_DEPTH_MAX]; /* the arrays and objects around what comes next */
     uint32_t depth;
     yajl_handle yajl;
-    size_t piece; /* where the text that yajl has now begins */
+    size_t piece;   /* where the text that yajl has now begins */
+    bool in_string; /* whether the text so far ends within a string */
     List scratch;
     int error;
     size_t error_at;
@@ -480,26 +481,26 @@ static bool is_plain(const char *text) {
     return !((eight | ((quotes - ones) & ~quotes) | ((slashes - ones) & ~slashes)) & tops);
 }
 
-/* Returns where a piece that begins at `from`, outside of strings, may end. */
+/* Returns where a piece that begins at `from`, outside of strings, may end: outside of strings,
+ * too, unless the text ends within one. */
 static size_t pass_piece(Parse *p, size_t from) {
     size_t at = from, poll_at = from + PIECE_BYTES;
-    bool in_string = false;
 
     while (at < p->size) {
         if (at >= poll_at) {
-            if (!in_string)
+            if (!p->in_string)
                 break;
             stay_if_wanted(p);
             poll_at += PIECE_BYTES;
         }
         if (p->size - at >= 8 && is_plain(p->text + at)) {
             at += 8;
-        } else if (p->text[at] == '\\' && in_string) {
+        } else if (p->text[at] == '\\' && p->in_string) {
             at = pass_escape(p, at);
         } else if ((unsigned char)p->text[at] >= 0x80) {
             at = pass_character(p, at);
         } else {
-            in_string ^= p->text[at] == '"';
+            p->in_string ^= p->text[at] == '"';
             at++;
         }
     }
@@ -538,6 +539,8 @@ static void parse_text(Parse *p) {
     }
     if (yajl_complete_parse(p->yajl))
         stop_at_yajl_error(p, p->size);
+    if (p->in_string) /* behind the value, yajl would not mind */
+        stop_at(p, p->size, "trailing garbage");
     p->next->type = NODE_END;
 }
 
