@@ -340,6 +340,7 @@ static void test_a_waiting_sequence_is_light(void **state) {
     assert_null(s->output);
     s->request = NULL;
     sequence_free(s);
+    free((void *)(uintptr_t)request->prompt);
     engine_request_free(request);
 }
 

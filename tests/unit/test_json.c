@@ -65,10 +65,11 @@ static void test_whole_numbers_may_be_written_as_reals(void **state) {
     assert_int_equal(json_get_float(json, "e", &x, &why), -EINVAL);
 }
 
-/* Hugging Face writes 10^30 for "no limit". */
+/* Hugging Face writes 10^30 for "no limit". The others stay what they are. */
 static void test_integers_beyond_64_bits_are_reals(void **state) {
     CLEANUP(json_unref)
     json_t *json = parse("{\"model_max_length\":1000000000000000019884624838656,\"id\":5}");
+    Reason why = REASON_NULL;
     double limit;
     int64_t id;
 
@@ -77,6 +78,24 @@ static void test_integers_beyond_64_bits_are_reals(void **state) {
     assert_true(limit == 1e30);
     assert_int_equal(json_get_i64(json, "id", 0, 10, &id, NULL), 0);
     assert_int_equal(id, 5);
+    assert_true(json_is_integer(json_object_get(json, "id")));
+    assert_int_equal(json_get_i64(json, "model_max_length", INT64_MIN, INT64_MAX, &id, &why),
+                     -EINVAL);
+    assert_mentions(&why, "found 1000000000000000019884624838656");
+}
+
+static void test_words_hold_no_nul(void **state) {
+    CLEANUP(json_unref)
+    json_t *json = parse("{\"a\":\"silu\\u0000x\",\"b\":\"silu\",\"c\\u0000\":1}");
+    const char *word = NULL;
+    Reason why = REASON_NULL;
+
+    (void)state;
+    assert_int_equal(json_get_word(json, "a", &word, &why), -EINVAL);
+    assert_mentions(&why, "key \"a\": expected a string without NUL, found \"silu\\u0000x\"");
+    assert_int_equal(json_get_word(json, "c", &word, &why), JSON_E_ABSENT);
+    assert_int_equal(json_get_word(json, "b", &word, &why), 0);
+    assert_string_equal(word, "silu");
 }
 
 static void test_texts_keep_their_length(void **state) {
@@ -124,8 +143,9 @@ static void test_nesting_is_bounded(void **state) {
 
 static void test_values_are_described_in_one_short_line(void **state) {
     CLEANUP(json_unref)
-    json_t *json = parse("[\"line\\nbreak\",\"a very long text that goes on and on\",{}]");
-    char text[16];
+    json_t *json = parse("[\"line\\nbreak\",\"a very long text that goes on and on\",{},true,"
+                         "12345678901234567890,\"\\u20ac\\ud83d\\ude00\\u0000\"]");
+    char text[16], wide[32];
 
     (void)state;
     assert_string_equal(json_describe(json_array_get(json, 0), text, sizeof(text)),
@@ -133,6 +153,12 @@ static void test_values_are_described_in_one_short_line(void **state) {
     assert_string_equal(json_describe(json_array_get(json, 1), text, sizeof(text)),
                         "\"a very long...");
     assert_string_equal(json_describe(json_array_get(json, 2), text, sizeof(text)), "an object");
+    assert_string_equal(json_describe(json_array_get(json, 3), text, sizeof(text)), "true");
+    assert_string_equal(json_describe(json_array_get(json, 4), text, sizeof(text)),
+                        "123456789012...");
+    assert_string_equal(json_describe(json_array_get(json, 5), wide, sizeof(wide)),
+                        "\"\\u20AC\\uD83D\\uDE00\\u0000\"");
+    assert_string_equal(json_describe(NULL, text, sizeof(text)), "nothing");
 }
 
 static void test_files_are_named(void **state) {
@@ -149,6 +175,7 @@ int main(void) {
         cmocka_unit_test(test_getters_tell_absent_from_wrong),
         cmocka_unit_test(test_whole_numbers_may_be_written_as_reals),
         cmocka_unit_test(test_integers_beyond_64_bits_are_reals),
+        cmocka_unit_test(test_words_hold_no_nul),
         cmocka_unit_test(test_texts_keep_their_length),
         cmocka_unit_test(test_broken_text_names_the_place),
         cmocka_unit_test(test_nesting_is_bounded),

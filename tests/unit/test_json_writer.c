@@ -4,6 +4,7 @@
 #include "util/json.h"
 
 #include <float.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -115,6 +116,63 @@ static void test_a_broken_character_is_one_replacement(void **state) {
     assert_string_equal(buffer_text(&out), "\"a\xef\xbf\xbdz\xef\xbf\xbd\"");
 }
 
+static void test_doubles_and_integers(void **state) {
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&out);
+
+    (void)state;
+    json_begin_array(&w, NULL);
+    json_put_i64(&w, NULL, INT64_MIN);
+    json_put_double(&w, NULL, 0.1);
+    json_put_double(&w, NULL, NAN);
+    json_put_double(&w, NULL, -INFINITY);
+    json_put_double(&w, NULL, DBL_MAX);
+    json_end_array(&w);
+    assert_string_equal(buffer_text(&out), "[-9223372036854775808,0.10000000000000001,null,null,"
+                                           "1.7976931348623157e+308]");
+}
+
+static void test_indented_text(void **state) {
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    JsonWriter w = { .out = &out, .indent = 2 };
+
+    (void)state;
+    json_begin_object(&w, NULL);
+    json_put_u64(&w, "a", 1);
+    json_begin_array(&w, "b");
+    json_put_null(&w, NULL);
+    json_begin_object(&w, NULL);
+    json_end_object(&w);
+    json_end_array(&w);
+    json_put_key(&w, "c", 1);
+    json_put_bool(&w, NULL, false);
+    json_end_object(&w);
+    assert_string_equal(buffer_text(&out),
+                        "{\n  \"a\": 1,\n  \"b\": [\n    null,\n    {}\n  ],\n  \"c\": false\n}");
+}
+
+/* Trees go out as they came, keys with NUL and numbers of any length among them. */
+static void test_values_of_trees(void **state) {
+    static const char text[] =
+        "{\"a\\u0000\":[1,1.0,100000000000000000000,{\"\":null}],\"b\":\"\"}";
+    CLEANUP(buffer_deinit) Buffer out = BUFFER_NULL;
+    CLEANUP(json_unref) json_t *tree = NULL;
+    JsonWriter w = JSON_WRITER(&out);
+
+    (void)state;
+    assert_int_equal(json_parse(&tree, text, strlen(text), 0, NULL), 0);
+    json_begin_object(&w, NULL);
+    json_put_value(&w, "tree", tree);
+    json_put_value(&w, "none", NULL);
+    json_end_object(&w);
+    buffer_append_char(&out, ' ');
+    json_write(tree, &out);
+    assert_string_equal(buffer_text(&out),
+                        "{\"tree\":{\"a\\u0000\":[1,1.0,100000000000000000000,{\"\":null}],\"b\":"
+                        "\"\"},\"none\":null} "
+                        "{\"a\\u0000\":[1,1.0,100000000000000000000,{\"\":null}],\"b\":\"\"}");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nesting_and_commas),
@@ -122,6 +180,9 @@ int main(void) {
         cmocka_unit_test(test_floats_come_back_exactly),
         cmocka_unit_test(test_no_bytes_make_it_invalid),
         cmocka_unit_test(test_a_broken_character_is_one_replacement),
+        cmocka_unit_test(test_doubles_and_integers),
+        cmocka_unit_test(test_indented_text),
+        cmocka_unit_test(test_values_of_trees),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

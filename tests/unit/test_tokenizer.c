@@ -481,6 +481,37 @@ static void test_patterns_with_equal_are_taken(void **state) {
     }
 }
 
+/* InternLM2's vocabulary has the character NUL. */
+#define WITH_NUL                                                                                 \
+    "{\"model\":{\"type\":\"BPE\",\"unk_token\":\"\\u0000?\",\"vocab\":{\"\\u0000?\":0,\"a\":1," \
+    "\"\\u0000\":2,\"a\\u0000\":3,\"\\u0000\\u0000\":4},"                                        \
+    "\"merges\":[\"a \\u0000\",[\"\\u0000\",\"\\u0000\"]]},"                                     \
+    "\"added_tokens\":[{\"id\":5,\"content\":\"<\\u0000>\"},{\"id\":6,\"content\":\"<\"}]}"
+
+static void test_tokens_may_hold_nul(void **state) {
+    static const char text[] = "a\0\0\0a<\0>x<\0";
+    const uint32_t expected[] = { 3, 4, 1, 5, 0, 6, 2 };
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = open_text(WITH_NUL);
+    CLEANUP(buffer_deinit) Buffer back = BUFFER_NULL;
+
+    (void)state;
+    assert_encodes(tokenizer, text, sizeof(text) - 1, false, true, expected, 7);
+    assert_int_equal(tokenizer_token_bytes(tokenizer, 3, &back), 0);
+    assert_int_equal(back.size, 2);
+    assert_memory_equal(back.data, "a\0", 2);
+    buffer_clear(&back);
+    assert_int_equal(tokenizer_decode(tokenizer, (uint32_t[]){ 4, 5 }, 2, false, &back), 0);
+    assert_memory_equal(back.data, "\0\0 <\0>", 6);
+}
+
+/* A name and a NUL is another name. */
+static void test_names_with_nul_are_others(void **state) {
+    (void)state;
+    refuses(WITH("\"decoder\":{\"type\":\"Fuse\\u0000\"}"), "found \"Fuse\\u0000\"");
+    refuses(WITH_MODEL("\"type\":\"BPE\\u0000x\"," BYTE_VOCAB), "found \"BPE\\u0000x\"");
+    refuses("{\"model\\u0000\":{\"type\":\"BPE\"," BYTE_VOCAB "}}", "key \"model\" is missing");
+}
+
 static void test_paths(void **state) {
     CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
     Reason why = REASON_NULL;
@@ -514,6 +545,8 @@ int main(void) {
         cmocka_unit_test(test_unknown_components_are_named),
         cmocka_unit_test(test_patterns_without_equal_are_refused),
         cmocka_unit_test(test_patterns_with_equal_are_taken),
+        cmocka_unit_test(test_tokens_may_hold_nul),
+        cmocka_unit_test(test_names_with_nul_are_others),
         cmocka_unit_test(test_paths),
     };
 
