@@ -23,8 +23,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How deep arrays and objects may be nested. Whoever follows a tree may recurse. */
-#define JSON_DEPTH_MAX 256
+/* How deep arrays and objects may be nested. Whoever follows a tree may recurse; Python's json, to
+ * which chats are written, ends a little below 1,000 levels, some of which are around what a client
+ * sent. */
+#define JSON_DEPTH_MAX 920
 
 typedef struct json_t json_t;
 

@@ -318,9 +318,9 @@ static void test_nesting_is_bounded(void **state) {
         assert_true(json_equal(tree, tree));
         json_unref(tree);
         nest(&text, JSON_DEPTH_MAX + 1, kinds[i][0], kinds[i][1]);
-        refuse_bytes(text.data, text.size, 0, "nested deeper than 256 levels");
+        refuse_bytes(text.data, text.size, 0, "nested deeper than 920 levels");
         nest(&text, 1000000, kinds[i][0], kinds[i][1]);
-        refuse_bytes(text.data, text.size, 0, "nested deeper than 256 levels");
+        refuse_bytes(text.data, text.size, 0, "nested deeper than 920 levels");
     }
 }
 
