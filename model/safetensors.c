@@ -312,7 +312,10 @@ static int add_indexed_shards(Safetensors *st, const char *directory, const json
     int r;
 
     json_object_foreach(map, tensor, name) {
-        if (!is_plain_name(name) || json_string_has_nul(tensor))
+        if (json_string_has_nul(tensor))
+            return reason_set(why, -EINVAL, "%s/" INDEX_NAME ": the name of a tensor holds NUL",
+                              directory);
+        if (!is_plain_name(name))
             return reason_set(why, -EINVAL,
                               "%s/" INDEX_NAME
                               ": tensor \"%s\": expected the name of a file beside "

@@ -162,6 +162,12 @@ static void test_tensors_are_checked(void **state) {
     expect_tensor_refusal("\"F32\"", "[3]", "[4,16]", "4 bytes before its data");
 }
 
+static void test_names_hold_no_nul(void **state) {
+    (void)state;
+    expect_header_refusal("{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}",
+                          8, "the name of a tensor holds NUL");
+}
+
 static void test_tensors_may_not_overlap(void **state) {
     (void)state;
     expect_header_refusal("{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
@@ -251,6 +257,7 @@ static void test_index_is_checked(void **state) {
         { "{\"weight_map\":{\"a\":\"../" SHARD_1 "\"}}", "expected the name of a file" },
         { "{\"weight_map\":{\"a\":\"" SHARD_1 "\\u0000x\"}}", "expected the name of a file" },
         { "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"a\":\"" SHARD_2 "\"}}", "duplicate" },
+        { "{\"weight_map\":{\"a\\u0000\":\"" SHARD_1 "\"}}", "the name of a tensor holds NUL" },
     };
 
     (void)state;
@@ -278,6 +285,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_every_corrupted_byte_is_survived, forget_files),
         cmocka_unit_test_teardown(test_header_is_checked, forget_files),
         cmocka_unit_test_teardown(test_tensors_are_checked, forget_files),
+        cmocka_unit_test_teardown(test_names_hold_no_nul, forget_files),
         cmocka_unit_test_teardown(test_tensors_may_not_overlap, forget_files),
         cmocka_unit_test_teardown(test_unaligned_data_is_refused_with_advice, forget_files),
         cmocka_unit_test_teardown(test_only_regular_files_are_read, forget_files),
