@@ -24,10 +24,12 @@ static int parse_body(ApiJob *job) {
     Reason why;
     int r;
 
-    r = json_parse(&job->root, buffer_text(&job->body), job->body.size, JSON_REJECT_DUPLICATES,
-                   &why);
-    if (r == -ENOMEM)
-        return api_fail_memory(&job->error);
+    r = json_parse_charged(&job->root, buffer_text(&job->body), job->body.size,
+                           JSON_REJECT_DUPLICATES, job->account, &why);
+    if (r == -ENOMEM || r == -ECANCELED) {
+        api_fail_account(&job->error, job->account);
+        return r;
+    }
     if (r)
         return api_refuse(&job->error, NULL, "The body is %s.", why.text);
     return 0;
@@ -52,6 +54,7 @@ static int prepare(ApiJob *job) {
     int r;
 
     r = parse_body(job);
+    buffer_deinit(&job->body); /* the tree has copies of what it needs */
     if (!r)
         r = api_params_read(&job->params, job->root, &context, &job->error);
     if (!r)
@@ -66,10 +69,9 @@ static void on_work(WorkItem *item) {
     assert(!r == !job->error.status);
     if (r == -ENOMEM || r == -ECANCELED)
         api_fail_account(&job->error, job->account);
-    /* What is still needed of the body has been copied. */
+    /* What is still needed of the tree has been copied. */
     api_params_let_go(&job->params);
     job->root = json_unref(job->root);
-    buffer_deinit(&job->body);
 }
 
 /* on the loop */
