@@ -91,7 +91,8 @@ typedef struct Config {
     uint32_t max_connections;
     uint64_t max_header_bytes;
     uint64_t max_body_bytes;
-    uint64_t max_bodies_bytes;
+    uint64_t max_requests_memory_bytes;
+    uint64_t max_request_memory_bytes;
     uint64_t header_timeout_ms;
     uint64_t request_timeout_ms;
     uint64_t idle_timeout_ms;
@@ -103,6 +104,8 @@ typedef struct Config {
     uint32_t max_prompts;
     uint32_t max_stops;
     UnknownParameters unknown_parameters;
+    char *allowed_origins;
+    char *access_log;
 
     /* process */
     LogLevel log_level;

@@ -5,9 +5,11 @@
 #include "server/api.h"
 
 #include "server/api_call.h"
+#include "server/api_index.h"
 #include "server/api_job.h"
 #include "server/api_tokenize.h"
 #include "server/route.h"
+#include "util/text.h"
 
 #include <assert.h>
 #include <string.h>
@@ -18,24 +20,24 @@ void api_reply_error(HttpExchange *exchange, const ApiError *error) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
 
     api_error_write(&body, error);
+    http_exchange_log_refusal(exchange, error->status, error->why.text);
     http_exchange_reply(exchange, &(HttpReply){ .status = error->status,
                                                 .content_type = "application/json",
                                                 .body = buffer_text(&body),
                                                 .size = body.size });
 }
 
-void api_reply_json(HttpExchange *exchange, unsigned status, const Buffer *body) {
+void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
     ApiError error = API_ERROR_NULL;
 
     if (buffer_failed(body)) {
-        api_fail_memory(&error);
+        api_fail_account(&error, body->account);
         api_reply_error(exchange, &error);
         return;
     }
-    http_exchange_reply(exchange, &(HttpReply){ .status = status,
-                                                .content_type = "application/json",
-                                                .body = buffer_text(body),
-                                                .size = body->size });
+    http_exchange_reply(
+        exchange,
+        &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
 }
 
 /* True if the model can be used; else the answer is given. */
@@ -91,8 +93,7 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
     http_exchange_reply(exchange,
                         &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
                                       .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                      .body = buffer_text(&body),
-                                      .size = body.size });
+                                      .moved = &body });
 }
 
 /* models */
@@ -174,9 +175,17 @@ static const Route routes[] = {
     { HTTP_METHOD_POST, "/tokenize", handle_tokenize },
     { HTTP_METHOD_POST, "/detokenize", handle_detokenize },
     { HTTP_METHOD_GET, "/health", handle_health },
+    { HTTP_METHOD_GET, "/ping", handle_health },
     { HTTP_METHOD_GET, "/metrics", handle_metrics },
     { HTTP_METHOD_GET, "/version", handle_version },
+    { HTTP_METHOD_GET, "/", api_index },
 };
+#define N_ROUTES (sizeof(routes) / sizeof(*routes))
+
+const Route *api_routes(size_t *np) {
+    *np = N_ROUTES;
+    return routes;
+}
 
 static void refuse_method(HttpExchange *exchange, const Buffer *allow) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
@@ -185,6 +194,7 @@ static void refuse_method(HttpExchange *exchange, const Buffer *allow) {
 
     snprintf(message, sizeof(message), "This path takes %s.", buffer_text(allow));
     http_error_body(&body, 405, message);
+    http_exchange_log_refusal(exchange, 405, message);
     buffer_printf(&headers, "Allow: %s\r\n", buffer_text(allow));
     http_exchange_reply(exchange, &(HttpReply){ .status = 405,
                                                 .content_type = "application/json",
@@ -193,13 +203,28 @@ static void refuse_method(HttpExchange *exchange, const Buffer *allow) {
                                                 .size = body.size });
 }
 
+/* What people mistyped, and what there is instead. */
+static void refuse_path(HttpExchange *exchange) {
+    CLEANUP(buffer_deinit) Buffer paths = BUFFER_NULL;
+    const char *path = buffer_text(&exchange->request->path);
+    const char *nearest = route_nearest(routes, N_ROUTES, path);
+    ApiError error = API_ERROR_NULL;
+    char shown[96];
+
+    text_copy(shown, sizeof(shown), path);
+    for (size_t i = 0; i < N_ROUTES; i++)
+        buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
+                      routes[i].path);
+    api_fail(&error, 404, NULL, NULL, "There is nothing at %s%s%s. This server has %s.", shown,
+             nearest ? "; the nearest path is " : "", nearest ? nearest : "", buffer_text(&paths));
+    api_reply_error(exchange, &error);
+}
+
 void api_handle(HttpExchange *exchange, void *userdata) {
     CLEANUP(buffer_deinit) Buffer allow = BUFFER_NULL;
-    ApiError error = API_ERROR_NULL;
     const Route *route;
 
-    switch (
-        route_find(routes, sizeof(routes) / sizeof(*routes), exchange->request, &route, &allow)) {
+    switch (route_find(routes, N_ROUTES, exchange->request, &route, &allow)) {
     case 0:
         route->handler(exchange, userdata);
         break;
@@ -207,8 +232,7 @@ void api_handle(HttpExchange *exchange, void *userdata) {
         refuse_method(exchange, &allow);
         break;
     default:
-        api_fail(&error, 404, NULL, NULL, "There is nothing at this path.");
-        api_reply_error(exchange, &error);
+        refuse_path(exchange);
     }
 }
 

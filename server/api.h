@@ -14,6 +14,7 @@
 #include "server/engine.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/route.h"
 #include "server/work_queue.h"
 
 #include <uv.h>
@@ -66,6 +67,9 @@ void api_cancel_all(Api *api);
 /* Sees to it that jobs end at their deadlines. */
 void api_watch_deadlines(Api *api);
 
-/* Answers with a body the writer composed, or with an error. */
-void api_reply_json(HttpExchange *exchange, unsigned status, const Buffer *body);
+/* The table of paths, [*np]. */
+const Route *api_routes(size_t *np);
+
+/* Answers with a body that the writer composed and that is taken over, or with an error. */
+void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body);
 void api_reply_error(HttpExchange *exchange, const ApiError *error);

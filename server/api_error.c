@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api_error.h"
 
+#include "server/http_request.h"
 #include "util/text.h"
 
 #include <errno.h>
@@ -41,23 +42,11 @@ int api_fail_memory(ApiError *error) {
 }
 
 int api_fail_account(ApiError *error, const Account *account) {
-    const Account *by = account ? atomic_load(&account->refused_by) : NULL;
-    uint64_t limit = by ? atomic_load(&by->limit) : 0;
-
+    *error = (ApiError)API_ERROR_NULL;
+    error->status = http_memory_refusal(account, &error->why);
+    error->code = error->status == 413 ? "request_memory" : "requests_memory";
     if (account_is_closed(account))
         api_fail(error, 503, NULL, NULL, "The server stopped working on this request.");
-    else if (!by)
-        api_fail_memory(error);
-    else if (by == account)
-        api_fail(error, 413, NULL, "request_memory",
-                 "The request needs more than the %" PRIu64
-                 " bytes of memory that it may take (option %s): ask for less at once.",
-                 limit, by->limit_name);
-    else
-        api_fail(error, 503, NULL, "requests_memory",
-                 "All requests together need more than the %" PRIu64
-                 " bytes of memory that they may take (option %s); try again later.",
-                 limit, by->limit_name);
     return -ENOMEM;
 }
 

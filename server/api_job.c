@@ -125,7 +125,7 @@ void api_job_stop(ApiJob *job, unsigned status, const char *code, const char *me
 
 /* Browsers send JSON of strangers without asking only under other types. */
 static int check_type(const HttpRequest *request, ApiError *error) {
-    if (request->content_type.size && !http_value_is(&request->content_type, "application/json"))
+    if (!http_value_is(&request->content_type, "application/json"))
         return api_fail(error, 415, NULL, NULL,
                         "The body must be JSON: send Content-Type: application/json.");
     if (request->content_encoding.size && !http_value_is(&request->content_encoding, "identity"))
@@ -157,8 +157,7 @@ static ApiJob *job_new(Api *api, HttpExchange *exchange, const ApiJobKind *kind)
                        ? engine_max_sequence_tokens(api->model.engine)
                        : 0,
     };
-    job->body = exchange->request->body;
-    exchange->request->body = (Buffer)BUFFER_NULL;
+    job->body = buffer_take(&exchange->request->body);
     exchange->on_gone = on_gone;
     exchange->owner = job;
     list_push_back(&api->jobs, &job->link);

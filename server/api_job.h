@@ -41,7 +41,7 @@ struct ApiJob {
     const ApiJobKind *kind;
     Api *api;               /* borrowed */
     HttpExchange *exchange; /* NULL: the client is gone, or answered */
-    Account *account;       /* a reference; of the request */
+    Account *account;       /* owned reference: the request's */
     uint64_t client;        /* who asks, for turns between clients */
     WorkItem work;
     bool running;         /* `run` was called */

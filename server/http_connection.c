@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The phases of a connection. Its one timer belongs to the phase: idle and read limits while a
- * request is awaited, the write limit while bytes wait for the client, and a moment of grace at the
- * end. It also resumes what must not run inside a handler's call.
+ * The phases of a connection. Its one timer belongs to the phase and is always set
+ * (`check_timer`); it also resumes what must not run inside a handler's call.
  *
- * A client that closes its sending side while its answer is computed counts as gone: nothing tells
- * that apart from a client that died. If the answer is complete it still gets it.
+ * A client that has gone must not be worked for; one that only ended its sending side still waits
+ * for its answer. Both look alike from here: an end of input, or no input at all once so much of it
+ * waits that reading stopped. TCP tells them apart only when something is sent: who closed answers
+ * with a reset, who waits does not. (Keepalive probes do not do it: for a minute the system answers
+ * them for a socket that its program closed, since it holds the half-closed state itself. Measured
+ * on Linux: a byte sent brings the reset in 60 us, keepalive none in 8 s.)
+ *
+ * A stream's own pieces are such bytes. Before an answer there is something to send, too: every
+ * answer begins with "HTTP/1.1 ", and nobody minds when those nine bytes come. So while a client
+ * cannot be heard, they go out one by one: the first at once, which is enough for who had closed,
+ * then each after twice the time, for who closes later: it is noticed after at most as long as it
+ * had waited before. An interim answer ("102 Processing") would do the same, but HTTP/1.0 has none
+ * and some clients take it for the answer.
  */
 #include "server/http_connection.h"
 
+#include "server/cors.h"
 #include "util/log.h"
 
 #include <assert.h>
@@ -18,8 +29,11 @@
 #include <string.h>
 
 #define WAITING_INPUT_BYTES_MAX ((size_t)64 << 10) /* of pipelined requests; then reading stops */
-#define OUTPUT_BYTES_KEPT ((size_t)64 << 10) /* a buffer larger than this goes back once sent */
 #define LINGER_MS 1000
+#define WATCH_MS 1000 /* between two looks at who can be heard */
+#define UNHEARD_MS 50 /* and at who cannot */
+#define PROBE_WAIT_MS 500
+#define KEEPALIVE_S 30 /* without a byte either way; finds hosts that vanished without a word */
 #define KERNEL_UNSENT_BYTES (64 << 10)
 
 static void on_timer(uv_timer_t *timer);
@@ -28,6 +42,19 @@ static void consume(HttpConnection *c, const char *data, size_t size);
 
 /* life */
 
+static uint64_t now_ms(const HttpConnection *c) {
+    return uv_now(c->server->options.loop);
+}
+
+/* Must hold whenever the loop goes on to something else. */
+static void check_timer(const HttpConnection *c) {
+    assert(c->phase == HTTP_CLOSING || uv_is_active((const uv_handle_t *)&c->timer));
+}
+
+static Buffer input_buffer(const HttpConnection *c) {
+    return (Buffer){ .account = c->server->options.parser.account };
+}
+
 static void on_handle_closed(uv_handle_t *handle) {
     HttpConnection *c = handle->data;
     HttpServer *server = c->server;
@@ -35,30 +62,50 @@ static void on_handle_closed(uv_handle_t *handle) {
     if (--c->n_handles)
         return;
     list_remove(&c->link);
-    http_parser_deinit(&c->parser);
     buffer_deinit(&c->in);
     buffer_deinit(&c->out);
     buffer_deinit(&c->sending);
+    buffer_deinit(&c->answer);
+    http_parser_deinit(&c->parser);
     free(c);
     if (server->accept_waits)
         http_connection_accept(server);
     http_server_check_empty(server);
 }
 
+static void write_access(HttpConnection *c, bool aborted) {
+    const HttpRequest *request = &c->parser.request;
+
+    if (!c->server->options.access_log)
+        return;
+    access_log_write(c->server->options.access_log,
+                     &(AccessEntry){ .id = request->id,
+                                     .client = c->peer.address,
+                                     .method = request->method_name,
+                                     .path = request->path.size ? request->path.data : NULL,
+                                     .status = c->exchange.status,
+                                     .n_bytes_received = c->n_received,
+                                     .n_bytes_sent = http_connection_taken(c) - c->n_sent_before,
+                                     .duration_ms = now_ms(c) - c->start_ms,
+                                     .aborted = aborted });
+}
+
 void http_connection_close(HttpConnection *c) {
-    bool abandoned = c->phase == HTTP_ANSWERING && !c->exchange.ended;
+    bool answering = c->phase == HTTP_ANSWERING, abandoned = answering && !c->exchange.ended;
 
     if (c->phase == HTTP_CLOSING)
         return;
     c->phase = HTTP_CLOSING;
     c->server->n_connections--;
-    c->server->bodies_bytes -= c->body_charged;
     list_remove(&c->idle_link);
+    if (answering)
+        write_access(c, true);
     uv_close((uv_handle_t *)&c->tcp, on_handle_closed);
     uv_close((uv_handle_t *)&c->timer, on_handle_closed);
     if (!abandoned)
         return;
     c->server->stats.n_gone++;
+    account_close(c->parser.request.account);
     if (c->exchange.on_gone)
         c->exchange.on_gone(c->exchange.owner);
 }
@@ -69,6 +116,7 @@ static HttpConnection *connection_new(HttpServer *server) {
     if (!c)
         return NULL;
     c->server = server;
+    c->in = input_buffer(c);
     list_init(&c->idle_link);
     http_parser_init(&c->parser, &server->options.parser);
     uv_tcp_init(server->options.loop, &c->tcp);
@@ -85,8 +133,7 @@ static void arm(HttpConnection *c, uint64_t ms) {
     uv_timer_start(&c->timer, on_timer, ms, 0);
 }
 
-/* Does in the next round of the loop what must not happen in this call. */
-static void resume_soon(HttpConnection *c) {
+void http_connection_resume_soon(HttpConnection *c) {
     arm(c, 0);
 }
 
@@ -107,13 +154,19 @@ static void read_start(HttpConnection *c) {
         http_connection_close(c);
 }
 
+/* The client cannot be heard from now on, so it is asked. */
 static void read_stop(HttpConnection *c) {
     c->reading = false;
     uv_read_stop((uv_stream_t *)&c->tcp);
+    c->probe_ms = now_ms(c);
+    c->probe_wait_ms = PROBE_WAIT_MS;
+    if (c->phase == HTTP_ANSWERING)
+        http_connection_resume_soon(c);
 }
 
 static void become_idle(HttpConnection *c) {
     c->phase = HTTP_IDLE;
+    http_connection_trim(c);
     list_push_back(&c->server->idle, &c->idle_link);
     arm(c, c->server->options.idle_timeout_ms);
     read_start(c);
@@ -121,67 +174,69 @@ static void become_idle(HttpConnection *c) {
 
 static void become_reading(HttpConnection *c) {
     c->phase = HTTP_READING;
-    c->start_ms = uv_now(c->server->options.loop);
+    c->start_ms = now_ms(c);
+    c->n_received = 0;
+    c->n_sent_before = http_connection_taken(c);
+    c->continued = false;
     list_remove(&c->idle_link);
     arm(c, c->server->options.header_timeout_ms);
 }
 
+/* Where the requests that wait cannot be held, the running one is still answered, and then the
+ * connection ends: the client is free to ask for the others again. */
 static void keep_for_later(HttpConnection *c, const char *data, size_t size) {
     buffer_append(&c->in, data, size);
-    if (buffer_failed(&c->in))
-        http_connection_close(c);
-    else if (c->in.size > WAITING_INPUT_BYTES_MAX)
+    if (buffer_failed(&c->in)) {
+        buffer_deinit(&c->in);
+        c->last = true;
+    } else if (c->in.size > WAITING_INPUT_BYTES_MAX && c->reading) {
         read_stop(c);
+    }
 }
 
-/* Brings the books up to what the request's body is now. */
-static void charge_body(HttpConnection *c) {
-    uint64_t n = c->parser.request.body.size;
+/* The request gets its answer from now on, good or bad. */
+static void become_answering(HttpConnection *c) {
+    HttpRequest *request = &c->parser.request;
 
-    c->server->bodies_bytes += n - c->body_charged;
-    c->body_charged = n;
+    list_remove(&c->idle_link);
+    c->phase = HTTP_ANSWERING;
+    c->exchange = (HttpExchange){ .request = request };
+    c->taken_ms = c->probe_ms = now_ms(c);
+    c->probe_wait_ms = PROBE_WAIT_MS;
+    c->n_probed = 0;
+    request->client_key = c->peer.key;
+    http_request_settle_id(request);
+    http_connection_watch(c);
 }
 
 /* A refusal by the server itself; the connection ends with it. */
 static void refuse(HttpConnection *c, unsigned status, const char *message) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
 
-    uv_timer_stop(&c->timer);
-    list_remove(&c->idle_link);
-    c->phase = HTTP_ANSWERING;
     c->last = true;
     buffer_deinit(&c->parser.request.body);
-    charge_body(c);
-    c->exchange = (HttpExchange){ .request = &c->parser.request };
+    become_answering(c);
     http_error_body(&body, status, message);
-    log_client_line(LOG_LEVEL_DEBUG, "refusing a request", "reason=%s", message);
+    http_exchange_log_refusal(&c->exchange, status, message);
     http_exchange_reply(&c->exchange, &(HttpReply){ .status = status,
                                                     .content_type = "application/json",
                                                     .body = buffer_text(&body),
                                                     .size = body.size });
 }
 
-static void check_bodies(HttpConnection *c) {
-    HttpServer *server = c->server;
-
-    charge_body(c);
-    if (server->bodies_bytes > server->options.bodies_bytes_max)
-        refuse(c, 503,
-               "The requests of all clients together are too large now (option "
-               "max_bodies_bytes); try again later.");
-}
-
 static void hand_over(HttpConnection *c) {
-    uv_timer_stop(&c->timer);
-    list_remove(&c->idle_link);
-    c->phase = HTTP_ANSWERING;
-    c->exchange = (HttpExchange){ .request = &c->parser.request };
-    c->server->options.handler(&c->exchange, c->server->options.handler_userdata);
+    const HttpServerOptions *o = &c->server->options;
+
+    become_answering(c);
+    if (cors_is_preflight(o->allowed_origins, &c->parser.request))
+        http_exchange_reply_preflight(&c->exchange);
+    else
+        o->handler(&c->exchange, o->handler_userdata);
 }
 
 static void note_progress(HttpConnection *c) {
     const HttpServerOptions *o = &c->server->options;
-    uint64_t elapsed_ms = uv_now(o->loop) - c->start_ms;
+    uint64_t elapsed_ms = now_ms(c) - c->start_ms;
 
     if (!c->parser.head_done)
         return;
@@ -189,29 +244,30 @@ static void note_progress(HttpConnection *c) {
     if (!c->parser.request.expect.size || c->continued || c->parser.request.is_http_1_0)
         return;
     c->continued = true;
-    buffer_append_text(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
-    http_connection_flush(c);
+    buffer_append_text(http_connection_uncharged(c), "HTTP/1.1 100 Continue\r\n\r\n");
+    if (buffer_failed(&c->out))
+        http_connection_close(c);
+    else
+        http_connection_flush(c);
 }
 
 static void consume(HttpConnection *c, const char *data, size_t size) {
+    HttpParse parse;
     size_t used;
 
     if (!size)
         return;
     if (c->phase == HTTP_IDLE)
         become_reading(c);
-    switch (http_parser_feed(&c->parser, data, size, &used)) {
+    parse = http_parser_feed(&c->parser, data, size, &used);
+    c->n_received += used;
+    switch (parse) {
     case HTTP_PARSE_MORE:
-        check_bodies(c);
-        if (c->phase == HTTP_READING)
-            note_progress(c);
+        note_progress(c);
         break;
     case HTTP_PARSE_DONE:
         keep_for_later(c, data + used, size - used);
-        if (c->phase == HTTP_READING)
-            check_bodies(c);
-        if (c->phase == HTTP_READING)
-            hand_over(c);
+        hand_over(c);
         break;
     case HTTP_PARSE_BAD:
         refuse(c, c->parser.status, c->parser.why.text);
@@ -219,11 +275,12 @@ static void consume(HttpConnection *c, const char *data, size_t size) {
     }
 }
 
-/* What is to be done about a client that sends no more. */
+/* What is to be done about a client that sends no more. While it is answered: nothing; it may
+ * wait. */
 static void meet_end_of_input(HttpConnection *c) {
     if (c->phase == HTTP_READING)
         refuse(c, 400, "The connection ended in the middle of a request.");
-    else if (c->phase != HTTP_ANSWERING || !c->exchange.ended)
+    else if (c->phase != HTTP_ANSWERING)
         http_connection_close(c);
 }
 
@@ -241,18 +298,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
     } else if (c->phase == HTTP_ANSWERING && !c->last) {
         keep_for_later(c, buf->base, (size_t)n);
     }
+    check_timer(c);
 }
 
-/* writing */
-
-size_t http_connection_unsent(const HttpConnection *c) {
-    return c->out.size + uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
-}
-
-static uint64_t bytes_taken(const HttpConnection *c) {
-    return c->n_sent + c->sending.size -
-           uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
-}
+/* the end of an answer */
 
 static void on_shutdown(uv_shutdown_t *shutdown, int status) {
     (void)shutdown;
@@ -262,28 +311,25 @@ static void on_shutdown(uv_shutdown_t *shutdown, int status) {
 static void linger(HttpConnection *c) {
     c->phase = HTTP_LINGERING;
     buffer_deinit(&c->in);
-    if (c->input_ended || uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shutdown)) {
-        http_connection_close(c);
-        return;
-    }
     arm(c, LINGER_MS);
-    read_start(c);
+    if (c->input_ended || uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shutdown))
+        http_connection_close(c);
+    else
+        read_start(c);
 }
 
 /* The answer has ended and is sent. */
 static void finish_exchange(HttpConnection *c) {
     CLEANUP(buffer_deinit) Buffer waiting = BUFFER_NULL;
 
-    uv_timer_stop(&c->timer);
+    write_access(c, c->exchange.overflowed);
     if (c->last) {
         linger(c);
         return;
     }
     http_parser_next(&c->parser);
-    charge_body(c);
-    c->continued = false;
     waiting = c->in;
-    c->in = (Buffer)BUFFER_NULL;
+    c->in = input_buffer(c);
     become_idle(c);
     if (c->phase == HTTP_IDLE)
         consume(c, buffer_text(&waiting), waiting.size);
@@ -293,67 +339,73 @@ static void finish_exchange(HttpConnection *c) {
         http_connection_close(c);
 }
 
-static void on_written(uv_write_t *write, int status) {
-    HttpConnection *c = write->data;
-
-    c->writing = false;
-    if (c->phase == HTTP_CLOSING)
-        return;
-    if (status < 0) {
-        http_connection_close(c);
-        return;
-    }
-    c->n_sent += c->sending.size;
-    if (c->sending.capacity > OUTPUT_BYTES_KEPT)
-        buffer_deinit(&c->sending);
-    buffer_clear(&c->sending);
-    if (c->out.size)
-        http_connection_flush(c);
-    else if (c->phase == HTTP_ANSWERING && c->exchange.ended)
+void http_connection_sent(HttpConnection *c) {
+    if (c->phase == HTTP_ANSWERING && c->exchange.ended)
         finish_exchange(c);
-    else if (c->phase == HTTP_ANSWERING)
-        uv_timer_stop(&c->timer);
-}
-
-void http_connection_flush(HttpConnection *c) {
-    Buffer sent = c->sending;
-    uv_buf_t buf;
-
-    if (c->writing)
-        return;
-    if (buffer_failed(&c->out) || !c->out.size) {
-        resume_soon(c);
-        return;
-    }
-    c->sending = c->out;
-    c->out = sent;
-    buf = uv_buf_init(c->sending.data, (unsigned)c->sending.size);
-    if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &buf, 1, on_written)) {
-        c->out.failed = true;
-        resume_soon(c);
-        return;
-    }
-    c->writing = true;
-    if (c->phase != HTTP_ANSWERING)
-        return;
-    c->n_taken_seen = bytes_taken(c);
-    arm(c, c->server->options.write_timeout_ms);
+    check_timer(c);
 }
 
 /* time */
 
-static void check_writing(HttpConnection *c) {
+/* Sends the next byte of the answer's first line, if it is time and nothing else was sent. */
+static void probe(HttpConnection *c) {
+    const HttpExchange *x = &c->exchange;
+
+    if (now_ms(c) < c->probe_ms || x->streaming || x->ended || http_connection_unsent(c) ||
+        c->n_probed == strlen(HTTP_ANSWER_START))
+        return;
+    c->probe_ms = now_ms(c) + c->probe_wait_ms;
+    c->probe_wait_ms *= 2;
+    buffer_append_char(http_connection_uncharged(c), HTTP_ANSWER_START[c->n_probed++]);
+    http_connection_flush(c);
+}
+
+/* A look at a client that is not being read. */
+static void listen_otherwise(HttpConnection *c) {
+    HttpPeerState state = HTTP_PEER_GONE;
+    uv_os_fd_t fd;
+
+    if (!uv_fileno((uv_handle_t *)&c->tcp, &fd))
+        state = http_peer_state(fd);
+    if (state == HTTP_PEER_GONE) {
+        http_connection_close(c);
+        return;
+    }
+    if (state == HTTP_PEER_FINISHED && !c->peer_finished) {
+        c->peer_finished = true;
+        c->probe_ms = now_ms(c);
+        c->probe_wait_ms = PROBE_WAIT_MS;
+    }
+    probe(c);
+}
+
+void http_connection_watch(HttpConnection *c) {
+    uint64_t wait_ms = c->reading ? WATCH_MS : UNHEARD_MS;
+    uint64_t elapsed_ms = now_ms(c) - c->taken_ms, left_ms = c->server->options.write_timeout_ms;
+
+    left_ms -= elapsed_ms < left_ms ? elapsed_ms : left_ms;
+    if (http_connection_unsent(c) && left_ms < wait_ms)
+        wait_ms = left_ms;
+    arm(c, wait_ms);
+}
+
+static void look(HttpConnection *c) {
+    uint64_t n_taken = http_connection_taken(c);
+    bool waits = http_connection_unsent(c);
+
+    if (!waits || n_taken != c->n_taken_seen)
+        c->taken_ms = now_ms(c);
+    c->n_taken_seen = n_taken;
+    http_connection_watch(c);
     if (buffer_failed(&c->out)) {
         http_connection_close(c);
-    } else if (!http_connection_unsent(c)) {
-        if (c->exchange.ended)
-            finish_exchange(c);
-    } else if (bytes_taken(c) == c->n_taken_seen) {
+    } else if (!waits && c->exchange.ended) {
+        finish_exchange(c);
+    } else if (now_ms(c) - c->taken_ms >= c->server->options.write_timeout_ms) {
         c->server->stats.n_write_timeouts++;
         http_connection_close(c);
-    } else {
-        c->n_taken_seen = bytes_taken(c);
-        arm(c, c->server->options.write_timeout_ms);
+    } else if (!c->reading) {
+        listen_otherwise(c);
     }
 }
 
@@ -372,7 +424,7 @@ static void on_timer(uv_timer_t *timer) {
                "request_timeout).");
         break;
     case HTTP_ANSWERING:
-        check_writing(c);
+        look(c);
         break;
     case HTTP_LINGERING:
         http_connection_close(c);
@@ -380,6 +432,7 @@ static void on_timer(uv_timer_t *timer) {
     case HTTP_CLOSING:
         break;
     }
+    check_timer(c);
 }
 
 /* arrival */
@@ -391,8 +444,17 @@ static void tune_socket(HttpConnection *c) {
     uv_os_fd_t fd;
 
     uv_tcp_nodelay(&c->tcp, 1);
+    uv_tcp_keepalive(&c->tcp, 1, KEEPALIVE_S);
     if (!uv_fileno((uv_handle_t *)&c->tcp, &fd))
         setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes, sizeof(unsent_bytes));
+}
+
+static void note_peer(HttpConnection *c) {
+    struct sockaddr_storage address;
+    int size = sizeof(address);
+    bool is_known = !uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &size);
+
+    http_peer_set(&c->peer, is_known ? (const struct sockaddr *)&address : NULL);
 }
 
 /* True if there is a place for one more, perhaps because an idle one lost its own. */
@@ -414,6 +476,8 @@ static void turn_away(HttpConnection *c) {
     uv_buf_t buf = uv_buf_init(answer, sizeof(answer) - 1);
 
     c->server->stats.n_refused++;
+    log_client_line(LOG_LEVEL_DEBUG, "refusing a connection",
+                    "client=%s status=503 reason=max_connections", c->peer.address);
     uv_try_write((uv_stream_t *)&c->tcp, &buf, 1);
     http_connection_close(c);
 }
@@ -430,8 +494,10 @@ void http_connection_accept(HttpServer *server) {
         return;
     }
     tune_socket(c);
+    note_peer(c);
     if (has_place)
         become_idle(c);
     else
         turn_away(c);
+    check_timer(c);
 }

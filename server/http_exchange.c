@@ -4,6 +4,7 @@
  */
 #include "server/http_exchange.h"
 
+#include "server/cors.h"
 #include "server/http_connection.h"
 #include "util/json_writer.h"
 #include "util/log.h"
@@ -13,23 +14,33 @@
 #include <string.h>
 #include <time.h>
 
+#define SHORT_BYTES ((size_t)4 << 10)  /* answers that nobody has to account for */
+#define CHUNK_FRAME_BYTES ((size_t)32) /* size and line ends around a chunk */
+
 static const struct {
     unsigned status;
     const char *text;
 } status_texts[] = {
     { 200, "OK" },
+    { 204, "No Content" },
     { 400, "Bad Request" },
+    { 401, "Unauthorized" },
+    { 403, "Forbidden" },
     { 404, "Not Found" },
     { 405, "Method Not Allowed" },
     { 408, "Request Timeout" },
+    { 409, "Conflict" },
     { 413, "Content Too Large" },
     { 414, "URI Too Long" },
     { 415, "Unsupported Media Type" },
     { 417, "Expectation Failed" },
+    { 422, "Unprocessable Content" },
+    { 429, "Too Many Requests" },
     { 431, "Request Header Fields Too Large" },
     { 500, "Internal Server Error" },
     { 501, "Not Implemented" },
     { 503, "Service Unavailable" },
+    { 504, "Gateway Timeout" },
     { 505, "HTTP Version Not Supported" },
 };
 
@@ -72,36 +83,101 @@ static void put_date(Buffer *out) {
 static void put_head(HttpConnection *c, unsigned status, const char *content_type,
                      const char *headers) {
     const HttpRequest *request = &c->parser.request;
+    Buffer *out = http_connection_uncharged(c);
 
     if (!request->keep_alive || c->server->draining)
         c->last = true;
+    c->exchange.status = status;
     c->server->stats.responses[status]++;
-    log_client_line(LOG_LEVEL_DEBUG, "answering", "method=%s path=%s status=%u",
-                    http_method_name(request->method), buffer_text(&request->path), status);
-    buffer_printf(&c->out, "HTTP/1.1 %u %s\r\n", status, http_status_text(status));
-    put_date(&c->out);
+    if (status < 400)
+        log_client_line(LOG_LEVEL_DEBUG, "answering", "id=%s method=%s path=%s status=%u",
+                        request->id, http_method_name(request->method), buffer_text(&request->path),
+                        status);
+    buffer_printf(out, "%s%u %s\r\n", HTTP_ANSWER_START + c->n_probed, status,
+                  http_status_text(status));
+    put_date(out);
     if (content_type)
-        buffer_printf(&c->out, "Content-Type: %s\r\n", content_type);
+        buffer_printf(out, "Content-Type: %s\r\n", content_type);
+    buffer_printf(out, "x-request-id: %s\r\n", request->id);
+    cors_put_headers(out, c->server->options.allowed_origins, request);
     if (headers)
-        buffer_append_text(&c->out, headers);
+        buffer_append_text(out, headers);
     if (c->last)
-        buffer_append_text(&c->out, "Connection: close\r\n");
+        buffer_append_text(out, "Connection: close\r\n");
     else if (request->is_http_1_0)
-        buffer_append_text(&c->out, "Connection: keep-alive\r\n");
+        buffer_append_text(out, "Connection: keep-alive\r\n");
+}
+
+void http_exchange_log_refusal(const HttpExchange *x, unsigned status, const char *reason) {
+    const HttpRequest *request = x->request;
+
+    log_client_line(LOG_LEVEL_DEBUG, "refusing a request",
+                    "id=%s method=%s path=%s status=%u reason=%s", request->id,
+                    request->method_name ? request->method_name : "-", buffer_text(&request->path),
+                    status, reason);
 }
 
 /* whole answers */
 
+/* Makes the body what is sent behind the head. False: there is no memory for it. */
+static bool take_body(HttpConnection *c, const HttpReply *reply) {
+    Account *account = c->server->options.parser.account;
+
+    if (reply->moved) {
+        assert(!reply->moved->account || reply->moved->account == account ||
+               reply->moved->account == c->parser.request.account);
+        if (!reply->moved->account && buffer_move_charge(reply->moved, account))
+            return false;
+        c->answer = buffer_take(reply->moved);
+        return !buffer_failed(&c->answer);
+    }
+    c->answer = (Buffer){ .account = reply->size > SHORT_BYTES ? account : NULL };
+    buffer_append(&c->answer, reply->body, reply->size);
+    return !buffer_failed(&c->answer);
+}
+
+/* Where there is no memory for the answer. */
+static void reply_without_memory(HttpExchange *x) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    Reason why;
+    unsigned status = http_memory_refusal(connection_of(x)->server->options.parser.account, &why);
+
+    http_error_body(&body, status, why.text);
+    http_exchange_log_refusal(x, status, why.text);
+    http_exchange_reply(x, &(HttpReply){ .status = status,
+                                         .content_type = "application/json",
+                                         .body = buffer_text(&body),
+                                         .size = body.size });
+}
+
 void http_exchange_reply(HttpExchange *x, const HttpReply *reply) {
     HttpConnection *c = connection_of(x);
+    size_t size = reply->moved ? reply->moved->size : reply->size;
 
-    assert(!x->ended && !x->streaming);
+    assert(!x->ended && !x->streaming && !c->answer.size);
+    if (!take_body(c, reply)) {
+        buffer_deinit(&c->answer);
+        if (size > SHORT_BYTES) {
+            reply_without_memory(x);
+            return;
+        }
+        c->out.failed = true; /* not even that */
+    }
     put_head(c, reply->status, reply->content_type, reply->headers);
-    buffer_printf(&c->out, "Content-Length: %zu\r\n\r\n", reply->size);
-    if (c->parser.request.method != HTTP_METHOD_HEAD)
-        buffer_append(&c->out, reply->body, reply->size);
+    if (reply->status != 204)
+        buffer_printf(&c->out, "Content-Length: %zu\r\n", size);
+    buffer_append_text(&c->out, "\r\n");
+    if (c->parser.request.method == HTTP_METHOD_HEAD)
+        buffer_deinit(&c->answer);
     x->ended = true;
     http_connection_flush(c);
+}
+
+void http_exchange_reply_preflight(HttpExchange *x) {
+    CLEANUP(buffer_deinit) Buffer headers = BUFFER_NULL;
+
+    cors_put_preflight(&headers, x->request);
+    http_exchange_reply(x, &(HttpReply){ .status = 204, .headers = buffer_text(&headers) });
 }
 
 /* streams */
@@ -119,7 +195,8 @@ void http_exchange_begin(HttpExchange *x, const char *content_type) {
     http_connection_flush(c);
 }
 
-/* A piece of any size may wait by itself: who reads fast is not to be cut off for it. */
+/* A piece of any size may wait by itself: who reads fast is not to be cut off for it, as long as
+ * all clients together leave room. */
 static bool overflows(HttpConnection *c, size_t n_more) {
     HttpServer *server = c->server;
     HttpExchange *x = &c->exchange;
@@ -127,7 +204,8 @@ static bool overflows(HttpConnection *c, size_t n_more) {
     if (n_more > x->largest_piece)
         x->largest_piece = n_more;
     if (!x->overflowed &&
-        http_connection_unsent(c) + n_more > server->options.buffer_bytes_max + x->largest_piece) {
+        (http_connection_unsent(c) + n_more > server->options.buffer_bytes_max + x->largest_piece ||
+         !http_connection_reserve(c, n_more + CHUNK_FRAME_BYTES))) {
         x->overflowed = true;
         server->stats.n_overflows++;
     }

@@ -3,13 +3,17 @@
 
 /*
  * Bytes of a connection to requests, one at a time, by llhttp. Stricter than llhttp where leniency
- * lets two parties see different requests in the same bytes (RFC 9112, section 11.2): one length,
- * one "chunked", one host, no control characters in a header.
+ * lets two parties see different requests in the same bytes (RFC 9112, section 11.2): the grammar
+ * to the byte (http_syntax.h), one length, one "chunked", one host, no trailer that changes what
+ * the head said.
+ *
+ * Each request gets an account of its own, which all that it brings is charged to.
  *
  * No sockets, no clock.
  */
 
 #include "server/http_request.h"
+#include "server/http_syntax.h"
 #include "util/reason.h"
 
 #include <llhttp.h>
@@ -20,6 +24,8 @@
 typedef struct HttpParserLimits {
     uint64_t header_bytes_max; /* request line and headers; trailers likewise */
     uint64_t body_bytes_max;
+    Account *account;           /* of all requests together, borrowed; NULL: not counted */
+    uint64_t request_bytes_max; /* of memory for one request; 0: 8 MiB and 5 times its body */
 } HttpParserLimits;
 
 typedef enum HttpParse {
@@ -37,13 +43,10 @@ typedef struct HttpParser {
     uint64_t n_head_bytes;  /* fed before the head was complete */
     uint64_t n_after_bytes; /* fed since */
     unsigned headers_seen;  /* one bit for each kept header */
-    size_t n_line_bytes;    /* of the head's line being read, without its end */
-    bool line_has_cr;       /* it ended in CR; LF must follow */
-    bool lines_begun;       /* one line of the head was not empty */
-    bool lines_done;        /* the empty line that ends the head was seen */
-    bool head_done;         /* the head of `request` is complete */
-    bool started;           /* a byte of `request` has come */
-    unsigned status;        /* of the answer to a bad request; 0: none so far */
+    HttpSyntax syntax;
+    bool head_done;  /* the head of `request` is complete */
+    bool started;    /* a byte of `request` has come */
+    unsigned status; /* of the answer to a bad request; 0: none so far */
     Reason why;
 } HttpParser;
 

@@ -7,6 +7,7 @@
  * loop's thread.
  */
 
+#include "server/access_log.h"
 #include "server/http_exchange.h"
 #include "server/http_parser.h"
 #include "util/list.h"
@@ -28,9 +29,10 @@ typedef struct HttpServerOptions {
     void (*on_empty)(void *userdata); /* draining, and the last connection is gone */
     void *on_empty_userdata;
 
-    HttpParserLimits parser;
+    HttpParserLimits parser; /* its account also answers for output that waits */
     uint32_t connections_max;
-    uint64_t bodies_bytes_max;                      /* of all requests together; beyond is a 503 */
+    const char *allowed_origins;                    /* cors.h; borrowed */
+    AccessLog *access_log;                          /* borrowed; NULL: none */
     uint64_t buffer_bytes_max;                      /* of a stream, for a slow reader */
     uint64_t header_timeout_ms, request_timeout_ms; /* from a request's first byte */
     uint64_t idle_timeout_ms;
@@ -43,7 +45,7 @@ typedef struct HttpStats {
     uint64_t n_refused;   /* answered 503 for want of a place */
     uint64_t n_displaced; /* idle ones closed to make a place */
     uint64_t n_idle_timeouts, n_read_timeouts, n_write_timeouts;
-    uint64_t n_overflows;                /* streams cut because their reader was too slow */
+    uint64_t n_overflows;                /* streams cut because too much of them waited */
     uint64_t n_gone;                     /* clients that left before their answer was complete */
     uint64_t responses[HTTP_STATUS_END]; /* by status */
 } HttpStats;
@@ -56,7 +58,6 @@ struct HttpServer {
     List connections;  /* HttpConnection.link, all */
     List idle;         /* HttpConnection.idle_link: between requests, longest first */
     uint32_t n_connections;
-    uint64_t bodies_bytes; /* what connections hold in request bodies */
     HttpStats stats;
     char read_buffer[64 << 10]; /* of whoever reads now; consumed before the next read */
 };

@@ -21,6 +21,9 @@ enum {
     ROUTE_E_NO_METHOD, /* `allow` has the methods of this path: "GET, HEAD" */
 };
 
+/* The path most like one that nothing is at; NULL if none is close. */
+const char *route_nearest(const Route *routes, size_t n, const char *path);
+
 /* HEAD goes where GET does. */
 int route_find(const Route *routes, size_t n, const HttpRequest *request, const Route **routep,
                Buffer *allow);

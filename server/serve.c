@@ -12,6 +12,7 @@
 #include "server/serve.h"
 
 #include "server/api.h"
+#include "server/cors.h"
 #include "server/notify.h"
 #include "server/served_model.h"
 #include "util/log.h"
@@ -34,6 +35,8 @@ typedef struct Server {
     uv_timer_t drain_timer;
     uv_work_t load;
     HttpServer *http; /* owned */
+    Account requests_memory;
+    AccessLog access_log;
     Api api;
     ServedModel model;
     char *name; /* of the model, owned */
@@ -115,6 +118,8 @@ static void on_reload_signal(uv_signal_t *signal, int number) {
     uint32_t n_left;
 
     (void)number;
+    if (access_log_reopen(&s->access_log, &why))
+        log_line(LOG_LEVEL_ERROR, "the access log stays where it was", "reason=%s", why.text);
     if (config_reload(&fresh, s->reloaded.origins ? &s->reloaded : s->config, &n_left, &why)) {
         log_line(LOG_LEVEL_ERROR, "the configuration stays as it was", "reason=%s", why.text);
         return;
@@ -225,9 +230,12 @@ static HttpServerOptions http_options(Server *s) {
                                 .on_empty = on_http_empty,
                                 .on_empty_userdata = s,
                                 .parser = { .header_bytes_max = c->max_header_bytes,
-                                            .body_bytes_max = c->max_body_bytes },
+                                            .body_bytes_max = c->max_body_bytes,
+                                            .account = &s->requests_memory,
+                                            .request_bytes_max = c->max_request_memory_bytes },
                                 .connections_max = c->max_connections,
-                                .bodies_bytes_max = c->max_bodies_bytes,
+                                .allowed_origins = c->allowed_origins,
+                                .access_log = &s->access_log,
                                 .buffer_bytes_max = c->stream_buffer_bytes_max,
                                 .header_timeout_ms = c->header_timeout_ms,
                                 .request_timeout_ms = c->request_timeout_ms,
@@ -268,6 +276,14 @@ static int make_api(Server *s) {
     s->api.on_idle = on_jobs_done;
     s->api.userdata = s;
     return 0;
+}
+
+static int check_options(Server *s) {
+    int r = cors_check(s->config->allowed_origins, s->why);
+
+    if (r)
+        return r;
+    return access_log_open(&s->access_log, s->config->access_log, s->why);
 }
 
 static int start(Server *s) {
@@ -320,14 +336,22 @@ int serve(const Config *config, Reason *why) {
         r = reason_set(why, -EINVAL,
                        "the model's name is not UTF-8; give it one with --served-model-name");
     } else {
-        *s = (Server){ .config = config, .http = http, .name = name, .why = why };
+        *s = (Server){
+            .config = config, .http = http, .name = name, .why = why, .access_log = ACCESS_LOG_NULL
+        };
+        account_init(&s->requests_memory, NULL, config->max_requests_memory_bytes,
+                     "max_requests_memory");
         uv_loop_init(&s->loop);
-        r = start(s);
+        r = check_options(s);
+        if (!r)
+            r = start(s);
         if (!r) {
             run(s);
             r = s->load_result;
             uv_loop_close(&s->loop);
         }
+        account_deinit(&s->requests_memory);
+        access_log_close(&s->access_log);
         config_deinit(&s->reloaded);
     }
     free(name);

@@ -22,6 +22,19 @@ int buffer_move_charge(Buffer *b, Account *to) {
     return 0;
 }
 
+void buffer_fit(Buffer *b) {
+    char *data;
+
+    if (!b->data || b->size + 1 == b->capacity)
+        return;
+    data = realloc(b->data, b->size + 1);
+    if (!data)
+        return;
+    account_release(b->account, b->capacity - (b->size + 1));
+    b->data = data;
+    b->capacity = b->size + 1;
+}
+
 void buffer_clear(Buffer *b) {
     b->size = 0;
     b->failed = false;

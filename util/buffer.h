@@ -27,9 +27,20 @@ typedef struct Buffer {
 void buffer_deinit(Buffer *b);
 CLEANUP_DEINIT_DEFINE(Buffer, buffer_deinit);
 
+/* The content and its charge, which are the caller's from now on; `b` is empty and nobody's. */
+static inline Buffer buffer_take(Buffer *b) {
+    Buffer taken = *b;
+
+    *b = (Buffer)BUFFER_NULL;
+    return taken;
+}
+
 /* Moves the charge of what it holds to another account (NULL: to none). 0, or account_charge's
  * error: then the charge stays where it was. */
 int buffer_move_charge(Buffer *b, Account *to);
+
+/* Gives back the memory that its content does not need. */
+void buffer_fit(Buffer *b);
 
 /* Keeps the memory, forgets the content and the failure. */
 void buffer_clear(Buffer *b);

@@ -13,7 +13,8 @@ def stream(daemon, path, **body):
     with daemon.wire(timeout=120) as wire:
         data = json.dumps({**body, "stream": True}).encode()
         wire.send(
-            f"POST {path} HTTP/1.1\r\nHost: k\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: k\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode()
             + data
         )
         reply = wire.reply()

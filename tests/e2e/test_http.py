@@ -10,9 +10,12 @@ from conftest import wait_until
 HEALTH = "GET /health HTTP/1.1\r\nHost: k\r\n\r\n"
 
 
+JSON = "Content-Type: application/json"
+
+
 def post(path, body, *lines):
     head = "".join(
-        line + "\r\n" for line in (f"POST {path} HTTP/1.1", "Host: k", *lines)
+        line + "\r\n" for line in (f"POST {path} HTTP/1.1", "Host: k", JSON, *lines)
     )
     return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -64,7 +67,7 @@ def test_request_cut_into_single_bytes(daemon):
 
 def test_chunked_request_body(daemon):
     body = json.dumps({"prompt": [5], "max_tokens": 1}).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nHost: k\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: k\r\n{JSON}\r\n{CHUNKED}\r\n\r\n"
     chunks = b"".join(b"1;x=y\r\n" + body[i : i + 1] + b"\r\n" for i in range(len(body)))
     with daemon.wire() as wire:
         wire.send(head.encode() + chunks + b"0\r\nTrailer: t\r\n\r\n")
@@ -273,16 +276,28 @@ def test_body_limit_counts_chunks(start):
         assert wire.reply().status == 413
 
 
-def test_all_bodies_together_are_limited(start):
-    daemon = start("--max-bodies-bytes", "64KiB")
+def test_all_requests_together_are_limited(start):
+    daemon = start("--max-requests-memory", "300KiB")
     with daemon.wire() as first, daemon.wire() as second:
-        head = "POST /tokenize HTTP/1.1\r\nHost: k\r\nContent-Length: 60000\r\n\r\n"
-        first.send(head + "a" * 40000)
-        wait_until(lambda: daemon.metric("kvasir_http_bodies_bytes") >= 40000)
-        second.send(head + "a" * 40000)
-        assert second.reply().status == 503
+        body = b"a" * 120000
+        first.send(post("/tokenize", body)[:-20000])
+        wait_until(lambda: daemon.metric("kvasir_requests_memory_bytes") >= 100000)
+        second.send(post("/tokenize", body * 3)[:-20000])
+        reply = second.reply()
+        assert reply.status == 503 and "max_requests_memory" in reply.json()["error"]["message"]
         first.send("a" * 20000)
         assert first.reply().status == 400  # not JSON
+    wait_until(lambda: daemon.metric("kvasir_requests_memory_bytes") < 10000)
+
+
+def test_one_request_is_limited(start):
+    daemon = start("--max-request-memory", "64KiB")
+    with daemon.wire() as wire:
+        wire.send(post("/tokenize", b"a" * 100000))
+        reply = wire.reply()
+        assert reply.status == 413 and "max_request_memory" in reply.json()["error"]["message"]
+    assert daemon.request("/health")[0] == 200
+    assert daemon.metric("kvasir_requests_memory_bytes") < 10000
 
 
 def test_one_byte_a_second_is_too_slow(start):

@@ -105,7 +105,7 @@ def test_sigterm_finishes_what_is_in_flight(start):
     with daemon.wire() as busy:
         data = json.dumps({**LONG, "max_tokens": 400, "stream": True}).encode()
         busy.send("POST /v1/completions HTTP/1.1\r\nHost: k\r\n"
-                  f"Content-Length: {len(data)}\r\n\r\n")
+                  f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n")
         busy.send(data)
         busy.read_until(b"data: ")
         daemon.signal(signal.SIGTERM)
@@ -154,7 +154,7 @@ def test_the_drain_timeout_cancels(start):
     data = json.dumps({**LONG, "n": 16, "stream": True}).encode()
     with daemon.wire() as wire:
         wire.send("POST /v1/completions HTTP/1.1\r\nHost: k\r\n"
-                  f"Content-Length: {len(data)}\r\n\r\n")
+                  f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n")
         wire.send(data)
         wire.read_until(b"data: ")
         daemon.signal(signal.SIGTERM)
@@ -166,7 +166,8 @@ def test_a_reader_that_never_comes_back_does_not_hold_up_the_end(start):
     daemon = start("--drain-timeout", "300ms")
     wire = daemon.wire(receive_buffer=4096)
     body = json.dumps({"prompt": "tokens " * (3 << 20)}).encode()
-    wire.send(f"POST /tokenize HTTP/1.1\r\nHost: k\r\nContent-Length: {len(body)}\r\n\r\n")
+    wire.send("POST /tokenize HTTP/1.1\r\nHost: k\r\n"
+              f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
     wire.send(body)
     wait_until(lambda: daemon.metric("kvasir_http_responses_total", code="200") >= 1, 60)
     time.sleep(1)

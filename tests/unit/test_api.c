@@ -24,6 +24,7 @@ static struct {
     uv_loop_t loop;
     uv_thread_t thread;
     uv_async_t stop;
+    Account memory;
     HttpServer http;
     Api api;
     Checkpoint *checkpoint;
@@ -96,9 +97,8 @@ static int start_server(void **state) {
     HttpServerOptions options = { .loop = &server.loop,
                                   .handler = api_handle,
                                   .handler_userdata = &server.api,
-                                  .parser = { 4096, 1 << 20 },
+                                  .parser = { 4096, 1 << 20, .account = &server.memory },
                                   .connections_max = 10,
-                                  .bodies_bytes_max = 1 << 20,
                                   .buffer_bytes_max = 1 << 20,
                                   .header_timeout_ms = 10000,
                                   .request_timeout_ms = 10000,
@@ -110,6 +110,7 @@ static int start_server(void **state) {
 
     (void)state;
     uv_loop_init(&server.loop);
+    account_init(&server.memory, NULL, 16 << 20, "max_requests_memory");
     http_server_init(&server.http, &options);
     if (api_init(&server.api, &server.loop, &limits, "tiny") || load_model() ||
         http_server_listen(&server.http, "127.0.0.1", 0, &why))
@@ -138,6 +139,7 @@ static int stop_server(void **state) {
     checkpoint_free(server.checkpoint);
     api_deinit(&server.api);
     assert_int_equal(uv_loop_close(&server.loop), 0);
+    account_deinit(&server.memory);
     snprintf(command, sizeof(command), "rm -rf '%s'", server.directory);
     return system(command);
 }
@@ -156,7 +158,8 @@ static void post(const char *path, const char *body, Buffer *answer) {
     buffer_clear(answer);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     buffer_printf(&request,
-                  "POST %s HTTP/1.1\r\nHost: k\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n"
+                  "POST %s HTTP/1.1\r\nHost: k\r\nConnection: close\r\nContent-Type: "
+                  "application/json\r\nContent-Length: %zu\r\n\r\n"
                   "%s",
                   path, strlen(body), body);
     assert_int_equal(write(fd, request.data, request.size), request.size);
