@@ -46,7 +46,8 @@ static bool is_origin(const char *entry, size_t size) {
     for (size_t i = 0; i < n_scheme; i++)
         if (!isalnum((unsigned char)entry[i]) && !strchr("+-.", entry[i]))
             return false;
-    return n_scheme && http_host_is_valid(host + 3, size - n_scheme - 3);
+    return n_scheme && !memchr(entry, '*', size) &&
+           http_host_is_valid(host + 3, size - n_scheme - 3);
 }
 
 int cors_check(const char *allowed, Reason *why) {

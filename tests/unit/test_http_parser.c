@@ -162,6 +162,242 @@ static unsigned status_of(const char *text, size_t size) {
     return p.status;
 }
 
+/* Requests that are wrong, or only look so, with what is answered (0: it is read). Each is fed cut
+ * at every byte, and the cut must not matter. */
+#define HOST "Host: k\r\n"
+#define GET "GET / HTTP/1.1\r\n" HOST
+#define POST "POST / HTTP/1.1\r\n" HOST
+#define CHUNKS POST "Transfer-Encoding: chunked\r\n\r\n"
+
+static const struct {
+    const char *text;
+    unsigned status;
+} strict[] = {
+    /* the request line */
+    { GET "\r\n", 0 },
+    { "\r\n\r\n" GET "\r\n", 0 },
+    { "\n" GET "\r\n", 400 },
+    { " " GET "\r\n", 400 },
+    { "GET  / HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /  HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET / HTTP/1.1 \r\n" HOST "\r\n", 400 },
+    { "GET\t/ HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /\tHTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /a\tb HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /a\x0b HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /\xc3\xa9 HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET /\x7f HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET / HTTP/1.1\n" HOST "\r\n", 400 },
+    { "GET / HTTP/1.1\r" HOST "\r\n", 400 },
+    { "GET / HTTP/1.1\r\r\n" HOST "\r\n", 400 },
+    { "get / HTTP/1.1\r\n" HOST "\r\n", 400 },
+    { "GET / http/1.1\r\n" HOST "\r\n", 400 },
+    { "GET / RTSP/1.0\r\n" HOST "\r\n", 400 },
+    { "OPTIONS / RTSP/1.0\r\n" HOST "\r\n", 400 },
+    { "SETUP / RTSP/1.0\r\n" HOST "\r\n", 400 },
+    { "SOURCE / ICE/1.0\r\n" HOST "\r\n", 400 },
+    { "GET / ICE/1.0\r\n" HOST "\r\n", 400 },
+    { "GET / HTTPS/1.1\r\n" HOST "\r\n", 400 },
+    { "GET / HTTP/2.0\r\n" HOST "\r\n", 505 },
+    { "GET / HTTP/0.9\r\n" HOST "\r\n", 505 },
+    { "GET / HTTP/1.2\r\n" HOST "\r\n", 505 },
+    { "GET / HTTP/1.10\r\n" HOST "\r\n", 400 },
+    { "GET / HTTP/01.1\r\n" HOST "\r\n", 505 },
+    { "GET /\r\n" HOST "\r\n", 505 },
+    /* headers */
+    { GET "X:\r\n\r\n", 0 },
+    { GET "X: a\tb \xc3\xa9\t \r\n\r\n", 0 },
+    { GET ": x\r\n\r\n", 400 },
+    { GET ":\r\n\r\n", 400 },
+    { GET "X : x\r\n\r\n", 400 },
+    { GET "X\t: x\r\n\r\n", 400 },
+    { GET "X\r\n\r\n", 400 },
+    { GET "X y: x\r\n\r\n", 400 },
+    { GET "X(y): x\r\n\r\n", 400 },
+    { GET "X\xc3\xa9: x\r\n\r\n", 400 },
+    { GET " X: x\r\n\r\n", 400 },
+    { GET "X: x\r\n\ty\r\n\r\n", 400 },
+    { GET "X: x\r\n \r\n\r\n", 400 },
+    { GET "X: x\ny: z\r\n\r\n", 400 },
+    { GET "X: x\ry: z\r\n\r\n", 400 },
+    { GET "X: \x01\r\n\r\n", 400 },
+    { GET "X: x\r\n\n", 400 },
+    { GET "X: x\n\n", 400 },
+    { "GET / HTTP/1.1\r\n X: y\r\n" HOST "\r\n", 400 },
+    /* hosts */
+    { "GET / HTTP/1.1\r\nHost: example.com:8000\r\n\r\n", 0 },
+    { "GET / HTTP/1.1\r\nHost:k\t \r\n\r\n", 0 },
+    { "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", 0 },
+    { "GET / HTTP/1.1\r\nHost: my_host\r\n\r\n", 0 },
+    { "GET / HTTP/1.0\r\n\r\n", 0 },
+    { "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a\tb\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: http://a\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: :80\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: ::1\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: \xc3\xa9\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\n\r\n", 400 },
+    { "GET / HTTP/1.1\r\nHost: k\r\nhOST: k\r\n\r\n", 400 },
+    { "GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400 },
+    { "GET http://k/ HTTP/1.1\r\nHost: other\r\n\r\n", 0 }, /* RFC 9112, 3.2.2 */
+    { "GET http:///x HTTP/1.1\r\nHost: k\r\n\r\n", 400 },
+    { "GET http://a,b/x HTTP/1.1\r\nHost: k\r\n\r\n", 400 },
+    { "GET http://u@a/x HTTP/1.1\r\nHost: k\r\n\r\n", 400 },
+    { "GET ftp://k/x HTTP/1.1\r\nHost: k\r\n\r\n", 400 },
+    /* lengths */
+    { POST "Content-Length: 2\r\n\r\n{}", 0 },
+    { POST "Content-Length:2 \r\n\r\n{}", 0 },
+    { POST "Content-Length: 002\r\n\r\n{}", 0 },
+    { POST "Content-Length: 0\r\n\r\n", 0 },
+    { POST "Content-Length: +2\r\n\r\n{}", 400 },
+    { POST "Content-Length: -2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2,2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2 2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 0x2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2.0\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2e0\r\n\r\n{}", 400 },
+    { POST "Content-Length:\r\n\r\n", 400 },
+    { POST "Content-Length: \r\n\r\n", 400 },
+    { POST "Content-Length: \xef\xbc\x92\r\n\r\n{}", 400 },
+    { POST "Content-Length: 20000000000000000000\r\n\r\n{}", 400 },
+    { POST "Content-Length: 18446744073709551618\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400 },
+    { POST "Content-Length : 2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 257\r\n\r\n", 413 },
+    /* codings */
+    { POST "Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n", 0 },
+    { POST "Transfer-Encoding:\r\nContent-Length: 2\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2\r\nTransfer-Encoding:\r\n\r\n{}", 400 },
+    { POST "Content-Length: 2\r\nTransfer-Encoding: \t\r\n\r\n{}", 400 },
+    { POST "Transfer-Encoding:\r\n\r\n", 400 },
+    { POST "Content-Length: 2\r\nTransfer-Encoding: identity\r\n\r\n{}", 400 },
+    { POST "Transfer-Encoding: identity\r\n\r\n", 501 },
+    { POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chunked;x=y\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chunked identity\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: , chunked\r\n\r\n0\r\n\r\n", 501 },
+    { POST "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", 501 },
+    { POST "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n", 400 },
+    { POST "Transfer-Encoding: chun\x0bked\r\n\r\n0\r\n\r\n", 400 },
+    { "POST / HTTP/1.0\r\nTransfer-Encoding:\r\n\r\n", 400 },
+    /* chunks */
+    { CHUNKS "2\r\n{}\r\n0\r\n\r\n", 0 },
+    { CHUNKS "002;a;b=c\r\n{}\r\n000\r\n\r\n", 0 },
+    { CHUNKS "A\r\n0123456789\r\na\r\n\r\n\n\n\r\r\r\n\r\n\r\n0\r\n\r\n", 0 },
+    { CHUNKS "0\r\n\n", 400 },
+    { CHUNKS "0\n\r\n", 400 },
+    { CHUNKS "0\n\n", 400 },
+    { CHUNKS "0\r\n\r\r\n", 400 },
+    { CHUNKS "0\r\r\n\r\n", 400 },
+    { CHUNKS "2\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2\r\n{}\n0\r\n\r\n", 400 },
+    { CHUNKS "2\r\n{}\r0\r\n\r\n", 400 },
+    { CHUNKS "2\r\n{}0\r\n\r\n", 400 },
+    { CHUNKS "2\r\n{}x\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2\r\n{}\r\n\r\n0\r\n\r\n", 400 },
+    { CHUNKS "\r\n0\r\n\r\n", 400 },
+    { CHUNKS ";x\r\n0\r\n\r\n", 400 },
+    { CHUNKS " 2\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2 \r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2\t\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2 ;a\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2 a\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "0x2\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "+2\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "-2\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2_\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2,\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "g\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2;a\rb\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2;a\nb\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "2;a\x01\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "00000000000000002\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "10000000000000002\r\n{}\r\n0\r\n\r\n", 400 },
+    { CHUNKS "101\r\n", 0 },
+    /* trailers */
+    { CHUNKS "0\r\nX: y\r\nDigest: z\r\n\r\n", 0 },
+    { CHUNKS "0\r\nX: y\r\n z\r\n\r\n", 400 },
+    { CHUNKS "0\r\n X: y\r\n\r\n", 400 },
+    { CHUNKS "0\r\nX: y\n\r\n", 400 },
+    { CHUNKS "0\r\nX: y\r\n\n", 400 },
+    { CHUNKS "0\r\n: y\r\n\r\n", 400 },
+    { CHUNKS "0\r\nX : y\r\n\r\n", 400 },
+    { CHUNKS "0\r\nX\r\n\r\n", 400 },
+    { CHUNKS "0\r\nX: \x02\r\n\r\n", 400 },
+    { CHUNKS "0\r\ncontent-length: 5\r\n\r\n", 400 },
+    { CHUNKS "0\r\nTransfer-Encoding: chunked\r\n\r\n", 400 },
+    { CHUNKS "0\r\nTransfer-Encoding:\r\n\r\n", 400 },
+    { CHUNKS "0\r\nHOST: l\r\n\r\n", 400 },
+    { CHUNKS "0\r\nConnection: close\r\n\r\n", 400 },
+    { CHUNKS "0\r\nConnection: keep-alive\r\n\r\n", 400 },
+    { CHUNKS "0\r\nProxy-Connection: close\r\n\r\n", 400 },
+    { CHUNKS "0\r\nUpgrade: h2c\r\n\r\n", 400 },
+    { CHUNKS "0\r\nContent-Type: text/plain\r\n\r\n", 400 },
+    { CHUNKS "0\r\nAuthorization: x\r\n\r\n", 400 },
+    { CHUNKS "0\r\nExpect: 100-continue\r\n\r\n", 400 },
+};
+
+static void test_strictness_does_not_depend_on_cuts(void **state) {
+    unsigned n_wrong = 0;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(strict) / sizeof(*strict); i++) {
+        size_t size = strlen(strict[i].text);
+
+        bool is_wrong = false;
+
+        for (size_t first = 1; first <= size && !is_wrong; first++) {
+            for (size_t piece = 1; piece <= size && !is_wrong; piece += size > 1 ? size - 1 : 1) {
+                CLEANUP(http_parser_deinit) HttpParser p;
+                size_t taken;
+
+                http_parser_init(&p, &limits);
+                feed(&p, strict[i].text, size, first, piece, &taken);
+                if (p.status == strict[i].status)
+                    continue;
+                n_wrong++;
+                is_wrong = true;
+                print_error("%u instead of %u (%s), cut at %zu: %s\n", p.status, strict[i].status,
+                            p.why.text, first, strict[i].text);
+            }
+        }
+    }
+    assert_int_equal(n_wrong, 0);
+}
+
+/* What belongs to the next request is not taken, even right behind a chunked body. */
+static void test_the_end_of_a_chunked_body(void **state) {
+    static const char text[] = CHUNKS "2\r\n{}\r\n0\r\nX: y\r\n\r\n" GET "\r\n";
+    size_t size = sizeof(text) - 1, n_second = strlen(GET "\r\n");
+
+    (void)state;
+    for (size_t first = 1; first <= size; first++) {
+        CLEANUP(http_parser_deinit) HttpParser p;
+        size_t taken;
+
+        http_parser_init(&p, &limits);
+        assert_int_equal(feed(&p, text, size, first, size, &taken), HTTP_PARSE_DONE);
+        assert_int_equal(taken, size - n_second);
+        http_parser_next(&p);
+        assert_int_equal(feed(&p, text + taken, n_second, n_second, 1, &taken), HTTP_PARSE_DONE);
+        assert_int_equal(p.request.method, HTTP_METHOD_GET);
+    }
+}
+
 static void test_limits_to_the_byte(void **state) {
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
 
@@ -180,6 +416,97 @@ static void test_limits_to_the_byte(void **state) {
             buffer_append_char(&text, 'x');
         buffer_append_text(&text, "\r\n\r\n");
         assert_int_equal(status_of(text.data, text.size), n_head > 512 ? 431 : 0);
+    }
+}
+
+/* accounts */
+
+static unsigned status_with(const HttpParserLimits *with, size_t n_body, Reason *why) {
+    CLEANUP(http_parser_deinit) HttpParser p;
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    size_t taken;
+
+    buffer_printf(&text, POST "Content-Length: %zu\r\n\r\n", n_body);
+    for (size_t i = 0; i < n_body; i++)
+        buffer_append_char(&text, 'x');
+    http_parser_init(&p, with);
+    if (feed(&p, text.data, text.size, 100, 1000, &taken) == HTTP_PARSE_DONE) {
+        assert_int_equal(p.request.body.size, n_body);
+        assert_ptr_equal(p.request.body.account, p.request.account);
+        assert_true(atomic_load(&p.request.account->used) >= n_body);
+    }
+    *why = p.why;
+    return p.status;
+}
+
+static void test_memory_limits_are_named(void **state) {
+    Account all;
+    HttpParserLimits with = { .header_bytes_max = 512, .body_bytes_max = 1 << 20, .account = &all };
+    Reason why;
+
+    (void)state;
+    account_init(&all, NULL, 64 << 10, "max_requests_memory");
+    assert_int_equal(status_with(&with, 1000, &why), 0);
+    assert_int_equal(status_with(&with, 100000, &why), 503);
+    assert_non_null(strstr(why.text, "max_requests_memory"));
+    with.request_bytes_max = 16 << 10;
+    assert_int_equal(status_with(&with, 1000, &why), 0);
+    assert_int_equal(status_with(&with, 40000, &why), 413);
+    assert_non_null(strstr(why.text, "max_request_memory"));
+    account_deinit(&all); /* asserts that everything was released */
+}
+
+static void test_the_limit_grows_with_the_body(void **state) {
+    HttpParserLimits with = { .header_bytes_max = 512, .body_bytes_max = 64 << 20 };
+    CLEANUP(http_parser_deinit) HttpParser p;
+    static const char head[] = POST "Content-Length: 20000000\r\n\r\n";
+    char zeros[10000] = "";
+    size_t used;
+
+    (void)state;
+    http_parser_init(&p, &with);
+    http_parser_feed(&p, head, sizeof(head) - 1, &used);
+    for (int i = 0; i < 1999; i++)
+        assert_int_equal(http_parser_feed(&p, zeros, sizeof(zeros), &used), HTTP_PARSE_MORE);
+    assert_int_equal(http_parser_feed(&p, zeros, sizeof(zeros), &used), HTTP_PARSE_DONE);
+    assert_int_equal(atomic_load(&p.request.account->limit), (8 << 20) + 5 * 20000000);
+    assert_true(atomic_load(&p.request.account->used) < 20001000); /* no room left over */
+}
+
+/* ids */
+
+static void check_id(const char *sent, bool is_kept) {
+    CLEANUP(http_parser_deinit) HttpParser p;
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    size_t taken;
+
+    buffer_printf(&text, GET "%s\r\n", sent);
+    http_parser_init(&p, &limits);
+    assert_int_equal(feed(&p, text.data, text.size, 7, 7, &taken), HTTP_PARSE_DONE);
+    http_request_settle_id(&p.request);
+    assert_int_equal(strlen(p.request.id) == 32 && strspn(p.request.id, "0123456789abcdef") == 32,
+                     !is_kept);
+    if (is_kept)
+        assert_memory_equal(p.request.id, strchr(sent, ' ') + 1, strlen(p.request.id));
+}
+
+static void test_request_ids(void **state) {
+    CLEANUP(buffer_deinit) Buffer header = BUFFER_NULL;
+
+    (void)state;
+    check_id("", false);
+    check_id("X-Request-ID: a-1~{}\r\n", true);
+    check_id("x-request-id: a b\r\n", false);
+    check_id("x-request-id: a\"b\r\n", false);
+    check_id("x-request-id: a'b\r\n", false);
+    check_id("x-request-id: a\\b\r\n", false);
+    check_id("x-request-id: \xc3\xa9\r\n", false);
+    check_id("x-request-id:\r\n", false);
+    check_id("x-request-id: a\r\nx-request-id: b\r\n", false);
+    for (int n = 127; n <= 129; n++) {
+        buffer_clear(&header);
+        buffer_printf(&header, "x-request-id: %0*d\r\n", n, 7);
+        check_id(header.data, n <= 128);
     }
 }
 
@@ -208,6 +535,9 @@ static void test_targets(void **state) {
         { "http://host/x?y", "/x" },
         { "HTTPS://host:1", "/" },
         { "http://host?x", "/" },
+        { "http://", NULL },
+        { "http:///x", NULL },
+        { "http://a b/x", NULL },
         { "", NULL },
         { "*", NULL },
         { "x", NULL },
@@ -236,7 +566,12 @@ int main(void) {
         cmocka_unit_test(test_chunks_cut_at_every_place),
         cmocka_unit_test(test_no_request_is_complete_before_its_end),
         cmocka_unit_test(test_damage_at_every_place),
+        cmocka_unit_test(test_strictness_does_not_depend_on_cuts),
+        cmocka_unit_test(test_the_end_of_a_chunked_body),
         cmocka_unit_test(test_limits_to_the_byte),
+        cmocka_unit_test(test_memory_limits_are_named),
+        cmocka_unit_test(test_the_limit_grows_with_the_body),
+        cmocka_unit_test(test_request_ids),
         cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_targets),
     };
