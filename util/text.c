@@ -13,7 +13,13 @@ size_t text_whole(const char *text, size_t n) {
     if (!lead)
         return n;
     c = (uint8_t)text[--lead];
-    return n - lead < (c >= 0xf0 ? 4u : c >= 0xe0 ? 3u : c >= 0xc0 ? 2u : 1u) ? lead : n;
+    return n - lead < (c >= 0xf5   ? 1u
+                       : c >= 0xf0 ? 4u
+                       : c >= 0xe0 ? 3u
+                       : c >= 0xc0 ? 2u
+                                   : 1u)
+               ? lead
+               : n;
 }
 
 void text_copy(char *to, size_t size, const char *from) {

@@ -142,19 +142,45 @@ def test_much_pipelined_input_is_answered_in_the_end(daemon):
 # Connections that stand still.
 
 
+def unsent_bytes(daemon, wire):
+    """What the server's system holds for this client."""
+    client, server = f":{wire.socket.getsockname()[1]:04X}", f":{daemon.port:04X}"
+    for line in open("/proc/net/tcp").readlines()[1:]:
+        _, local, remote, state, queues = line.split()[:5]
+        if local.endswith(server) and remote.endswith(client):
+            return int(queues.split(":")[0], 16)
+    return 0
+
+
 def test_a_blocked_continue_has_a_timer(start):
-    """A client that asks and asks, and reads no answer: what waits to be written does not stop the
-    timer of the phase."""
+    """A client that reads nothing: its first answer fills the system's buffer to the last bytes, so
+    the "100 Continue" of its next request is what waits. The phase's timer ends it all the same."""
     daemon = start("--request-timeout", "1s", "--write-timeout", "1s", "--idle-timeout", "1s")
-    ask = post("/tokenize", b"{}", "Expect: 100-continue")[:-2]
-    with daemon.wire(receive_buffer=4096) as wire:
-        wire.socket.setblocking(False)
-        try:
-            while True:
-                wire.socket.send((ask + b'{}') * 100)
-        except (BlockingIOError, ConnectionError):
-            pass
-        wait_until(lambda: daemon.metric("kvasir_http_open_connections") == 1, 10)
+    [letter] = daemon.request("/tokenize", {"prompt": "a", "add_special_tokens": False})[1]["tokens"]
+    ask = post("/tokenize", b"{}", "Expect: 100-continue")
+
+    def fill(n):
+        wire = daemon.wire(receive_buffer=4096)
+        wire.send(post("/detokenize", json.dumps({"tokens": [letter] * n}).encode()))
+        wait_until(lambda: unsent_bytes(daemon, wire) > n - 20000)
+        time.sleep(0.1)
+        return wire, unsent_bytes(daemon, wire)
+
+    wire, n = fill(60000)
+    wire.socket.close()
+    blocked = 0
+    wires = []
+    for spare in range(0, 24, 2):
+        wire, held = fill(60000 + 65536 - n - spare)
+        wires.append(wire)
+        wire.send(ask[:-2])
+        time.sleep(0.05)
+        blocked += unsent_bytes(daemon, wire) == held
+        wire.send(ask[-2:])
+    assert blocked
+    wait_until(lambda: daemon.metric("kvasir_http_open_connections") == 1, 10)
+    for wire in wires:
+        wire.socket.close()
 
 
 @pytest.mark.parametrize("what", [
