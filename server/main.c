@@ -7,6 +7,7 @@
 #include "config/file_check.h"
 #include "config/help.h"
 #include "server/commands.h"
+#include "util/allocator.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -85,7 +86,7 @@ static void print_help(void) {
     printf("kvasird " KVASIR_VERSION ": an LLM inference server\n\n"
            "Usage: kvasird COMMAND [options]\n"
            "       kvasird help COMMAND\n"
-           "       kvasird version\n\nCommands:\n");
+           "       kvasird version [--verbose]\n\nCommands:\n");
     print_commands(stdout);
     putchar('\n');
     help_fill(stdout, precedence_text, 0, "", help_width(stdout));
@@ -128,11 +129,16 @@ static int help(int argc, char **argv) {
 }
 
 static int version(int argc, char **argv) {
-    if (argc) {
-        fprintf(stderr, "kvasird version: unexpected argument \"%.64s\"\n", argv[0]);
+    bool verbose = argc && strcmp(argv[0], "--verbose") == 0;
+
+    if (argc > verbose) {
+        fprintf(stderr, "kvasird version: unexpected argument \"%.64s\"; it takes --verbose\n",
+                argv[verbose]);
         return EXIT_USAGE;
     }
     printf("kvasird " KVASIR_VERSION "\n");
+    if (verbose)
+        printf("allocator %s\n", allocator_name());
     return 0;
 }
 
