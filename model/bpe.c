@@ -20,6 +20,8 @@
 
 #include "model/bpe.h"
 
+#include "model/bpe_symbols.h"
+
 #include "model/short_hash.h"
 #include "util/utf8.h"
 
@@ -35,19 +37,8 @@
 #define BPE_WINDOW_SYMBOLS 16384
 #endif
 #define WINDOW_TOKENS_MIN 4
-/* What one character may become. */
-#define CHARACTER_SYMBOLS_MAX 5
-
 #define NO_SYMBOL UINT32_MAX
 #define NO_RANK UINT32_MAX
-
-typedef struct BpeSymbol {
-    uint32_t id;   /* TOKEN_NONE: a character that is no token (by score only) */
-    uint32_t size; /* bytes; 0: joined into the one before */
-    uint32_t at;   /* where in the piece */
-    uint32_t previous, next;
-    uint32_t rank, joined; /* of the pair with `next`; kept while scanning */
-} BpeSymbol;
 
 /* A symbol as it was before any join, and the token that the window before made of it and those
  * behind it. */
@@ -139,113 +130,6 @@ static uint32_t pair_find(const Bpe *bpe, const char *piece, const BpeSymbol *le
     merge = merge_slot(bpe, (uint64_t)left->id << 32 | right->id);
     *id = merge->id;
     return merge->pair == UINT64_MAX ? NO_RANK : merge->rank;
-}
-
-/* Symbols. */
-
-/* The piece on its way to symbols, some at a time. */
-typedef struct SymbolSource {
-    const Bpe *bpe;
-    const char *piece;
-    size_t size;
-    size_t at;                       /* what comes next */
-    size_t unknown_at, unknown_size; /* unknown characters that were passed and not written yet */
-} SymbolSource;
-
-typedef struct SymbolWriter {
-    BpeSymbol *symbols;
-    uint32_t n, capacity;
-} SymbolWriter;
-
-static void symbol_push(SymbolWriter *writer, uint32_t id, size_t at, size_t size) {
-    writer->symbols[writer->n] = (BpeSymbol){
-        .id = id,
-        .at = (uint32_t)at,
-        .size = (uint32_t)size,
-        .previous = writer->n - 1, /* NO_SYMBOL for the first */
-        .next = writer->n + 1,
-    };
-    writer->n++;
-}
-
-static bool writer_has_room(const SymbolWriter *writer) {
-    return writer->capacity - writer->n > CHARACTER_SYMBOLS_MAX;
-}
-
-/* Whether the character could be written as one byte token for each of its bytes. */
-static bool symbol_push_bytes(const Bpe *bpe, SymbolWriter *writer, const char *piece, size_t at,
-                              size_t size) {
-    for (size_t i = 0; i < size; i++)
-        if (bpe->byte_ids[(uint8_t)piece[at + i]] == TOKEN_NONE)
-            return false;
-    for (size_t i = 0; i < size; i++)
-        symbol_push(writer, bpe->byte_ids[(uint8_t)piece[at + i]], at + i, 1);
-    return true;
-}
-
-static void unknown_flush(SymbolSource *source, SymbolWriter *writer) {
-    if (source->unknown_size)
-        symbol_push(writer, source->bpe->unknown_id, source->unknown_at, source->unknown_size);
-    source->unknown_size = 0;
-}
-
-static void unknown_pass(SymbolSource *source, SymbolWriter *writer, size_t size) {
-    if (!source->bpe->fuse_unknown)
-        unknown_flush(source, writer);
-    if (!source->unknown_size)
-        source->unknown_at = source->at;
-    source->unknown_size += size;
-}
-
-/* An unknown character waits for its neighbours: it is written when a known one follows or the
- * text ends, and not by byte tokens, exactly as in the reference. */
-static void symbols_from_characters(SymbolSource *source, SymbolWriter *writer) {
-    const Bpe *bpe = source->bpe;
-    size_t step;
-
-    for (; source->at < source->size && writer_has_room(writer); source->at += step) {
-        const char *character = source->piece + source->at;
-        uint32_t id;
-
-        step = utf8_size(*character);
-        id = vocab_find(&bpe->pieces, character, step);
-        if (bpe->score_ranks) {
-            symbol_push(writer, id, source->at, step);
-        } else if (id != TOKEN_NONE) {
-            unknown_flush(source, writer);
-            symbol_push(writer, id, source->at, step);
-        } else if (!symbol_push_bytes(bpe, writer, source->piece, source->at, step) &&
-                   bpe->unknown_id != TOKEN_NONE) {
-            unknown_pass(source, writer, step);
-        }
-    }
-}
-
-static void symbols_from_bytes(SymbolSource *source, SymbolWriter *writer) {
-    const Bpe *bpe = source->bpe;
-
-    for (; source->at < source->size && writer_has_room(writer); source->at++) {
-        uint32_t id = bpe->byte_ids[(uint8_t)source->piece[source->at]];
-
-        if (id != TOKEN_NONE) {
-            unknown_flush(source, writer);
-            symbol_push(writer, id, source->at, 1);
-        } else if (bpe->unknown_id != TOKEN_NONE) {
-            unknown_pass(source, writer, 1);
-        }
-    }
-}
-
-/* Writes symbols while there is room; whether the piece is at its end. */
-static bool source_read(SymbolSource *source, SymbolWriter *writer) {
-    if (source->bpe->byte_level)
-        symbols_from_bytes(source, writer);
-    else
-        symbols_from_characters(source, writer);
-    if (source->at < source->size)
-        return false;
-    unknown_flush(source, writer);
-    return true;
 }
 
 /* Drops the right symbol of a pair into the left one. */
@@ -544,7 +428,7 @@ static int window_encode(Windows *w) {
     const Bpe *bpe = w->source.bpe;
     const char *piece = w->source.piece;
     BpeSymbol *symbols = w->scratch->symbols;
-    bool at_end = source_read(&w->source, &w->writer);
+    bool at_end = symbol_source_read(&w->source, &w->writer);
     uint32_t from = 0, to;
     int r;
 
@@ -614,7 +498,7 @@ static int encode_short(SymbolSource *source, BpeScratch *scratch, TokenIds *out
     if (r)
         return r;
     writer.symbols = scratch->symbols;
-    source_read(source, &writer);
+    symbol_source_read(source, &writer);
     symbols_join_all(source->bpe, source->piece, scratch, writer.n);
     return symbols_write(source->bpe, source->piece, writer.symbols, 0, writer.n, out);
 }

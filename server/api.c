@@ -165,6 +165,16 @@ static void handle_detokenize(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_detokenize);
 }
 
+static void handle_tokenizer_info(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    if (is_ready(api, exchange))
+        http_exchange_reply(exchange, &(HttpReply){ .status = 200,
+                                                    .content_type = "application/json",
+                                                    .body = buffer_text(api->model.tokenizer_info),
+                                                    .size = api->model.tokenizer_info->size });
+}
+
 /* routes */
 
 static const Route routes[] = {
@@ -174,6 +184,7 @@ static const Route routes[] = {
     { HTTP_METHOD_GET, "/v1/models/", handle_model },
     { HTTP_METHOD_POST, "/tokenize", handle_tokenize },
     { HTTP_METHOD_POST, "/detokenize", handle_detokenize },
+    { HTTP_METHOD_GET, "/tokenizer_info", handle_tokenizer_info },
     { HTTP_METHOD_GET, "/health", handle_health },
     { HTTP_METHOD_GET, "/ping", handle_health },
     { HTTP_METHOD_GET, "/metrics", handle_metrics },

@@ -31,7 +31,8 @@ typedef struct ApiModel {
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
     Engine *engine;
-    int64_t created_s; /* Unix time of the start */
+    const Buffer *tokenizer_info; /* what GET /tokenizer_info answers */
+    int64_t created_s;            /* Unix time of the start */
 } ApiModel;
 
 typedef struct Api {

@@ -45,21 +45,20 @@ EncodeOptions api_encode_options(const ApiPromptContext *context, bool add_speci
     };
 }
 
-int api_fail_encoding(ApiError *error, const char *name, int r, const ApiPromptContext *context) {
+int api_refuse_text(ApiError *error, const char *name, const ApiPromptContext *context, int r) {
     switch (r) {
     case -ENOMEM:
+    case -ECANCELED: /* nobody reads the answer */
         return api_fail_memory(error);
-    case -ECANCELED:
-        api_fail_account(error, context->account);
-        return r;
     case -E2BIG:
         return api_fail(error, 400, name, "context_length_exceeded",
-                        "The text of `%s` has more than the %zu tokens that one request may have "
-                        "(options max_model_len, kv_memory).",
+                        "The text of `%s` has more than %zu tokens, which is all that this model "
+                        "can take of one request here; shorten it.",
                         name, context->ids_max);
     default:
         return api_refuse(error, name, "The text of `%s` cannot be tokenized: %s.", name,
-                          r == -EILSEQ ? "it is not UTF-8" : "it is too involved");
+                          r == -EILSEQ ? "it is not UTF-8"
+                                       : "it has a word of megabytes, or is too involved");
     }
 }
 
@@ -72,7 +71,7 @@ static int encode(ApiPrompt *prompt, const char *name, bool add_special,
                                    prompt->text.size, &options, &prompt->ids);
 
     if (r)
-        return api_fail_encoding(error, name, r, context);
+        return api_refuse_text(error, name, context, r);
     if (!prompt->ids.n)
         return api_refuse(error, name, "`%s` is empty: it has no tokens.", name);
     return 0;

@@ -38,10 +38,10 @@ typedef struct ApiPromptContext {
     Account *account; /* whose time and memory it costs; NULL: nobody's */
 } ApiPromptContext;
 
-/* How a request's texts are tokenized. */
+/* How a request's texts are tokenized, and what to say of `name` where that failed with `r`;
+ * returns it. */
 EncodeOptions api_encode_options(const ApiPromptContext *context, bool add_special);
-/* The words for an error of tokenizer_encode on the text of parameter `name`; returns an error. */
-int api_fail_encoding(ApiError *error, const char *name, int r, const ApiPromptContext *context);
+int api_refuse_text(ApiError *error, const char *name, const ApiPromptContext *context, int r);
 
 /* All append to `prompts` (empty before). 0, or -EINVAL, -ENOMEM (also where the account refuses),
  * -ECANCELED (it is closed), with `error` filled. */

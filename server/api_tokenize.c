@@ -6,6 +6,8 @@
 
 #include <errno.h>
 
+#define ITEMS_PER_POLL 4096
+
 typedef struct TokenizeJob {
     ApiJob job; /* first */
     Buffer answer;
@@ -49,16 +51,19 @@ static int encode(ApiJob *job, TokenIds *ids) {
     r = tokenizer_encode(job->context.tokenizer, json_string_value(prompt),
                          json_string_length(prompt), &options, ids);
 
-    if (r == -ENOMEM)
-        return api_fail_memory(&job->error);
-    return r ? api_refuse(&job->error, "prompt", "The text of `prompt` cannot be tokenized.") : 0;
+    return r ? api_refuse_text(&job->error, "prompt", &job->context, r) : 0;
+}
+
+/* Whether anybody waits for an answer of which `n` items are written; asked now and then. */
+static bool is_wanted(const ApiJob *job, size_t n) {
+    return n % ITEMS_PER_POLL || !account_is_closed(job->context.account);
 }
 
 static void put_strings(JsonWriter *w, const ApiJob *job, const TokenIds *ids) {
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
 
     json_begin_array(w, "token_strs");
-    for (size_t i = 0; i < ids->n; i++) {
+    for (size_t i = 0; i < ids->n && is_wanted(job, i); i++) {
         buffer_clear(&text);
         tokenizer_decode(job->context.tokenizer, &ids->ids[i], 1, false, &text);
         json_put_string(w, NULL, buffer_text(&text), text.size);
@@ -71,7 +76,7 @@ static void put_ids(JsonWriter *w, const ApiJob *job, const TokenIds *ids) {
     json_put_u64(w, "count", ids->n);
     json_put_u64(w, "max_model_len", engine_max_model_len(job->api->model.engine));
     json_begin_array(w, "tokens");
-    for (size_t i = 0; i < ids->n; i++)
+    for (size_t i = 0; i < ids->n && is_wanted(job, i); i++)
         json_put_u64(w, NULL, ids->ids[i]);
     json_end_array(w);
     if (job->params.return_token_strs)
@@ -82,7 +87,7 @@ static void put_ids(JsonWriter *w, const ApiJob *job, const TokenIds *ids) {
 }
 
 static int prepare_tokenize(ApiJob *job) {
-    CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
+    CLEANUP(token_ids_deinit) TokenIds ids = { .account = job->context.account };
     Buffer *answer = &tokenize_of(job)->answer;
     JsonWriter w = JSON_WRITER(answer);
     int r = find_prompt(job, &job->prompts);
@@ -91,6 +96,7 @@ static int prepare_tokenize(ApiJob *job) {
         r = encode(job, &ids);
     if (r)
         return r;
+    answer->account = job->context.account;
     put_ids(&w, job, job->prompts.n ? &job->prompts.items[0].ids : &ids);
     return buffer_failed(answer) ? api_fail_memory(&job->error) : 0;
 }
@@ -106,8 +112,8 @@ const ApiJobKind api_tokenize = {
 /* detokenize */
 
 static int prepare_detokenize(ApiJob *job) {
-    CLEANUP(token_ids_deinit) TokenIds ids = TOKEN_IDS_NULL;
-    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    CLEANUP(token_ids_deinit) TokenIds ids = { .account = job->context.account };
+    CLEANUP(buffer_deinit) Buffer text = { .account = job->context.account };
     Buffer *answer = &tokenize_of(job)->answer;
     JsonWriter w = JSON_WRITER(answer);
     int r;
@@ -121,6 +127,7 @@ static int prepare_detokenize(ApiJob *job) {
     if (r == -ERANGE)
         return api_refuse(&job->error, "tokens",
                           "`tokens` holds an id that the tokenizer does not have.");
+    answer->account = job->context.account;
     json_begin_object(&w, NULL);
     json_put_string(&w, "prompt", buffer_text(&text), text.size);
     json_end_object(&w);

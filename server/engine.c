@@ -475,6 +475,10 @@ EngineStats *engine_stats(Engine *e) {
     return &e->stats;
 }
 
+const EndOfTurn *engine_ends(const Engine *e) {
+    return &e->ends;
+}
+
 uint32_t engine_max_model_len(const Engine *e) {
     return e->options.max_model_len;
 }

@@ -14,6 +14,7 @@
 #include "kvcache/ledger.h"
 #include "kvcache/profile.h"
 #include "model/checkpoint.h"
+#include "model/end_of_turn.h"
 #include "model/tokenizer.h"
 #include "server/mailbox.h"
 #include "server/stop_matcher.h"
@@ -194,6 +195,7 @@ void engine_cancel(Engine *engine, EngineRequest *request);
 
 const Ledger *engine_ledger(const Engine *engine);
 EngineStats *engine_stats(Engine *engine);
+const EndOfTurn *engine_ends(const Engine *engine); /* the tokens that end an answer */
 uint32_t engine_max_model_len(const Engine *engine);
 /* Tokens one sequence could ever hold in this cache: the most n_prompt + max_tokens may be. */
 uint32_t engine_max_sequence_tokens(const Engine *engine);

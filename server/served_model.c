@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/served_model.h"
 
+#include "server/api_tokenizer_info.h"
 #include "server/model_run.h"
 
 #include <errno.h>
@@ -51,6 +52,21 @@ static int load_plan(ServedModel *model, const Config *config, Reason *why) {
                           model->plan, &model->profile, why);
 }
 
+static int write_tokenizer_info(ServedModel *model, const Config *config, Reason *why) {
+    CLEANUP(tokenizer_info_deinit) TokenizerInfo info = TOKENIZER_INFO_NULL;
+    int r = tokenizer_info_read(&info, config->model, config->chat_template, why);
+
+    if (r)
+        return r;
+    api_tokenizer_info_write(
+        &model->tokenizer_info,
+        &(ApiTokenizerInfo){ .tokenizer = model->tokenizer,
+                             .info = &info,
+                             .ends = engine_ends(model->engine),
+                             .max_model_len = engine_max_model_len(model->engine) });
+    return buffer_failed(&model->tokenizer_info) ? reason_set(why, -ENOMEM, "out of memory") : 0;
+}
+
 int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
     CpuBackendOptions backend = { .n_threads = config->n_threads };
@@ -78,7 +94,9 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
         return r;
     on_phase("loading the weights and making the cache", userdata);
     r = cpu_backend_new(&model->backend, &backend, why);
-    return r ? r : load_engine(model, config, events, why);
+    if (!r)
+        r = load_engine(model, config, events, why);
+    return r ? r : write_tokenizer_info(model, config, why);
 }
 
 void served_model_unload(ServedModel *model) {
@@ -89,6 +107,7 @@ void served_model_unload(ServedModel *model) {
     free(model->plan);
     chat_template_free(model->chat_template);
     tokenizer_free(model->tokenizer);
+    buffer_deinit(&model->tokenizer_info);
     checkpoint_free(model->checkpoint);
     *model = (ServedModel)SERVED_MODEL_NULL;
 }

@@ -19,9 +19,10 @@ typedef struct ServedModel {
     ChatTemplate *chat_template; /* NULL: the model has none */
     const BackendOps *ops;
     Backend *backend;
-    KvPlan *plan;     /* owned */
-    Profile *profile; /* owned; NULL where nothing is quantized */
-    Engine *engine;   /* not started */
+    KvPlan *plan;          /* owned */
+    Profile *profile;      /* owned; NULL where nothing is quantized */
+    Engine *engine;        /* not started */
+    Buffer tokenizer_info; /* what GET /tokenizer_info answers */
 } ServedModel;
 
 #define SERVED_MODEL_NULL \

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an answer ends: files that name no end or a wrong one, and stops that are special tokens."""
+"""Where an answer ends: files that name no end or a wrong one; stops that are special tokens."""
 
 import os
 import struct
