@@ -43,10 +43,10 @@ static int code_points_reserve(CodePoints *points, size_t n) {
     int32_t *grown;
     int r;
 
-    if (n <= points->capacity - points->n)
-        return 0;
     if (points->n > CODE_POINTS_MAX)
         return -EOVERFLOW;
+    if (n <= points->capacity - points->n)
+        return 0;
     if (capacity < points->n + n)
         capacity = points->n + n;
     r = account_charge(points->account, (capacity - points->capacity) * sizeof(*grown));
