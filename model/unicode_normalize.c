@@ -23,7 +23,7 @@
 #define CLASSES 256
 
 /* Of one stretch: few milliseconds of work. */
-#define CODE_POINTS_MAX ((size_t)1 << 20)
+#define CODE_POINTS_MAX ((size_t)1 << 19)
 #define STRETCHES_PER_POLL 4096
 
 typedef struct CodePoints {
@@ -161,6 +161,8 @@ static int stretch_normalize(UnicodeForm form, const char *text, size_t size, Co
     r = stretch_decompose(form, text, size, points);
     if (r)
         return r;
+    if (account_is_closed(points->account))
+        return -ECANCELED;
     r = code_points_order(points);
     if (r)
         return r;

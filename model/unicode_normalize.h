@@ -15,7 +15,7 @@ typedef enum UnicodeForm {
     UNICODE_NFKD,
 } UnicodeForm;
 
-/* Appends the normalized `text` (valid UTF-8) to `out`. 0; -ENOMEM; -EOVERFLOW (more than a million
- * characters in a row that change each other); -ECANCELED (the account of `out`, which is charged
- * with the scratch, too, is closed). */
+/* Appends the normalized `text` (valid UTF-8) to `out`. 0; -ENOMEM; -EOVERFLOW (more than half a
+ * million characters in a row that change each other); -ECANCELED (the account of `out`, which is
+ * charged with the scratch, too, is closed). */
 int unicode_normalize(UnicodeForm form, const char *text, size_t size, Buffer *out);
