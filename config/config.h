@@ -68,6 +68,7 @@ typedef struct Config {
     uint32_t max_model_len;
     uint64_t chat_template_timeout_ms;
     uint64_t chat_template_output_bytes_max;
+    uint32_t chat_template_workers;
 
     /* memory */
     uint64_t kv_memory_bytes;

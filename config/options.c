@@ -99,6 +99,15 @@ const Option option_table[] = {
       .max = GIB,
       .fallback = "16MiB",
       .help = "The most text that a template may make" },
+    { .name = "chat_template_workers",
+      U32(chat_template_workers),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 64,
+      .fallback = "2",
+      .help = "Processes that render chats, each some 25 MiB; further chats wait for one of them" },
 
     /* memory */
     { .name = "kv_memory",

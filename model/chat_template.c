@@ -1,325 +1,323 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-
 /*
- * The C half: finds the templates and special tokens of a model, and carries requests to the
- * Python half (chat_template.py) on the interpreter's thread and prompts back. State: one Python
- * object a model, which only that thread may touch.
- *
- * A rendering that cannot be stopped outlives its caller and may outlive the ChatTemplate, so
- * tasks own copies of what they use and a reference to the Python object's holder.
+ * A pool of workers, each with the model's templates compiled. The first one finds the templates
+ * and what they read; what it says about them is kept and given to every later one, so that all
+ * are alike whatever has become of the files. Workers are started when there is no idle one, and
+ * are ended when their answer does not come in time or is not waited for any more, when they have
+ * grown, and with the ChatTemplate. The lock guards the pool and is never held while anything is
+ * waited for but the pool itself.
  */
-
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
 #include "model/chat_template.h"
 
 #include "model/chat_template_gguf.h"
-#include "model/chat_template_python.h"
+#include "model/chat_worker.h"
+#include "util/log.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define OPEN_TIME_MS_MAX 10000
 #define OPEN_MEMORY_BYTES_MAX (512u << 20)
+#define TEMPLATES_BYTES_MAX (512u << 20)
+#define PROBE_TIME_MS_MIN 1000
 /* Text in Python takes up to four bytes a character, and is there in pieces and joined. */
 #define MEMORY_BYTES_BASE (64u << 20)
 #define MEMORY_BYTES_PER_OUTPUT_BYTE 12
-
-/* The Python object of a model, kept until the last task that uses it is gone. */
-typedef struct Renderer {
-    PythonTask release; /* runs once, at the end */
-    atomic_uint n_refs;
-    PyObject *object; /* owned; interpreter thread only */
-} Renderer;
+#define LOOK_UP_AFTER_NS (10 * 1000000) /* whether anybody still waits */
+#define CHARGE_ATTEMPTS_MAX 8
+#define START_ATTEMPTS_MAX 2
 
 struct ChatTemplate {
-    Renderer *renderer; /* a reference */
     ChatTemplateOptions options;
+    Buffer templates; /* for CHAT_WORKER_LOAD */
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t changed;
+    uint32_t n_idle, n_busy;
+    ChatWorker idle[CHAT_TEMPLATE_WORKERS_MAX]; /* [n_idle] */
 };
 
-typedef struct OpenTask {
-    PythonTask task;
-    char *path;         /* owned */
-    char *source_path;  /* owned; or NULL */
-    Gguf *gguf;         /* owned; NULL for a directory */
-    Renderer *renderer; /* a reference; its object is what comes out */
-    Reason why;
-} OpenTask;
+/* What a model has, for CHAT_WORKER_OPEN. */
+static int parts_make(Buffer *parts, const char *path, const char *source_path, Reason *why) {
+    CLEANUP(gguf_free) Gguf *gguf = NULL;
+    struct stat status;
+    int r;
 
-typedef struct RenderTask {
-    PythonTask task;
-    Renderer *renderer; /* a reference */
-    char *request;      /* owned; [size] */
-    size_t size, output_bytes_max;
-    Buffer prompt;
-    Reason why;
-} RenderTask;
-
-static bool renderer_release(PythonTask *task) {
-    Renderer *renderer = container_of(task, Renderer, release);
-
-    Py_CLEAR(renderer->object);
-    return true;
+    if (stat(path, &status) < 0)
+        return reason_set(why, -errno, "%s: %s", path, strerror(errno));
+    if (source_path)
+        chat_part_append(parts, "override", "", source_path, strlen(source_path));
+    if (S_ISDIR(status.st_mode)) {
+        chat_part_append(parts, "path", "", path, strlen(path));
+    } else {
+        r = gguf_open(&gguf, path, why);
+        if (!r)
+            r = gguf_chat_parts(gguf, parts, why);
+        if (r)
+            return r;
+    }
+    return buffer_failed(parts) ? reason_set(why, -ENOMEM, "no memory for a chat template") : 0;
 }
 
-static void renderer_free(PythonTask *task) {
-    free(container_of(task, Renderer, release));
+/* Takes the words of an answer that is no success. */
+static int take_words(ChatWorker *worker, int outcome, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer words = BUFFER_NULL;
+    int r = chat_worker_take(worker, &words);
+
+    return r ? r : reason_set(why, outcome, "%s", buffer_text(&words));
 }
 
-static Renderer *renderer_new(void) {
-    Renderer *renderer = calloc(1, sizeof(*renderer));
-
-    if (!renderer)
-        return NULL;
-    renderer->release.run = renderer_release;
-    renderer->release.free = renderer_free;
-    atomic_init(&renderer->n_refs, 1);
-    return renderer;
-}
-
-static Renderer *renderer_ref(Renderer *renderer) {
-    atomic_fetch_add(&renderer->n_refs, 1);
-    return renderer;
-}
-
-/* `object` is only looked at by the last holder, after every task that could set it. */
-static void renderer_unref(Renderer *renderer) {
-    if (!renderer || atomic_fetch_sub(&renderer->n_refs, 1) > 1)
-        return;
-    if (renderer->object)
-        python_post(&renderer->release);
-    else
-        free(renderer);
-}
-
-/* The exceptions of chat_template.py and what they mean here. */
-static const struct {
-    const char *name;
-    int outcome;
-} exceptions[] = {
-    { "NoTemplate", CHAT_TEMPLATE_E_NONE },
-    { "Raised", CHAT_TEMPLATE_E_RAISED },
-    { "OutputLimit", CHAT_TEMPLATE_E_LIMIT },
-    { "Invalid", -EINVAL },
-};
-
-/* Takes the exception that is set; -EIO for one that nobody foresaw. */
-static int exception_take(Reason *why) {
-    PyObject *type, *value, *traceback, *text;
-    const char *words = NULL;
-    int r = -EIO;
-
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    for (size_t i = 0; i < sizeof(exceptions) / sizeof(exceptions[0]); i++)
-        if (PyErr_GivenExceptionMatches(type, python_lookup(exceptions[i].name)))
-            r = exceptions[i].outcome;
-    text = value ? PyObject_Str(value) : NULL;
-    if (text)
-        words = PyUnicode_AsUTF8(text);
-    if (r == -EIO)
-        reason_set(why, r, "chat templates: %s: %s", ((PyTypeObject *)type)->tp_name,
-                   words ? words : "no words");
-    else
-        reason_set(why, r, "%s", words ? words : "no words");
-    Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    return r;
-}
-
-static PyObject *open_gguf(const OpenTask *open) {
-    PyObject *templates = gguf_chat_templates(open->gguf);
-    PyObject *tokens = templates ? gguf_special_tokens(open->gguf) : NULL;
-    PyObject *object = NULL;
-
-    if (tokens)
-        object = PyObject_CallFunction(python_lookup("open_parts"), "OOy", templates, tokens,
-                                       open->source_path);
-    Py_XDECREF(templates);
-    Py_XDECREF(tokens);
-    return object;
-}
-
-static bool open_run(PythonTask *task) {
-    OpenTask *open = container_of(task, OpenTask, task);
-
-    if (open->gguf)
-        open->renderer->object = open_gguf(open);
-    else
-        open->renderer->object = PyObject_CallFunction(python_lookup("open_directory"), "yy",
-                                                       open->path, open->source_path);
-    return open->renderer->object != NULL;
-}
-
-static int open_fail(PythonTask *task) {
-    return exception_take(&container_of(task, OpenTask, task)->why);
-}
-
-static void open_free(PythonTask *task) {
-    OpenTask *open = container_of(task, OpenTask, task);
-
-    renderer_unref(open->renderer);
-    gguf_free(open->gguf);
-    free(open->source_path);
-    free(open->path);
-    free(open);
-}
-
-static bool render_run(PythonTask *task) {
-    RenderTask *render = container_of(task, RenderTask, task);
-    PyObject *prompt;
-
-    prompt = PyObject_CallMethod(render->renderer->object, "render", "y#n", render->request,
-                                 (Py_ssize_t)render->size, (Py_ssize_t)render->output_bytes_max);
-    if (!prompt)
-        return false;
-    assert(PyBytes_Check(prompt));
-    buffer_append(&render->prompt, PyBytes_AS_STRING(prompt), (size_t)PyBytes_GET_SIZE(prompt));
-    Py_DECREF(prompt);
-    return true;
-}
-
-static int render_fail(PythonTask *task) {
-    return exception_take(&container_of(task, RenderTask, task)->why);
-}
-
-static void render_free(PythonTask *task) {
-    RenderTask *render = container_of(task, RenderTask, task);
-
-    renderer_unref(render->renderer);
-    buffer_deinit(&render->prompt);
-    free(render->request);
-    free(render);
-}
-
-/* Runs a task and puts the reason for any other end than 0 into `why`. `words` is where the task's
- * own go; `limited` is the answer where a limit stopped it. */
-static int task_run(PythonTask **taskp, const Reason *words, const char *doing, int limited,
-                    Reason *why) {
-    const uint32_t time_ms_max = (*taskp)->time_ms_max;
-    const size_t memory_bytes_max = (*taskp)->memory_bytes_max;
-    int r = python_run(taskp, why);
-
-    switch (r) {
-    case PYTHON_E_TIME:
-        return reason_set(why, limited, "%s took longer than %u ms", doing, time_ms_max);
-    case PYTHON_E_MEMORY:
-        return reason_set(why, limited, "%s needs more than %zu bytes of memory", doing,
-                          memory_bytes_max);
-    case PYTHON_E_STUCK:
-        return reason_set(
-            why, limited,
-            "a chat template does not end and cannot be stopped: until it ends or the "
-            "daemon is restarted, there are no chat prompts");
+/* What a question's end, other than success, is here, with words for it. `doing` is what was done,
+ * and `limited` the answer where a limit stopped it. */
+static int end_as(ChatWorker *worker, int end, const ChatWorkerLimits *limits, const char *doing,
+                  int limited, Reason *why) {
+    switch (end) {
+    case CHAT_WORKER_NO_TEMPLATE:
+        return take_words(worker, CHAT_TEMPLATE_E_NONE, why);
+    case CHAT_WORKER_RAISED:
+        return take_words(worker, CHAT_TEMPLATE_E_RAISED, why);
+    case CHAT_WORKER_BAD_MESSAGE:
+        return take_words(worker, CHAT_TEMPLATE_E_MESSAGE, why);
+    case CHAT_WORKER_OUTPUT_LIMIT:
+        return take_words(worker, limited, why);
+    case CHAT_WORKER_INVALID:
+        return take_words(worker, -EINVAL, why);
+    case CHAT_WORKER_NO_JINJA:
+        end = take_words(worker, -ENOENT, why);
+        return end == -ENOENT ? reason_prefix(why, end,
+                                              "chat templates need the system's Python with "
+                                              "Jinja2; install python3-jinja2: ")
+                              : end;
+    case CHAT_WORKER_BROKEN:
+        return take_words(worker, -EIO, why);
+    case CHAT_WORKER_OUT_OF_MEMORY:
+        return reason_set(why, limited, "%s needs more than %llu bytes of memory", doing,
+                          (unsigned long long)limits->memory_bytes);
+    case CHAT_WORKER_TIMED_OUT:
+        return reason_set(why, limited, "%s took longer than %llu ms", doing,
+                          (unsigned long long)limits->time_ms);
+    case CHAT_WORKER_DIED:
+        return reason_set(why, limited, "%s ended the process that it runs in", doing);
+    case -ECANCELED:
+        return reason_set(why, end, "nobody waits for the prompt any more");
     default:
-        return words->text[0] ? reason_set(why, r, "%s", words->text) : r;
+        return reason_set(why, end, "%s: %s", doing, strerror(-end));
     }
 }
 
-static OpenTask *open_task_new(const char *path, const char *source_path) {
-    OpenTask *open = calloc(1, sizeof(*open));
+/* Compiles the model's templates in a new worker. */
+static int templates_open(ChatTemplate *ct, ChatWorker *worker, const Buffer *parts, Reason *why) {
+    static const ChatWorkerLimits limits = { .time_ms = OPEN_TIME_MS_MAX,
+                                             .answer_bytes = TEMPLATES_BYTES_MAX,
+                                             .memory_bytes = OPEN_MEMORY_BYTES_MAX };
+    static const char doing[] = "compiling the chat template";
+    int r = chat_worker_start(worker, why);
 
-    if (!open)
-        return NULL;
-    open->task = (PythonTask){
-        .run = open_run,
-        .fail = open_fail,
-        .free = open_free,
-        .time_ms_max = OPEN_TIME_MS_MAX,
-        .memory_bytes_max = OPEN_MEMORY_BYTES_MAX,
+    if (r)
+        return r;
+    r = chat_worker_ask(worker, CHAT_WORKER_OPEN, parts->data, parts->size, &limits, NULL);
+    if (!r)
+        r = chat_worker_take(worker, &ct->templates);
+    return r ? end_as(worker, r, &limits, doing, -EINVAL, why) : 0;
+}
+
+/* Lets the worker find out what the templates read. One that takes too long over short messages
+ * keeps the usual forms; what becomes of it, requests will see. */
+static void templates_probe(ChatTemplate *ct, ChatWorker *worker) {
+    CLEANUP(buffer_deinit) Buffer probed = BUFFER_NULL;
+    const uint64_t patience_ms = UINT64_C(2) * ct->options.time_ms_max;
+    const ChatWorkerLimits limits = {
+        .time_ms = patience_ms > OPEN_TIME_MS_MAX    ? OPEN_TIME_MS_MAX
+                   : patience_ms < PROBE_TIME_MS_MIN ? PROBE_TIME_MS_MIN
+                                                     : patience_ms,
+        .answer_bytes = TEMPLATES_BYTES_MAX,
+        .memory_bytes = OPEN_MEMORY_BYTES_MAX,
     };
-    open->path = strdup(path);
-    open->source_path = source_path ? strdup(source_path) : NULL;
-    open->renderer = renderer_new();
-    if (!open->path || !open->renderer || (source_path && !open->source_path)) {
-        open_free(&open->task);
-        return NULL;
+    Reason why = REASON_NULL;
+    int r = chat_worker_ask(worker, CHAT_WORKER_PROBE, NULL, 0, &limits, NULL);
+
+    if (!r)
+        r = chat_worker_take(worker, &probed);
+    if (!r) {
+        buffer_deinit(&ct->templates);
+        ct->templates = probed;
+        probed = (Buffer)BUFFER_NULL;
+        return;
     }
-    return open;
+    end_as(worker, r, &limits, "trying it on short messages", -EINVAL, &why);
+    log_line(LOG_LEVEL_WARNING, "what the chat template reads could not be found out",
+             "reason=\"%s\"", why.text);
+    chat_worker_close(worker);
+}
+
+static ChatTemplate *chat_template_new(const ChatTemplateOptions *options) {
+    static const ChatTemplateOptions defaults = CHAT_TEMPLATE_OPTIONS_DEFAULT;
+    ChatTemplate *ct = calloc(1, sizeof(*ct));
+
+    if (!ct)
+        return NULL;
+    ct->options = options ? *options : defaults;
+    ct->options.source_path = NULL; /* borrowed for the opening only */
+    assert(ct->options.n_workers >= 1 && ct->options.n_workers <= CHAT_TEMPLATE_WORKERS_MAX);
+    pthread_mutex_init(&ct->lock, NULL);
+    pthread_cond_init(&ct->changed, NULL);
+    return ct;
 }
 
 int chat_template_open(ChatTemplate **outp, const char *path, const ChatTemplateOptions *options,
                        Reason *why) {
-    static const ChatTemplateOptions defaults = CHAT_TEMPLATE_OPTIONS_DEFAULT;
-    CLEANUP(chat_template_free) ChatTemplate *chat_template = calloc(1, sizeof(*chat_template));
-    CLEANUP(python_task_free) PythonTask *task = NULL;
-    OpenTask *open = open_task_new(path, options ? options->source_path : NULL);
-    struct stat status;
-    int r = 0;
+    CLEANUP(chat_template_free) ChatTemplate *ct = chat_template_new(options);
+    CLEANUP(buffer_deinit) Buffer parts = BUFFER_NULL;
+    CLEANUP(chat_worker_close) ChatWorker worker = CHAT_WORKER_NULL;
+    int r;
 
-    if (open)
-        task = &open->task;
-    if (!chat_template || !task)
+    if (!ct)
         return reason_set(why, -ENOMEM, "no memory for a chat template");
-    chat_template->options = options ? *options : defaults;
-    chat_template->options.source_path = NULL; /* borrowed for this call only */
-    if (stat(path, &status) < 0)
-        return reason_set(why, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISDIR(status.st_mode))
-        r = gguf_open(&open->gguf, path, why);
-    if (r == 0)
-        r = task_run(&task, &open->why, "compiling the chat template", -EINVAL, why);
+    r = parts_make(&parts, path, options ? options->source_path : NULL, why);
+    if (!r)
+        r = templates_open(ct, &worker, &parts, why);
     if (r)
         return r;
-    chat_template->renderer = renderer_ref(open->renderer);
-    *outp = TAKE(chat_template);
+    templates_probe(ct, &worker);
+    if (chat_worker_is_alive(&worker)) {
+        ct->idle[ct->n_idle++] = worker;
+        worker = (ChatWorker)CHAT_WORKER_NULL;
+    }
+    *outp = TAKE(ct);
     return 0;
 }
 
-ChatTemplate *chat_template_free(ChatTemplate *chat_template) {
-    if (!chat_template)
+ChatTemplate *chat_template_free(ChatTemplate *ct) {
+    if (!ct)
         return NULL;
-    renderer_unref(chat_template->renderer);
-    free(chat_template);
+    assert(!ct->n_busy);
+    while (ct->n_idle)
+        chat_worker_close(&ct->idle[--ct->n_idle]);
+    pthread_cond_destroy(&ct->changed);
+    pthread_mutex_destroy(&ct->lock);
+    buffer_deinit(&ct->templates);
+    free(ct);
     return NULL;
 }
 
-static RenderTask *render_task_new(const ChatTemplate *chat_template, const char *request_json,
-                                   size_t size) {
-    const ChatTemplateOptions *options = &chat_template->options;
-    RenderTask *render = calloc(1, sizeof(*render));
+/* Waits until one more worker may be busy, and takes an idle one where there is one. */
+static int worker_take_idle(ChatTemplate *ct, ChatWorker *worker, Account *account) {
+    struct timespec t;
 
-    if (!render)
-        return NULL;
-    render->task = (PythonTask){
-        .run = render_run,
-        .fail = render_fail,
-        .free = render_free,
-        .time_ms_max = options->time_ms_max,
-        .memory_bytes_max =
-            MEMORY_BYTES_BASE + options->output_bytes_max * MEMORY_BYTES_PER_OUTPUT_BYTE,
-    };
-    render->renderer = renderer_ref(chat_template->renderer);
-    render->size = size;
-    render->output_bytes_max = options->output_bytes_max;
-    render->request = malloc(size + 1);
-    if (!render->request) {
-        render_free(&render->task);
-        return NULL;
+    pthread_mutex_lock(&ct->lock);
+    while (ct->n_busy == ct->options.n_workers && !account_is_closed(account)) {
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        t.tv_nsec += LOOK_UP_AFTER_NS;
+        if (t.tv_nsec >= 1000000000) {
+            t.tv_nsec -= 1000000000;
+            t.tv_sec++;
+        }
+        pthread_cond_clockwait(&ct->changed, &ct->lock, CLOCK_MONOTONIC, &t);
     }
-    memcpy(render->request, request_json, size);
-    return render;
+    if (account_is_closed(account)) {
+        pthread_mutex_unlock(&ct->lock);
+        return -ECANCELED;
+    }
+    ct->n_busy++;
+    if (ct->n_idle)
+        *worker = ct->idle[--ct->n_idle];
+    pthread_mutex_unlock(&ct->lock);
+    return 0;
 }
 
-int chat_template_render(ChatTemplate *chat_template, const char *request_json, size_t size,
-                         Buffer *out, Reason *why) {
-    RenderTask *render = render_task_new(chat_template, request_json, size);
-    CLEANUP(python_task_free) PythonTask *task = render ? &render->task : NULL;
-    int r;
+/* Gives back what worker_take_idle took. */
+static void worker_give(ChatTemplate *ct, ChatWorker *worker) {
+    ChatWorker gone = CHAT_WORKER_NULL;
 
-    if (!task)
-        return reason_set(why, -ENOMEM, "no memory for a chat prompt");
-    r = task_run(&task, &render->why, "the chat template", CHAT_TEMPLATE_E_LIMIT, why);
+    pthread_mutex_lock(&ct->lock);
+    ct->n_busy--;
+    if (chat_worker_is_alive(worker))
+        ct->idle[ct->n_idle++] = *worker;
+    else
+        gone = *worker;
+    *worker = (ChatWorker)CHAT_WORKER_NULL;
+    pthread_cond_signal(&ct->changed);
+    pthread_mutex_unlock(&ct->lock);
+    chat_worker_close(&gone);
+}
+
+/* Puts a new worker, which knows the templates, in the place of one that is not alive. A nursery
+ * that ended meanwhile takes the worker with it: then another try has another nursery. */
+static int worker_require(const ChatTemplate *ct, ChatWorker *worker, Account *account,
+                          Reason *why) {
+    static const ChatWorkerLimits limits = { .time_ms = OPEN_TIME_MS_MAX,
+                                             .memory_bytes = OPEN_MEMORY_BYTES_MAX };
+    int r = chat_worker_is_alive(worker) ? 0 : CHAT_WORKER_DIED;
+
+    for (int i = 0; r == CHAT_WORKER_DIED && i < START_ATTEMPTS_MAX; i++) {
+        chat_worker_close(worker);
+        r = chat_worker_start(worker, why);
+        if (r)
+            return r;
+        r = chat_worker_ask(worker, CHAT_WORKER_LOAD, ct->templates.data, ct->templates.size,
+                            &limits, account);
+    }
+    return r ? end_as(worker, r, &limits, "compiling the chat template", -EIO, why) : 0;
+}
+
+/* Charges what a worker may take, `*n_bytes` or what room there is. */
+static int charge_memory(Account *account, uint64_t *n_bytes) {
+    int r = -ENOMEM;
+
+    for (int i = 0; r == -ENOMEM && i < CHARGE_ATTEMPTS_MAX; i++) {
+        uint64_t room = account_room(account);
+
+        if (room < *n_bytes)
+            *n_bytes = room ? room : 1;
+        r = account_charge(account, *n_bytes);
+    }
+    return r;
+}
+
+/* Lets the account remember whose limit it was that a template would have passed. */
+static int refuse_memory(Account *account, uint64_t n_bytes, Reason *why) {
+    if (account_charge(account, n_bytes) == 0)
+        account_release(account, n_bytes);
+    return reason_set(why, -ENOMEM,
+                      "the chat template needs more memory than the request may take");
+}
+
+static int render(const ChatTemplate *ct, ChatWorker *worker, const char *request_json, size_t size,
+                  Account *account, Buffer *out, Reason *why) {
+    const uint64_t memory_bytes =
+        MEMORY_BYTES_BASE + ct->options.output_bytes_max * MEMORY_BYTES_PER_OUTPUT_BYTE;
+    ChatWorkerLimits limits = { .time_ms = ct->options.time_ms_max,
+                                .answer_bytes = ct->options.output_bytes_max,
+                                .memory_bytes = memory_bytes };
+    int r = charge_memory(account, &limits.memory_bytes);
+
+    if (r == -ENOMEM)
+        return reason_set(why, r, "there is no memory left for the chat template");
+    if (!r) {
+        r = chat_worker_ask(worker, CHAT_WORKER_RENDER, request_json, size, &limits, account);
+        account_release(account, limits.memory_bytes);
+    }
+    if (r == CHAT_WORKER_OUT_OF_MEMORY && limits.memory_bytes < memory_bytes)
+        return refuse_memory(account, limits.memory_bytes + 1, why);
+    if (!r)
+        r = chat_worker_take(worker, out);
+    return r ? end_as(worker, r, &limits, "the chat template", CHAT_TEMPLATE_E_LIMIT, why) : 0;
+}
+
+int chat_template_render(ChatTemplate *ct, const char *request_json, size_t size, Account *account,
+                         Buffer *out, Reason *why) {
+    ChatWorker worker = CHAT_WORKER_NULL;
+    int r = worker_take_idle(ct, &worker, account);
+
     if (r)
-        return r;
-    buffer_append(out, render->prompt.data, render->prompt.size);
-    if (buffer_failed(&render->prompt) || buffer_failed(out))
-        return reason_set(why, -ENOMEM, "no memory for a chat prompt");
-    return 0;
+        return reason_set(why, r, "nobody waits for the prompt any more");
+    r = worker_require(ct, &worker, account, why);
+    if (!r)
+        r = render(ct, &worker, request_json, size, account, out, why);
+    worker_give(ct, &worker);
+    return r;
 }

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python half of chat templates; built into the daemon and run by model/chat_template.c.
+"""Chat templates in Jinja2; built into the daemon and run in a process of its own (chat_worker.py).
 
 A chat template is a Jinja program written for the environment that Transformers 5 gives it
 (transformers/utils/chat_template_utils.py and tokenization_utils_base.py there are what everything
 here must agree with): the immutable sandbox, trim_blocks, lstrip_blocks, loop controls, the
 generation tag, a tojson that leaves HTML alone, raise_exception, strftime_now, and the model's
 special tokens as variables. Messages lose their null members and carry their reasoning under each
-of its names before the template sees them.
+of its names before the template sees them; unless a request says `as_written`, they are also put
+into the form that this template reads (chat_messages.py).
 
-Every way to fail is one of the exceptions below, which the C half turns into outcomes. Time and
-memory are limited from there: LimitReached is raised between any two bytecodes, and MemoryError by
-any allocation. What one C function can do without allocating, arithmetic on huge integers, is
-limited here.
+Every way to fail is one of the exceptions below, which chat_worker.py turns into outcomes. Time and
+memory are limited from there, by ending the process and by its own limit. What would be long before
+anybody could tell, arithmetic on huge integers, is limited here.
 """
 
 import datetime
@@ -29,7 +29,10 @@ import jinja2.nodes
 import jinja2.sandbox
 import jinja2.utils
 
+import chat_messages
+
 FILE_BYTES_MAX = 64 << 20
+PROBE_BYTES_MAX = 1 << 20
 MESSAGE_BYTES_MAX = 900  # fits into a Reason together with what is put in front
 INTEGER_BITS_MAX = 1 << 16
 TIME_FORMAT_CHARACTERS_MAX = 1000
@@ -67,12 +70,12 @@ class Raised(Outcome):
     """The template refused the messages or failed on them."""
 
 
+class BadMessage(Outcome):
+    """A message is not what a client may send; begins with its place, in backquotes."""
+
+
 class OutputLimit(Outcome):
     """The prompt is longer than allowed."""
-
-
-class LimitReached(BaseException):
-    """Raised by the C half into running code. No template can catch it."""
 
 
 class Generation(jinja2.ext.Extension):
@@ -204,14 +207,18 @@ def alias_reasoning(message):
     return message
 
 
-def checked_messages(messages):
+def checked_messages(messages, forms):
+    """`forms`: what to put them into; None: nothing, they are as Transformers would have them."""
     if not isinstance(messages, list) or not messages:
         raise Raised("'messages' must be an array of at least one message")
     for message in messages:
         if not isinstance(message, dict):
             raise Raised("every message must be an object with 'role' and 'content'")
-    present = ({k: v for k, v in message.items() if v is not None} for message in messages)
-    return [alias_reasoning(message) for message in present]
+    if forms is None:
+        messages = [{k: v for k, v in m.items() if v is not None} for m in messages]
+    else:
+        messages = chat_messages.settle(messages, forms)
+    return [alias_reasoning(message) for message in messages]
 
 
 def checked_objects(name, values):
@@ -226,9 +233,15 @@ def no_constant(name):
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_request(text):
+def parse_request(body):
+    """`body` is emptied: text in Python is large, and there is to be one of it at a time."""
     try:
-        request = json.loads(text.decode("utf-8"), parse_constant=no_constant)
+        text = body.decode("utf-8")
+        body.clear()
+        request = json.loads(text, parse_constant=no_constant)
+        chat_messages.check_depth(text, request, "the request")
+    except chat_messages.Refused as error:
+        raise Invalid(str(error)) from None
     except RecursionError:
         raise Invalid("the request is nested too deeply") from None
     except ValueError as error:
@@ -241,24 +254,45 @@ def parse_request(text):
 class Renderer:
     """The templates of one model, compiled; rendering does not change it."""
 
-    def __init__(self, templates, special_tokens):
+    def __init__(self, sources, special_tokens, forms=None):
         environment = new_environment()
+        self.sources = sources
         self.special_tokens = special_tokens
         self.templates = {
-            name: compile_template(environment, name, source) for name, source in templates.items()
+            name: compile_template(environment, name, source) for name, source in sources.items()
         }
+        self.forms = forms or {name: chat_messages.DEFAULT_FORMS for name in sources}
+
+    def find_forms(self):
+        """What each template reads, as `forms` takes it."""
+        return {
+            name: chat_messages.find_forms(
+                lambda messages, tools, template=template: self.attempt(template, messages, tools),
+                self.sources[name])
+            for name, template in self.templates.items()
+        }
+
+    def attempt(self, template, messages, tools):
+        """The prompt, or None where the template fails."""
+        variables = {**self.special_tokens, "messages": messages, "tools": tools,
+                     "documents": None, "add_generation_prompt": False}
+        try:
+            return joined(template.generate(variables), PROBE_BYTES_MAX).decode()
+        except MemoryError:
+            raise
+        except Exception:
+            return None
 
     def choose(self, tools, kwargs):
         wanted = kwargs.pop("chat_template", None)
         if wanted is None:
             wanted = "tool_use" if tools is not None and "tool_use" in self.templates else "default"
-        template = self.templates.get(wanted) if isinstance(wanted, str) else None
-        if template is None:
+        if not isinstance(wanted, str) or wanted not in self.templates:
             names = ", ".join(sorted(self.templates))
             raise Raised(f"the model has no chat template of that name; it has: {names}")
-        return template
+        return wanted
 
-    def variables(self, request, kwargs):
+    def variables(self, request, kwargs, forms):
         for name in RESERVED_KWARGS:
             if name in kwargs:
                 raise Raised(f"'kwargs' must not hold '{name}'")
@@ -266,42 +300,54 @@ class Renderer:
         return {
             **self.special_tokens,
             **kwargs,
-            "messages": checked_messages(request.get("messages")),
+            "messages": checked_messages(request.get("messages"), forms),
             "tools": checked_objects("tools", request.get("tools")),
             "documents": checked_objects("documents", documents),
             "add_generation_prompt": request.get("add_generation_prompt", False),
         }
 
-    def render(self, text, output_bytes_max):
-        request = parse_request(text)
+    def render(self, body, output_bytes_max):
+        request = parse_request(body)
         kwargs = request.get("kwargs") or {}
         if not isinstance(kwargs, dict):
             raise Raised("'kwargs' must be an object")
         kwargs = dict(kwargs)
-        template = self.choose(request.get("tools"), kwargs)
-        variables = self.variables(request, kwargs)
+        name = self.choose(request.get("tools"), kwargs)
+        continues = bool(request.get("continue_final_message"))
         try:
-            return joined(template.generate(variables), output_bytes_max)
+            # A message that is continued is looked at as chat clients mean it.
+            forms = None if request.get("as_written") and not continues else self.forms[name]
+            variables = self.variables(request, kwargs, forms)
+            if continues:
+                chat_messages.mark_end(variables["messages"])
+            del request
+            pieces = self.templates[name].generate(variables)
+            if continues:
+                pieces = [chat_messages.cut_at_end("".join(pieces))]
+            return joined(pieces, output_bytes_max)
         except (Outcome, MemoryError):
             raise
+        except chat_messages.Refused as error:
+            raise BadMessage(error) from None
         except Exception as error:
             raise Raised(describe_failure(error)) from None
 
 
 def joined(pieces, output_bytes_max):
-    output, n_characters = [], 0
+    """UTF-8, encoded piece by piece, since most texts take less room so."""
+    output, n_bytes = [], 0
     for piece in pieces:
-        n_characters += len(piece)
-        if n_characters > output_bytes_max:
+        n_bytes += len(piece)
+        if n_bytes > output_bytes_max:
             break
-        output.append(piece)
-    try:
-        encoded = "".join(output).encode("utf-8")
-    except UnicodeEncodeError:
-        raise Raised("the prompt holds half of a surrogate pair, which is not text") from None
-    if n_characters > output_bytes_max or len(encoded) > output_bytes_max:
+        try:
+            output.append(piece.encode("utf-8"))
+        except UnicodeEncodeError:
+            raise Raised("the prompt holds half of a surrogate pair, which is not text") from None
+        n_bytes += len(output[-1]) - len(piece)
+    if n_bytes > output_bytes_max:
         raise OutputLimit(f"the prompt is longer than {output_bytes_max} bytes")
-    return encoded
+    return b"".join(output)
 
 
 def read_text(path):
@@ -382,7 +428,6 @@ def config_templates(path, value):
 
 def open_directory(path, override):
     """A Renderer for a model directory in Hugging Face layout."""
-    path = os.fsdecode(path)
     config_path = os.path.join(path, "tokenizer_config.json")
     config = read_object(config_path)
     templates = template_files(path) or config_templates(config_path, config.get("chat_template"))
@@ -394,7 +439,6 @@ def open_directory(path, override):
 def open_parts(templates, special_tokens, override):
     """A Renderer for {name: source} and {variable: token}; `override` is a file to use instead."""
     if override is not None:
-        override = os.fsdecode(override)
         source = read_text(override)
         if source is None:
             raise Invalid(f"{override}: there is no such file")

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <Python.h>
-
 #include "model/chat_template_gguf.h"
 
-#include "model/chat_template_python.h"
+#include <errno.h>
+#include <string.h>
 
 #define TEMPLATE_KEY "tokenizer.chat_template"
 #define KEY_BYTES_MAX 256
@@ -21,89 +20,71 @@ static const struct {
 };
 enum { N_SPECIAL_TOKENS = sizeof(special_tokens) / sizeof(special_tokens[0]) };
 
-/* Turns a Reason into the exception that stands for it. */
-static bool invalid_raise(const Reason *why) {
-    PyErr_SetString(python_lookup("Invalid"), why->text);
-    return false;
+static void text_append(Buffer *out, const char *text, size_t size) {
+    uint32_t n = (uint32_t)size;
+
+    buffer_append(out, &n, sizeof(n));
+    buffer_append(out, text, size);
 }
 
-static bool dict_set(PyObject *dict, const char *name, GgufText text) {
-    PyObject *value = PyUnicode_DecodeUTF8(text.data, (Py_ssize_t)text.size, "replace");
-    bool set = value && PyDict_SetItemString(dict, name, value) == 0;
-
-    Py_XDECREF(value);
-    return set;
+void chat_part_append(Buffer *out, const char *tag, const char *name, const char *text,
+                      size_t size) {
+    text_append(out, tag, strlen(tag));
+    text_append(out, name, strlen(name));
+    text_append(out, text, size);
 }
 
 /* `name` is the last part of `key`, or "default". */
-static bool template_add(PyObject *templates, const Gguf *gguf, const char *key, const char *name) {
-    Reason why = REASON_NULL;
+static int template_append(Buffer *out, const Gguf *gguf, const char *key, const char *name,
+                           Reason *why) {
     GgufText source;
-    int r = gguf_get_text(gguf, key, &source, &why);
+    int r = gguf_get_text(gguf, key, &source, why);
 
-    if (r < 0)
-        return invalid_raise(&why);
-    return r == GGUF_E_ABSENT || dict_set(templates, name, source);
+    if (r == GGUF_E_ABSENT)
+        return 0;
+    if (r == 0)
+        chat_part_append(out, "template", name, source.data, source.size);
+    return r;
 }
 
-static bool templates_add(PyObject *templates, const Gguf *gguf) {
+static int templates_append(Buffer *out, const Gguf *gguf, Reason *why) {
     char key[KEY_BYTES_MAX];
-    Reason why = REASON_NULL;
     GgufArray names;
     GgufText name;
-    int n, r = gguf_get_texts(gguf, "tokenizer.chat_templates", &names, &why);
+    int n, listed = gguf_get_texts(gguf, "tokenizer.chat_templates", &names, why);
+    int r = listed < 0 ? listed : template_append(out, gguf, TEMPLATE_KEY, "default", why);
 
-    if (r < 0)
-        return invalid_raise(&why);
-    if (!template_add(templates, gguf, TEMPLATE_KEY, "default"))
-        return false;
-    while (r == 0 && gguf_array_next_text(&names, &name)) {
+    while (r == 0 && listed == 0 && gguf_array_next_text(&names, &name)) {
         n = snprintf(key, sizeof(key), "%s.%.*s", TEMPLATE_KEY,
                      (int)(name.size < sizeof(key) ? name.size : sizeof(key)), name.data);
-        if (n >= (int)sizeof(key)) {
-            reason_set(&why, -EINVAL, "%s: tokenizer.chat_templates: a name is too long",
-                       gguf_path(gguf));
-            return invalid_raise(&why);
-        }
-        if (!template_add(templates, gguf, key, key + sizeof(TEMPLATE_KEY)))
-            return false;
+        if (n >= (int)sizeof(key))
+            return reason_set(why, -EINVAL, "%s: tokenizer.chat_templates: a name is too long",
+                              gguf_path(gguf));
+        r = template_append(out, gguf, key, key + sizeof(TEMPLATE_KEY), why);
     }
-    return true;
+    return r;
 }
 
-PyObject *gguf_chat_templates(const Gguf *gguf) {
-    PyObject *templates = PyDict_New();
-
-    if (templates && !templates_add(templates, gguf))
-        Py_CLEAR(templates);
-    return templates;
-}
-
-static bool tokens_add(PyObject *tokens, const Gguf *gguf) {
+static int tokens_append(Buffer *out, const Gguf *gguf, Reason *why) {
     uint32_t ids[N_SPECIAL_TOKENS];
-    Reason why = REASON_NULL;
     GgufArray vocab;
     GgufText token;
-    int r = gguf_get_texts(gguf, "tokenizer.ggml.tokens", &vocab, &why);
+    int r = gguf_get_texts(gguf, "tokenizer.ggml.tokens", &vocab, why);
 
     for (size_t k = 0; r >= 0 && k < N_SPECIAL_TOKENS; k++) {
         ids[k] = UINT32_MAX;
-        if (gguf_get_u32(gguf, special_tokens[k].key, 0, UINT32_MAX, &ids[k], &why) < 0)
+        if (gguf_get_u32(gguf, special_tokens[k].key, 0, UINT32_MAX, &ids[k], why) < 0)
             r = -EINVAL;
     }
-    if (r < 0)
-        return invalid_raise(&why);
     for (uint32_t id = 0; r == 0 && gguf_array_next_text(&vocab, &token); id++)
         for (size_t k = 0; k < N_SPECIAL_TOKENS; k++)
-            if (ids[k] == id && !dict_set(tokens, special_tokens[k].variable, token))
-                return false;
-    return true;
+            if (ids[k] == id)
+                chat_part_append(out, "token", special_tokens[k].variable, token.data, token.size);
+    return r < 0 ? r : 0;
 }
 
-PyObject *gguf_special_tokens(const Gguf *gguf) {
-    PyObject *tokens = PyDict_New();
+int gguf_chat_parts(const Gguf *gguf, Buffer *out, Reason *why) {
+    int r = templates_append(out, gguf, why);
 
-    if (tokens && !tokens_add(tokens, gguf))
-        Py_CLEAR(tokens);
-    return tokens;
+    return r ? r : tokens_append(out, gguf, why);
 }

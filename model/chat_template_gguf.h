@@ -2,17 +2,18 @@
 #pragma once
 
 /*
- * What a GGUF file says about chat, as Python dicts. Interpreter thread only; new references, or
- * NULL with a Python exception set.
+ * What a GGUF file says about chat, for CHAT_WORKER_OPEN.
  */
 
 #include "model/gguf.h"
+#include "util/buffer.h"
 
-typedef struct _object PyObject;
+/* Appends ("template", name, source) for each template: `tokenizer.chat_template` is "default",
+ * `tokenizer.chat_template.NAME` those that `tokenizer.chat_templates` lists; and
+ * ("token", "bos_token", text) and the like for the special tokens that the file names and its
+ * vocabulary has. 0; -EINVAL with `why`. */
+int gguf_chat_parts(const Gguf *gguf, Buffer *out, Reason *why);
 
-/* {name: source}: `tokenizer.chat_template` is "default", `tokenizer.chat_template.NAME` for the
- * names that `tokenizer.chat_templates` lists. Empty if there is none. */
-PyObject *gguf_chat_templates(const Gguf *gguf);
-
-/* {"bos_token": text, ...} of those that the file names and its vocabulary has. */
-PyObject *gguf_special_tokens(const Gguf *gguf);
+/* Appends a part: three texts, each after its length in four bytes. */
+void chat_part_append(Buffer *out, const char *tag, const char *name, const char *text,
+                      size_t size);

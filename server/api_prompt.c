@@ -162,271 +162,102 @@ int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
     return 0;
 }
 
-/* chat: messages */
+/* chat */
 
-/* The request as the template's Python reads it, written member by member: what clients send in
- * several ways has one in there. */
-typedef struct ChatText {
-    JsonWriter writer;
-    Buffer content; /* of the message written last */
-    ApiError *error;
-} ChatText;
-
-/* The text parts of a content joined by line ends, as templates expect one text (vLLM does so). */
-static int join_parts(ChatText *chat, size_t i_message, const json_t *parts) {
-    const json_t *part;
+/* What the template does not have to be asked about; the rest of a message is its reader's. */
+static int check_messages(const json_t *messages, ApiError *error) {
     size_t i;
-
-    json_array_foreach(parts, i, part) {
-        const json_t *type = json_object_get(part, "type"), *text = json_object_get(part, "text");
-        char name[PATH_BYTES_MAX], found[64];
-
-        snprintf(name, sizeof(name), "messages[%zu].content[%zu]", i_message, i);
-        if (!json_is_string(type))
-            return api_refuse(chat->error, name, "`%s` must be an object with a `type`.", name);
-        if (!json_string_is(type, "text"))
-            return api_refuse(chat->error, name,
-                              "`%s` is of type %s; this model reads parts of type \"text\" only.",
-                              name, json_describe(type, found, sizeof(found)));
-        if (!json_is_string(text))
-            return api_refuse(chat->error, name, "`%s.text` must be a string.", name);
-        if (i)
-            buffer_append_char(&chat->content, '\n');
-        buffer_append(&chat->content, json_string_value(text), json_string_length(text));
-    }
-    return 0;
-}
-
-static int put_content(ChatText *chat, size_t i_message, const json_t *content) {
-    char name[PATH_BYTES_MAX], found[64];
-    int r;
-
-    if (json_is_null(content)) {
-        json_put_null(&chat->writer, NULL);
-        return 0;
-    }
-    snprintf(name, sizeof(name), "messages[%zu].content", i_message);
-    if (!json_is_array(content) && !json_is_string(content))
-        return api_refuse(chat->error, name,
-                          "`%s` must be a string or an array of parts; it is %s.", name,
-                          json_describe(content, found, sizeof(found)));
-    buffer_append(&chat->content, json_string_value(content), json_string_length(content));
-    r = join_parts(chat, i_message, content);
-    if (!r)
-        json_put_string(&chat->writer, NULL, buffer_text(&chat->content), chat->content.size);
-    return r;
-}
-
-/* Clients send the arguments of a call as the text of a JSON object; templates expect the object
- * (they write it out themselves). */
-static int put_arguments(ChatText *chat, const char *name, const json_t *text) {
-    CLEANUP(json_unref) json_t *arguments = NULL;
-    Reason why;
-
-    if (json_parse(&arguments, json_string_value(text), json_string_length(text), JSON_DECODE_ANY,
-                   &why))
-        return api_refuse(chat->error, name, "The arguments of `%s` are %s.", name, why.text);
-    json_put_value(&chat->writer, NULL, arguments);
-    return 0;
-}
-
-/* Writes `value`, in which `name` is only for errors: calls, functions and arguments of a message's
- * tool_calls; `key` says which of them. */
-static int put_calls(ChatText *chat, const char *name, const json_t *key, const json_t *value) {
-    const json_t *member, *item;
-    int r = 0;
-
-    if (json_string_is(key, "arguments") && json_is_string(value))
-        return put_arguments(chat, name, value);
-    if (!json_is_object(value) || json_string_is(key, "arguments")) {
-        json_put_value(&chat->writer, NULL, value);
-        return 0;
-    }
-    json_begin_object(&chat->writer, NULL);
-    json_object_foreach(value, member, item) {
-        json_put_key(&chat->writer, json_string_value(member), json_string_length(member));
-        if (json_string_is(member, key ? "arguments" : "function"))
-            r = put_calls(chat, name, member, item);
-        else
-            json_put_value(&chat->writer, NULL, item);
-        if (r)
-            return r;
-    }
-    json_end_object(&chat->writer);
-    return 0;
-}
-
-static int put_tool_calls(ChatText *chat, size_t i_message, const json_t *calls) {
-    const json_t *call;
-    size_t i;
-
-    if (!json_is_array(calls)) {
-        json_put_value(&chat->writer, NULL, calls);
-        return 0;
-    }
-    json_begin_array(&chat->writer, NULL);
-    json_array_foreach(calls, i, call) {
-        char name[PATH_BYTES_MAX];
-        int r;
-
-        snprintf(name, sizeof(name), "messages[%zu].tool_calls[%zu]", i_message, i);
-        r = put_calls(chat, name, NULL, call);
-        if (r)
-            return r;
-    }
-    json_end_array(&chat->writer);
-    return 0;
-}
-
-static int put_message(ChatText *chat, size_t i_message, const json_t *message) {
-    const json_t *key, *value;
-
-    buffer_clear(&chat->content);
-    json_begin_object(&chat->writer, NULL);
-    json_object_foreach(message, key, value) {
-        int r = 0;
-
-        json_put_key(&chat->writer, json_string_value(key), json_string_length(key));
-        if (json_string_is(key, "content"))
-            r = put_content(chat, i_message, value);
-        else if (json_string_is(key, "tool_calls"))
-            r = put_tool_calls(chat, i_message, value);
-        else
-            json_put_value(&chat->writer, NULL, value);
-        if (r)
-            return r;
-    }
-    json_end_object(&chat->writer);
-    return 0;
-}
-
-static int put_messages(ChatText *chat, const json_t *messages) {
     const json_t *message;
-    size_t i;
 
+    if (!messages)
+        return api_refuse(error, "messages", "`messages` is missing.");
     if (!json_array_size(messages))
-        return api_refuse(chat->error, "messages", "`messages` must hold at least one message.");
-    json_begin_array(&chat->writer, "messages");
+        return api_refuse(error, "messages", "`messages` must hold at least one message.");
     json_array_foreach(messages, i, message) {
         char name[PATH_BYTES_MAX];
-        int r;
 
         snprintf(name, sizeof(name), "messages[%zu]", i);
-        if (!json_is_string(json_object_get(message, "role")))
-            return api_refuse(chat->error, name, "`%s` must be an object with a `role`.", name);
-        r = put_message(chat, i, message);
-        if (r)
-            return r;
+        if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
+            return api_refuse(error, name, "`%s` must be an object with a `role`.", name);
     }
-    json_end_array(&chat->writer);
     return 0;
 }
 
-static int put_request(ChatText *chat, const ApiParams *params) {
-    const struct {
-        const char *key;
-        const json_t *value;
-    } others[] = {
-        { "tools", params->tools },
-        { "documents", params->documents },
-        { "kwargs", params->template_kwargs },
-    };
+/* A member behind others; nothing for a value that is absent. */
+static void put_member(Buffer *out, const char *key, const json_t *value) {
+    if (!value)
+        return;
+    buffer_printf(out, ",\"%s\":", key);
+    json_write(value, out);
+}
+
+/* What the request says to the template, as it was written. */
+static int make_request(Buffer *out, const ApiParams *params, ApiError *error) {
     bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
                                                         : params->add_generation_prompt;
-    int r;
 
-    json_begin_object(&chat->writer, NULL);
-    r = put_messages(chat, params->messages);
-    if (r)
-        return r;
-    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
-        json_put_value(&chat->writer, others[i].key, others[i].value);
-    json_put_bool(&chat->writer, "add_generation_prompt", add_prompt);
-    json_end_object(&chat->writer);
-    return 0;
+    buffer_printf(out, "{\"add_generation_prompt\":%s,\"continue_final_message\":%s",
+                  add_prompt ? "true" : "false", params->continue_final_message ? "true" : "false");
+    put_member(out, "messages", params->messages);
+    put_member(out, "tools", params->tools);
+    put_member(out, "documents", params->documents);
+    put_member(out, "kwargs", params->template_kwargs);
+    buffer_append_char(out, '}');
+    return buffer_failed(out) ? api_fail_memory(error) : 0;
 }
 
-/* chat: the template */
+/* A message's fault; the words begin with its place in backquotes. */
+static int refuse_message(const Reason *why, ApiError *error) {
+    char name[PATH_BYTES_MAX];
+    size_t size = why->text[0] == '`' ? strcspn(why->text + 1, "`") : 0;
+
+    snprintf(name, sizeof(name), "%.*s", (int)size, why->text + 1);
+    return api_refuse(error, size ? name : "messages", "%s", why->text);
+}
 
 static int render(Buffer *out, const Buffer *request, const ApiPromptContext *context,
                   ApiError *error) {
     Reason why = REASON_NULL;
 
-    if (buffer_failed(request))
-        return api_fail_memory(error);
-    switch (chat_template_render(context->chat_template, request->data, request->size, out, &why)) {
+    switch (chat_template_render(context->chat_template, request->data, request->size,
+                                 context->account, out, &why)) {
     case 0:
-        return buffer_failed(out) ? api_fail_memory(error) : 0;
+        return 0;
+    case CHAT_TEMPLATE_E_MESSAGE:
+        return refuse_message(&why, error);
     case CHAT_TEMPLATE_E_RAISED:
         return api_refuse(error, "messages", "The model's chat template refused: %s", why.text);
     case CHAT_TEMPLATE_E_LIMIT:
         return api_refuse(error, "messages", "The model's chat template was stopped: %s", why.text);
+    case -EINVAL:
+        return api_refuse(error, "messages", "The chat template cannot be given this: %s",
+                          why.text);
     case -ENOMEM:
         return api_fail_memory(error);
+    case -ECANCELED:
+        return api_fail(error, 503, NULL, NULL, "Nobody waits for this request any more.");
     default:
         return api_fail(error, 500, NULL, NULL, "The chat template could not be run: %s", why.text);
     }
 }
 
-static bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* Cuts the prompt behind the last message's text, so that the model goes on with it; spaces at the
- * text's ends may be the template's to keep or drop. */
-static int cut_behind_final_message(Buffer *prompt, const Buffer *content, ApiError *error) {
-    const char *text = buffer_text(content), *found = NULL, *from;
-    size_t n = content->size, n_whole;
-
-    for (; n && is_space(*text); text++)
-        n--;
-    n_whole = n;
-    while (n && is_space(text[n - 1]))
-        n--;
-    for (from = prompt->data; n && from;) {
-        const char *next = memmem(from, prompt->size - (size_t)(from - prompt->data), text, n);
-
-        if (!next)
-            break;
-        found = next;
-        from = next + 1;
-    }
-    if (!found)
-        return api_refuse(error, "continue_final_message",
-                          "The final message has no text, or the chat template does not show it: "
-                          "there is nothing to continue.");
-    if (prompt->size - (size_t)(found - prompt->data) >= n_whole && !memcmp(found, text, n_whole))
-        n = n_whole;
-    prompt->size = (size_t)(found - prompt->data) + n;
-    prompt->data[prompt->size] = 0;
-    return 0;
-}
-
 int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
                         const ApiPromptContext *context, ApiError *error) {
-    CLEANUP(buffer_deinit) Buffer request = BUFFER_NULL;
-    ChatText chat = { .writer = JSON_WRITER(&request), .error = error };
-    Buffer *text;
-    int r;
+    CLEANUP(buffer_deinit) Buffer request = { .account = context->account };
+    int r = check_messages(params->messages, error);
 
-    if (!params->messages)
-        return api_refuse(error, "messages", "`messages` is missing.");
-    if (!context->chat_template)
-        return api_refuse(error, "messages",
-                          "This model has no chat template; use /v1/completions, or start the "
-                          "server with the option chat_template.");
-    r = put_request(&chat, params);
+    if (!r && !context->chat_template)
+        r = api_refuse(error, "messages",
+                       "This model has no chat template; use /v1/completions, or start the "
+                       "server with the option chat_template.");
+    if (!r)
+        r = make_request(&request, params, error);
     if (!r)
         r = allocate(prompts, 1, context, error);
-    if (r)
-        goto out;
-    text = &prompts->items[0].text;
-    r = render(text, &request, context, error);
-    if (!r && params->continue_final_message)
-        r = cut_behind_final_message(text, &chat.content, error);
     if (!r)
-        r = encode(&prompts->items[0], "messages", params->add_special_tokens > 0, context, error);
-out:
-    buffer_deinit(&chat.content);
-    return r;
+        r = render(&prompts->items[0].text, &request, context, error);
+    buffer_deinit(&request);
+    return r ? r
+             : encode(&prompts->items[0], "messages", params->add_special_tokens > 0, context,
+                      error);
 }

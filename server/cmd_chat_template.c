@@ -22,7 +22,7 @@ static void answer(ChatTemplate *chat_template, const char *line, size_t size, B
     int r;
 
     buffer_clear(prompt);
-    r = chat_template_render(chat_template, line, size, prompt, &why);
+    r = chat_template_render(chat_template, line, size, NULL, prompt, &why);
     json_begin_object(&writer, NULL);
     if (r)
         json_put_text(&writer, "error", why.text);
@@ -62,6 +62,7 @@ int cmd_chat_template(const Config *config) {
     const ChatTemplateOptions limits = {
         .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
         .output_bytes_max = config->chat_template_output_bytes_max,
+        .n_workers = 1,
         .source_path = config->chat_template,
     };
     Reason why = REASON_NULL;

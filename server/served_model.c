@@ -9,6 +9,7 @@
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
     ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
                                     .output_bytes_max = config->chat_template_output_bytes_max,
+                                    .n_workers = config->chat_template_workers,
                                     .source_path = config->chat_template };
     int r = chat_template_open(&model->chat_template, config->model, &options, why);
 

@@ -282,8 +282,7 @@ def test_prompt_larger_than_the_cache(start):
         ([{"role": "user", "content": [1]}], "messages[0].content[0]"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0]"),
-        ([{"role": "assistant", "content": "",
-           "tool_calls": [{"function": {"arguments": "{"}}]}], "messages[0].tool_calls[0]"),
+        ([{"role": "assistant", "content": "", "tool_calls": {"a": 1}}], "messages[0].tool_calls"),
     ],
     ids=lambda value: str(value)[:60],
 )

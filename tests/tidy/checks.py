@@ -33,8 +33,8 @@ BANNED_CALLS = {
     "atof": "strtod with its errors checked",
     "strtok": "strcspn and lengths",
     "alloca": "malloc with CLEANUP(free)",
-    "system": "nothing: the daemon runs no programs",
-    "popen": "nothing: the daemon runs no programs",
+    "system": "nothing: the daemon runs one program, and starts it with posix_spawn",
+    "popen": "nothing: the daemon runs one program, and starts it with posix_spawn",
     "tmpnam": "mkstemp",
     "mktemp": "mkstemp",
     "rand": "the request's own seeded generator",
@@ -48,10 +48,16 @@ BANNED_CALLS = {
 PRINTING_CALLS = {"printf", "fprintf", "puts", "perror", "putchar", "vprintf"}
 PRINTING_LAYERS = {"server", "config"}
 
+# The daemon runs no programs but one, and this is why and where: templates are programs of
+# strangers, and only a process can be ended whatever it is at.
+SPAWN_CALLS = re.compile(r"fork|vfork|exec[lv]\w*|posix_spawnp?")
+SPAWN_ALLOWED = {"model/chat_nursery.c"}
+
 # getenv outside of the option table: who reads what is not an option of ours.
 GETENV_ALLOWED = {
     "config/help.c": "COLUMNS",
     "util/log.c": "JOURNAL_STREAM",
+    "model/chat_nursery.c": "TZ, which templates tell the time by",
     "server/notify.c": "NOTIFY_SOCKET",
     "server/profile_store.c": "STATE_DIRECTORY and the XDG directories",
 }
@@ -130,6 +136,8 @@ def check_calls(path, text):
             yield number, f"{name}(): use {BANNED_CALLS[name]}"
         elif name in PRINTING_CALLS and layer_of(path) not in PRINTING_LAYERS:
             yield number, f"{name}(): use log_line, or Reason for whoever called"
+        elif SPAWN_CALLS.fullmatch(name) and path not in SPAWN_ALLOWED:
+            yield number, f"{name}(): use chat_nursery.h, or nothing: the daemon runs no programs"
         elif name in ("getenv", "secure_getenv") and path not in GETENV_ALLOWED:
             yield number, f"{name}(): use an option (config/options.c)"
 

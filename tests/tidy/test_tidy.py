@@ -99,6 +99,8 @@ BAD = [
     (checks.check_calls, "cpu/x.c", 'int f(void) { return printf("x"); }\n', "log_line"),
     (checks.check_calls, "cuda/x.cu", 'int f(void) { return !getenv("X"); }\n', "an option"),
     (checks.check_calls, "server/x.c", "void f(void) {\n    exit (1);\n}\n", "main"),
+    (checks.check_calls, "server/x.c", "int f(void) { return fork(); }\n", "runs no programs"),
+    (checks.check_calls, "model/x.c", "void f(void) {\n    execve(a, b, c);\n}\n", "chat_nursery"),
     (checks.check_leftovers, "README.md", "It works. TO" + "DO: say how.\n", "finish it"),
     (checks.check_line_length, "util/x.c", "/* " + 100 * "x" + " */\n", "columns"),
     (checks.check_whitespace, "README.md", "word \n", "end of the line"),

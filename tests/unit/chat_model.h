@@ -80,7 +80,7 @@ static inline void assert_prompt(ChatTemplate *chat_template, const char *reques
     CLEANUP(buffer_deinit) Buffer prompt = BUFFER_NULL;
     Reason why = REASON_NULL;
 
-    if (chat_template_render(chat_template, request, strlen(request), &prompt, &why))
+    if (chat_template_render(chat_template, request, strlen(request), NULL, &prompt, &why))
         fail_msg("%s", why.text);
     assert_string_equal(buffer_text(&prompt), expected);
 }
@@ -91,8 +91,9 @@ static inline void assert_refused(ChatTemplate *chat_template, const char *reque
     CLEANUP(buffer_deinit) Buffer prompt = BUFFER_NULL;
     Reason why = REASON_NULL;
 
-    assert_int_equal(chat_template_render(chat_template, request, strlen(request), &prompt, &why),
-                     outcome);
+    assert_int_equal(
+        chat_template_render(chat_template, request, strlen(request), NULL, &prompt, &why),
+        outcome);
     if (!strstr(why.text, words))
         fail_msg("expected \"%s\" in \"%s\"", words, why.text);
     assert_int_equal(prompt.size, 0);

@@ -5,16 +5,22 @@
 
 #include <errno.h>
 
-/* A vector is a request with the reference's `text` or `error` beside it. */
-static void check_vector(ChatTemplate *chat_template, const char *line, size_t size) {
-    CLEANUP(buffer_deinit) Buffer prompt = BUFFER_NULL;
+/* A vector is a request with the reference's `text` or `error` beside it. The reference takes
+ * messages as they are written; `extra` is a member that says so, or nothing. */
+static void check_vector(ChatTemplate *chat_template, const char *line, size_t size,
+                         const char *extra) {
+    CLEANUP(buffer_deinit) Buffer prompt = BUFFER_NULL, request = BUFFER_NULL;
     CLEANUP(json_unref) json_t *vector = NULL;
     const json_t *text;
     Reason why = REASON_NULL;
-    int r = chat_template_render(chat_template, line, size, &prompt, &why);
+    int r;
 
     assert_int_equal(json_parse(&vector, line, size, 0, NULL), 0);
     text = json_object_get(vector, "text");
+    assert_int_equal(line[0], '{');
+    buffer_printf(&request, "{%s", extra);
+    buffer_append(&request, line + 1, size - 1);
+    r = chat_template_render(chat_template, request.data, request.size, NULL, &prompt, &why);
     if (text) {
         if (r)
             fail_msg("%s\n%s", line, why.text);
@@ -26,7 +32,9 @@ static void check_vector(ChatTemplate *chat_template, const char *line, size_t s
     }
 }
 
-static bool check_vectors(const char *model_path, const char *vectors_path) {
+#define AS_WRITTEN "\"as_written\": true, "
+
+static bool check_vectors(const char *model_path, const char *vectors_path, const char *extra) {
     CLEANUP(chat_template_free) ChatTemplate *chat_template = NULL;
     CLEANUP(fclose) FILE *file = fopen(vectors_path, "rb");
     CLEANUP(free) char *line = NULL;
@@ -40,7 +48,7 @@ static bool check_vectors(const char *model_path, const char *vectors_path) {
     if (chat_template_open(&chat_template, model_path, NULL, &why))
         fail_msg("%s", why.text);
     for (; (size = getline(&line, &capacity, file)) > 0; n++)
-        check_vector(chat_template, line, (size_t)size);
+        check_vector(chat_template, line, (size_t)size, extra);
     assert_true(n >= 20);
     return true;
 }
@@ -52,7 +60,7 @@ static void check_kept_vectors(const char *name) {
     assert_non_null(root);
     snprintf(model, sizeof(model), "%s/tests/data/chat/%s", root, name);
     snprintf(vectors, sizeof(vectors), "%s/tests/data/chat/%s/vectors.jsonl", root, name);
-    assert_true(check_vectors(model, vectors));
+    assert_true(check_vectors(model, vectors, AS_WRITTEN));
 }
 
 static void test_vectors_of_qwen3(void **state) {
@@ -76,6 +84,7 @@ static void test_vectors_of_smollm2(void **state) {
 }
 
 /* Those of the models whose templates are not kept in the tree. */
+/* Ordinary messages: in whichever form, they are shown alike. */
 static void test_shared_vectors(void **state) {
     static const char *const names[] = { "llama3_2", "qwen2_5", "qwen3", "mistral_nemo",
                                          "deepseek_v3" };
@@ -87,7 +96,7 @@ static void test_shared_vectors(void **state) {
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         snprintf(model, sizeof(model), "%s/tokenizers/%s", shared, names[i]);
         snprintf(vectors, sizeof(vectors), "%s/fixtures/chat-vectors/%s.jsonl", shared, names[i]);
-        if (!check_vectors(model, vectors)) {
+        if (!check_vectors(model, vectors, "") || !check_vectors(model, vectors, AS_WRITTEN)) {
             print_message("%s: not there\n", vectors);
             skip();
         }
@@ -293,7 +302,7 @@ static void test_what_templates_raise(void **state) {
     Reason why = REASON_NULL;
 
     (void)state;
-    assert_int_equal(chat_template_render(chat_template, HELLO, strlen(HELLO), &prompt, &why),
+    assert_int_equal(chat_template_render(chat_template, HELLO, strlen(HELLO), NULL, &prompt, &why),
                      CHAT_TEMPLATE_E_RAISED);
     assert_string_equal(why.text, "no good");
     check_raises("a\nb\n{{ 'a' + messages[0].contents }}", "at line 3: UndefinedError: ");
@@ -360,8 +369,8 @@ static void test_text_may_hold_anything(void **state) {
 
     (void)state;
     buffer_append_text(&prompt, "kept:");
-    assert_int_equal(chat_template_render(chat_template, request, strlen(request), &prompt, &why),
-                     0);
+    assert_int_equal(
+        chat_template_render(chat_template, request, strlen(request), NULL, &prompt, &why), 0);
     assert_int_equal(prompt.size, 5 + sizeof(expected) - 1);
     assert_memory_equal(prompt.data, "kept:", 5);
     assert_memory_equal(prompt.data + 5, expected, sizeof(expected) - 1);

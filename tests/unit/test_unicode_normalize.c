@@ -7,7 +7,7 @@
 #include "model/unicode_normalize.h"
 
 #include "model/unicode_drift.h"
-#include "model/utf8.h"
+#include "util/utf8.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
