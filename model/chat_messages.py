@@ -9,6 +9,7 @@ are put into the forms that came out well (`settle`). Where none did, the oldest
 an object, "".
 """
 
+import itertools
 import json
 import re
 
@@ -223,11 +224,6 @@ class Prober:
         self.forms = {**DEFAULT_FORMS, "content": dict(DEFAULT_FORMS["content"]),
                       "missing": dict(DEFAULT_FORMS["missing"])}
 
-    def attempt(self, messages):
-        """The prompt without tools and, where that fails, with one; None where both do."""
-        prompt = self.render(messages, None)
-        return self.render(messages, [TOOL]) if prompt is None else prompt
-
     def say(self, role, text="Hello"):
         form = self.forms["content"][role]
         return {"role": role, "content": content_in_form(text, form, "")}
@@ -263,9 +259,10 @@ class Prober:
     def first_with(self, message, *needles):
         """The first prompt with this message that holds all needles, or else None."""
         for messages in self.around(message):
-            prompt = self.attempt(messages)
-            if prompt is not None and all(needle in prompt for needle in needles):
-                return prompt
+            for tools in (None, [TOOL]):
+                prompt = self.render(messages, tools)
+                if prompt is not None and all(needle in prompt for needle in needles):
+                    return prompt
         return None
 
     def reads_parts(self, role, texts):
@@ -302,8 +299,8 @@ class Prober:
                     "none": {"content": None}, "absent": {}}
         best = {}
         conversations = {form: self.around(make(content)) for form, content in contents.items()}
-        for i in range(len(conversations["empty"])):
-            prompts = {form: self.attempt(conversations[form][i]) for form in contents}
+        for i, tools in itertools.product(range(len(conversations["empty"])), (None, [TOOL])):
+            prompts = {form: self.render(conversations[form][i], tools) for form in contents}
             prompts = {form: p for form, p in prompts.items() if p is not None}
             n_none = min((p.count("None") for p in prompts.values()), default=0)
             good = {form: p for form, p in prompts.items() if p.count("None") == n_none}

@@ -34,7 +34,7 @@ OUTCOME_OF_EXCEPTION = {
     "Invalid": "invalid",
 }
 FILES_MAX = 32
-GROWN_BYTES_MAX = 32 << 20  # a worker that holds more than this beside what it began with ends
+GROWN_BYTES_MAX = 16 << 20  # a worker that holds more than this beside what it began with ends
 WORDS_BYTES_MAX = 1000
 
 
@@ -50,6 +50,12 @@ def receive(channel, size):
             raise Ended
         at += n
     return body
+
+
+def encoded_words(text):
+    """UTF-8 of limited length, whole characters."""
+    encoded = text.encode("utf-8", "replace")[:WORDS_BYTES_MAX]
+    return encoded.decode("utf-8", "ignore").encode("utf-8")
 
 
 def memory_sizes():
@@ -148,7 +154,7 @@ class Worker:
                 return "memory", b""
             known = OUTCOME_OF_EXCEPTION.get(type(error).__name__)
             words = str(error) if known else f"{type(error).__name__}: {error}"
-            return known or "broken", words.encode("utf-8", "replace")[:WORDS_BYTES_MAX]
+            return known or "broken", encoded_words(words)
         finally:
             fcntl.fcntl(self.channel, fcntl.F_SETFL, flags)
 
@@ -164,7 +170,7 @@ class Worker:
             outcome, answer, ends = "memory", b"", True
         limit_memory(None)
         if self.failure is not None:
-            outcome, answer = "no jinja2", self.failure.encode("utf-8", "replace")
+            outcome, answer = "no jinja2", encoded_words(self.failure)
         if kind != RENDER:
             self.resident_bytes = memory_sizes()[1]
         elif memory_sizes()[1] > self.resident_bytes + GROWN_BYTES_MAX:
