@@ -292,6 +292,16 @@ static void test_prompt_is_charged_after_the_templates_memory(void **state) {
     account_deinit(&account);
 }
 
+/* Waits a few seconds for the nursery to have at most so many workers. */
+static void wait_for_workers(int n_max) {
+    double start_s = now_s();
+
+    while (each_child(find_nursery(), NULL) > n_max) {
+        assert_true(now_s() - start_s < 5);
+        sleep_ms(20);
+    }
+}
+
 static size_t resident_of_children;
 
 static void add_resident(int pid, char state) {
@@ -324,7 +334,7 @@ static void test_a_worker_that_has_grown_is_replaced(void **state) {
     for (int i = 0; i < 3; i++)
         assert_int_equal(render(ct, SLOW, NULL, &why), 0);
     assert_prompt(ct, HELLO, "fine");
-    sleep_ms(100);
+    wait_for_workers(1);
     resident_of_children = 0;
     each_child(find_nursery(), add_resident);
     assert_true(resident_of_children < before + 20 * MIB);
@@ -347,15 +357,14 @@ static void test_nothing_is_left_of_those_that_were_ended(void **state) {
             n_descriptors = count_descriptors();
     }
     assert_true(count_descriptors() <= n_descriptors + 1);
-    sleep_ms(200);
-    assert_true(each_child(find_nursery(), check_no_zombie) <= 2);
+    wait_for_workers(2);
+    each_child(find_nursery(), check_no_zombie);
 }
 
 static void test_processes_end_with_the_templates(void **state) {
     (void)state;
     chat_template_free(template_make(STRIPTAGS, 100, 2));
-    sleep_ms(200);
-    assert_int_equal(each_child(find_nursery(), NULL), 0);
+    wait_for_workers(0);
 }
 
 int main(void) {
