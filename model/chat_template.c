@@ -68,7 +68,9 @@ static int take_words(ChatWorker *worker, int outcome, Reason *why) {
     CLEANUP(buffer_deinit) Buffer words = BUFFER_NULL;
     int r = chat_worker_take(worker, &words);
 
-    return r ? r : reason_set(why, outcome, "%s", buffer_text(&words));
+    if (r)
+        return reason_set(why, r < 0 ? r : -EIO, "the chat template's answer did not come through");
+    return reason_set(why, outcome, "%s", buffer_text(&words));
 }
 
 /* What a question's end, other than success, is here, with words for it. `doing` is what was done,
