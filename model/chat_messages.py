@@ -19,6 +19,8 @@ CALL_ID = "call00001"  # nine letters and digits: Mistral's templates insist
 CONTINUE_MARK = "Qx5continues "  # its last character shows whether the template trims
 
 ROLES = ("user", "system", "assistant", "tool")
+# Whose form of content a role's messages have.
+FORM_ROLES = {**{role: role for role in ROLES}, "developer": "system", "function": "tool"}
 TEXT_PART_FIELDS = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
 }
@@ -108,7 +110,7 @@ def put_missing_content(message, form, content_form):
 
 def settle_content(message, forms, place):
     role, content = message.get("role"), message.get("content")
-    form = forms["content"][role if role in ROLES else "user"]
+    form = forms["content"][FORM_ROLES.get(role, "user")]
     calls = "call" if message.get("tool_calls") else "plain"
     if content is not None:
         message["content"] = content_in_form(content, form, f"{place}.content")

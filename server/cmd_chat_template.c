@@ -3,7 +3,8 @@
  * `kvasird chat-template`: requests on standard input, a JSON object a line; what the model would
  * be given to read on standard output, {"text"} or {"error"}, a line for each line, in order.
  *
- * A line goes to the template's Python as it is; nothing here has to understand it. A request that
+ * A line goes to the template's Python as it is, and its messages are understood as those of the
+ * API's clients are; what Transformers would make of them comes with "as_written". A request that
  * the template refuses is an answer like any other: the exit status stays 0.
  */
 #include "model/chat_template.h"

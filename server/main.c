@@ -53,8 +53,9 @@ static const Command commands[] = {
     { "chat-template", COMMAND_CHAT_TEMPLATE, cmd_chat_template,
       "turn chat requests into prompts, a JSON object a line",
       "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "
-      "input and writes a {\"text\"} or {\"error\"} line for each. Needs only the tokenizer's "
-      "files." },
+      "input and writes a {\"text\"} or {\"error\"} line for each. Messages are put into the form "
+      "that the template reads, as the server does, but with \"as_written\": true. Needs only the "
+      "tokenizer's files." },
     { "tokenize", COMMAND_TOKENIZE, cmd_tokenize, "turn texts into token ids, a JSON object a line",
       "Reads {\"text\"} lines from standard input and writes an {\"ids\"} or {\"error\"} line for "
       "each. Needs only the tokenizer's files." },

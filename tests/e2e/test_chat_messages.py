@@ -238,6 +238,9 @@ def test_developer(render):
     assert render(PLAIN, messages).startswith("<system>Be terse.<user>")
     assert render(raises, messages).startswith("<system>Be terse.<user>")
     assert render(knows, messages).startswith("<DEV>Be terse.<user>")
+    knows = USER_LOOP + "{# developer #}"
+    messages = [{"role": "developer", "content": PARTS_OF}, USER]
+    assert render(knows, messages).startswith("<developer>north\nsouth<user>")
 
 
 # Going on with the last message.
