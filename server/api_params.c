@@ -19,7 +19,6 @@
 #include <string.h>
 
 #define DESCRIPTION_BYTES_MAX 64
-#define NAME_BYTES_MAX 64 /* of a client's names in messages */
 #define TOP_K_MAX UINT32_MAX
 
 #define GENERATES (API_COMPLETIONS | API_CHAT)
@@ -65,30 +64,20 @@ static int wrong(const Reading *r, const char *name, const json_t *value, const 
                       json_describe(value, found, sizeof(found)));
 }
 
-/* What fits of a client's name, and no half character; returns `text` [NAME_BYTES_MAX]. */
-static const char *cut_name(char *text, const char *name) {
-    size_t n = strnlen(name, NAME_BYTES_MAX);
-
-    if (n == NAME_BYTES_MAX)
-        for (n--; n && ((unsigned char)name[n] & 0xc0) == 0x80; n--)
-            ;
-    memcpy(text, name, n);
-    text[n] = 0;
-    return text;
-}
-
 /* custom readers */
 
 static int read_model(const Reading *r, const char *name, const json_t *value) {
     if (!json_is_string(value))
         return wrong(r, name, value, "a string");
     r->params->model = json_string_value(value);
-    return json_string_has_nul(value) ? wrong(r, name, value, "a string without NUL") : 0;
+    return strlen(r->params->model) == json_string_length(value)
+               ? 0
+               : wrong(r, name, value, "a string without NUL");
 }
 
 static int read_cache_salt(const Reading *r, const char *name, const json_t *value) {
     r->params->cache_salt = json_string_value(value);
-    return json_string_length(value) && !json_string_has_nul(value)
+    return json_string_length(value) && strlen(r->params->cache_salt) == json_string_length(value)
                ? 0
                : wrong(r, name, value, "a string, not empty and without NUL");
 }
@@ -136,7 +125,8 @@ static int read_seed(const Reading *r, const char *name, const json_t *value) {
 }
 
 static bool is_stop_string(const json_t *value) {
-    return json_string_length(value) && !json_string_has_nul(value);
+    return json_is_string(value) && json_string_length(value) &&
+           strlen(json_string_value(value)) == json_string_length(value);
 }
 
 static int read_stop(const Reading *r, const char *name, const json_t *value) {
@@ -152,10 +142,9 @@ static int read_stop(const Reading *r, const char *name, const json_t *value) {
                           name, json_array_size(value), max);
     if (json_is_string(value) ? !is_stop_string(value) : !json_is_array(value))
         return wrong(r, name, value, expected);
-    json_array_foreach(value, i, item) {
+    json_array_foreach(value, i, item)
         if (!is_stop_string(item))
             return wrong(r, name, item, expected);
-    }
     r->params->stops = value;
     return 0;
 }
@@ -196,13 +185,13 @@ static bool token_of_key(const json_t *key, uint32_t n_vocab, uint32_t *token) {
     for (i = 0; i < n && digits[i] >= '0' && digits[i] <= '9' && id < n_vocab; i++)
         id = id * 10 + (uint64_t)(digits[i] - '0');
     *token = (uint32_t)id;
-    return n && i == n && id < n_vocab && (digits[0] != '0' || n == 1);
+    return n && i == n && id < n_vocab && (*digits != '0' || n == 1);
 }
 
 static int read_logit_bias(const Reading *r, const char *name, const json_t *value) {
     ApiParams *p = r->params;
     uint32_t n_vocab = r->context->n_vocab;
-    char shown[NAME_BYTES_MAX];
+    char shown[DESCRIPTION_BYTES_MAX];
     const json_t *key, *bias;
 
     if (!json_is_object(value))
@@ -220,9 +209,9 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
 
         if (!token_of_key(key, n_vocab, &to->token))
             return api_refuse(r->error, name,
-                              "A key of `%s` is \"%s\"; keys must be ids of the model's tokens, 0 "
+                              "A key of `%s` is %s; keys must be ids of the model's tokens, 0 "
                               "to %u, written without signs, spaces or leading zeros.",
-                              name, cut_name(shown, json_string_value(key)), n_vocab - 1);
+                              name, json_describe(key, shown, sizeof(shown)), n_vocab - 1);
         if (!json_is_number(bias) || !(number >= -100 && number <= 100))
             return wrong(r, name, bias, "an object whose values are numbers from -100 to 100");
         to->bias = (float)number;
@@ -231,7 +220,8 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
 }
 
 static int read_response_format(const Reading *r, const char *name, const json_t *value) {
-    const json_t *type = json_object_get(value, "type"), *key, *member;
+    const json_t *type = json_object_get(value, "type");
+    const json_t *key, *member;
 
     if (!json_is_string(type))
         return wrong(r, name, value, "an object with a `type`");
@@ -240,29 +230,28 @@ static int read_response_format(const Reading *r, const char *name, const json_t
                           "`%s` must be of type \"text\": this server does not constrain what the "
                           "model writes.",
                           name);
-    json_object_foreach(value, key, member) {
+    json_object_foreach(value, key, member)
         if (!json_string_is(key, "type") && !json_is_null(member))
             return api_refuse(r->error, name, "`%s` of type \"text\" has no other members.", name);
-    }
     return 0;
 }
 
-/* A name that this endpoint does not have, with a value. `near`: what the client may have meant, or
- * NULL. */
-static int meet_unknown(const Reading *r, const char *name, const char *near) {
-    char shown[NAME_BYTES_MAX];
+/* A name that this endpoint does not have, with a value; at `path` in the body. `near`: what the
+ * client may have meant, or NULL. */
+static int meet_unknown(const Reading *r, const char *path, const json_t *name, const char *near) {
+    char shown[DESCRIPTION_BYTES_MAX];
 
-    cut_name(shown, name);
+    json_describe(name, shown, sizeof(shown));
     if (r->context->limits.unknown_taken) {
         log_client_line(LOG_LEVEL_WARNING, "a request has a parameter that nobody knows",
-                        "name=\"%s\" nearest=%s", shown, near ? near : "none");
+                        "name=%s nearest=%s", shown, near ? near : "none");
         return 0;
     }
     if (near)
-        return api_refuse(r->error, name, "There is no parameter `%s` here; did you mean `%s`?",
+        return api_refuse(r->error, path, "There is no parameter %s here; did you mean `%s`?",
                           shown, near);
-    return api_refuse(r->error, name,
-                      "There is no parameter `%s` here. Leave it out, or let the server take such "
+    return api_refuse(r->error, path,
+                      "There is no parameter %s here. Leave it out, or let the server take such "
                       "names with a warning (option unknown_parameters).",
                       shown);
 }
@@ -282,15 +271,15 @@ static int read_stream_options(const Reading *r, const char *name, const json_t 
     r->params->stream_options = value;
     json_object_foreach(value, key, member) {
         Nearest nearest = nearest_begin(json_string_value(key), json_string_length(key));
-        char path[2 * NAME_BYTES_MAX], shown[NAME_BYTES_MAX];
+        char path[2 * sizeof(r->error->param)]; /* which is cut between characters */
         size_t i = 0;
 
         if (json_is_null(member))
             continue;
-        snprintf(path, sizeof(path), "%s.%s", name, cut_name(shown, json_string_value(key)));
+        snprintf(path, sizeof(path), "%s.%s", name, json_string_value(key));
         for (; i < n_members && !json_string_is(key, members[i].name); i++)
             nearest_offer(&nearest, members[i].name);
-        if (i == n_members && meet_unknown(r, path, nearest.name))
+        if (i == n_members && meet_unknown(r, path, key, nearest.name))
             return -EINVAL;
         if (i == n_members)
             continue;
@@ -455,10 +444,9 @@ static int read_fixed(const Reading *r, const Param *param, const json_t *value)
 
     if (json_parse(&allowed, param->allowed, strlen(param->allowed), 0, NULL))
         return api_fail_memory(r->error);
-    json_array_foreach(allowed, i, item) {
+    json_array_foreach(allowed, i, item)
         if (json_equal(value, item))
             return 0;
-    }
     return api_refuse(r->error, param->name, "`%s` is not supported by this server%s.", param->name,
                       strcmp(param->allowed, "[]") != 0 ? " with this value" : "");
 }
@@ -545,7 +533,7 @@ int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *co
         if (json_is_null(value))
             continue;
         result = param ? read_param(&r, param, value)
-                       : meet_unknown(&r, json_string_value(name),
+                       : meet_unknown(&r, json_string_value(name), name,
                                       find_nearest(name, context->endpoint));
         if (result)
             return result;

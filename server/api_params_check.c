@@ -70,17 +70,16 @@ static int check_logprobs(ApiParams *p, unsigned endpoint, ApiError *error) {
 /* Tool calls stay in the text, where the model writes them: a client that expects them elsewhere
  * must be told. */
 static int check_tools(const ApiParams *p, unsigned endpoint, ApiError *error) {
-    const char *choice = json_string_value(p->tool_choice);
     bool has_tools = json_array_size(p->tools) > 0;
 
-    if (endpoint != API_CHAT || (choice && !strcmp(choice, "none")))
+    if (endpoint != API_CHAT || json_string_is(p->tool_choice, "none"))
         return 0;
     if (has_tools)
         return api_refuse(error, "tool_choice",
                           "`tools` are given, but this server does not extract tool calls from "
                           "the text. With `tool_choice` \"none\" the model sees the tools and its "
                           "calls stay in the content.");
-    if (p->tool_choice && (!choice || strcmp(choice, "auto") != 0))
+    if (p->tool_choice && !json_string_is(p->tool_choice, "auto"))
         return api_refuse(error, "tool_choice", "`tool_choice` must be \"none\" or \"auto\".");
     return 0;
 }

@@ -206,6 +206,17 @@ static void test_an_unknown_name_is_answered_with_the_nearest(void **state) {
                 "stream_options.include_usages", "did you mean `include_usage`?");
 }
 
+static void test_a_name_with_nul_is_another_name(void **state) {
+    (void)state;
+    refuse_both("{\"max_tokens\\u0000\": 5}", "max_tokens",
+                "\"max_tokens\\u0000\" here; did you mean `max_tokens`?");
+    refuse_both("{\"model\\u0000x\": 5}", "model", "\"model\\u0000x\" here");
+    refuse_both("{\"logit_bias\": {\"5\\u0000\": 1}}", "logit_bias", "is \"5\\u0000\";");
+    refuse_both("{\"stream\": true, \"stream_options\": {\"include_usage\\u0000\": true}}",
+                "stream_options.include_usage", "did you mean `include_usage`?");
+    take_both("{\"max_tokens\\u0000\": null, \"max_tokens\": 5}");
+}
+
 static void test_nearest_is_of_this_endpoint(void **state) {
     Case completion = read_completion("{\"mesages\": []}");
     Case chat = read_chat("{\"mesages\": []}");
@@ -271,7 +282,24 @@ static void test_response_format_is_text(void **state) {
     refuse_both("{\"response_format\": {\"type\": \"text\", \"json_schema\": {}}}",
                 "response_format", "other members");
     refuse_both("{\"response_format\": {}}", "response_format", "must be");
+    refuse_both("{\"response_format\": {\"type\": \"text\\u0000\"}}", "response_format", "must be");
     refuse_both("{\"response_format\": \"text\"}", "response_format", "must be");
+}
+
+static void test_tool_choice_is_auto_or_none(void **state) {
+    static const char *const wrong[] = { "\"required\"", "\"none\\u0000x\"", "\"auto\\u0000\"",
+                                         "{}" };
+    char body[64];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+        Case c;
+
+        snprintf(body, sizeof(body), "{\"tool_choice\": %s}", wrong[i]);
+        c = read_chat(body);
+        assert_string_equal(c.error.param, "tool_choice");
+        done(&c);
+    }
 }
 
 static void test_usage_in_a_stream(void **state) {
@@ -440,10 +468,12 @@ int main(void) {
         cmocka_unit_test(test_chat_has_a_switch_for_logprobs),
         cmocka_unit_test(test_null_is_absent_whatever_the_name),
         cmocka_unit_test(test_an_unknown_name_is_answered_with_the_nearest),
+        cmocka_unit_test(test_a_name_with_nul_is_another_name),
         cmocka_unit_test(test_nearest_is_of_this_endpoint),
         cmocka_unit_test(test_unknown_names_may_pass_with_a_warning),
         cmocka_unit_test(test_hints_are_taken_and_their_types_checked),
         cmocka_unit_test(test_response_format_is_text),
+        cmocka_unit_test(test_tool_choice_is_auto_or_none),
         cmocka_unit_test(test_usage_in_a_stream),
         cmocka_unit_test(test_the_smallest_set_is_one_token),
         cmocka_unit_test(test_best_of),
