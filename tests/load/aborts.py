@@ -244,7 +244,8 @@ def main(arguments=None):
             wrong = play(daemon, args)
         except (OSError, EOFError) as error:
             wrong = [f"the daemon answers no more: {error!r}"]
-        status = daemon.stop()
+        finally:
+            status = daemon.stop()
     if status:
         wrong.append(f"the daemon ended with status {status}")
     if wrong:

@@ -157,28 +157,46 @@ def vocabulary_of(model):
     return json.loads(path.read_text())["vocab_size"] if path.is_file() else 49152
 
 
+class Stage:
+    """The daemon that the next case meets; it serves one after the other as long as each leaves it
+    unharmed."""
+
+    def __init__(self, args, model):
+        self.args, self.model = args, model
+        self.daemon = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.clear()
+
+    def clear(self):
+        if self.daemon:
+            self.daemon.stop()
+        self.daemon = None
+
+    def daemon_for(self, case):
+        options = [str(o) for o in ("--kv-tokens", KV_TOKENS, *case.options, *self.args.options)]
+        if self.daemon and (self.daemon.options != options or not self.daemon.is_alive()):
+            self.clear()
+        if not self.daemon:
+            self.daemon = Daemon(self.args.kvasird, self.model, *options)
+            warm(self.daemon)
+        return self.daemon
+
+
 def play_all(cases, args, model):
-    """Plays each; a daemon serves the next case, too, if it came out of the last one unharmed."""
-    rows, daemon = [], None
+    rows = []
     print_cells(HEADINGS)
-    for case in cases:
-        options = ["--kv-tokens", KV_TOKENS, *case.options, *args.options]
-        if daemon and daemon.options != [str(o) for o in options]:
-            daemon.stop()
-            daemon = None
-        if not daemon:
-            daemon = Daemon(args.kvasird, model, *options)
-            warm(daemon)
-        row = play(case, daemon, args, vocabulary_of(model))
-        rows.append(row)
-        print_cells(row.cells())
-        for what in row.wrong:
-            print(f"    {what}", flush=True)
-        if row.wrong or not daemon.is_alive():
-            daemon.stop()
-            daemon = None
-    if daemon:
-        daemon.stop()
+    with Stage(args, model) as stage:
+        for case in cases:
+            rows.append(play(case, stage.daemon_for(case), args, vocabulary_of(model)))
+            print_cells(rows[-1].cells())
+            for what in rows[-1].wrong:
+                print(f"    {what}", flush=True)
+            if rows[-1].wrong:
+                stage.clear()
     return rows
 
 

@@ -17,10 +17,15 @@ for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "begi
     '{"openai/%s": {"max_tokens": 2048, "max_input_tokens": 8192, "max_output_tokens": 2048,'
     '"input_cost_per_token": 0, "output_cost_per_token": 0, "litellm_provider": "openai",'
     '"mode": "chat"}}' % os.environ["SERVER_MODEL"])
+# So small a model may never stop by itself; at a limit, aider says that it was hit.
+(repository / "settings.yml").write_text(
+    f"- name: openai/{os.environ['SERVER_MODEL']}\n  edit_format: ask\n"
+    "  extra_params:\n    max_tokens: 200\n    stop: ['```']\n")
 run = subprocess.run(
     ["aider", "--model", f"openai/{os.environ['SERVER_MODEL']}",
      "--openai-api-base", os.environ["OPENAI_BASE_URL"], "--openai-api-key", "none",
-     "--model-metadata-file", "metadata.json", "--no-show-model-warnings", "--analytics-disable",
+     "--model-metadata-file", "metadata.json", "--model-settings-file", "settings.yml",
+     "--no-show-model-warnings", "--analytics-disable",
      "--no-check-update", "--no-show-release-notes", "--no-gitignore", "--no-auto-commits",
      "--no-suggest-shell-commands", "--no-detect-urls", "--yes-always", "--no-pretty",
      "--edit-format", "ask", "--map-tokens", "512", "--timeout", "120",
