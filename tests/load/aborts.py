@@ -26,8 +26,8 @@ from abuse_cases import CHAT, COMPLETIONS
 from bodies import TEXTS, chat, chat_of_many, placed
 from daemon import CLIENT_ADDRESS, OTHER_ADDRESS, ROOT, Daemon, Wire, post, unpack_tiny_model
 
-TIMEOUT_S = 60
-BACK_S = 30  # sanitizers take their time
+TIMEOUT_S = 120  # sanitizers take their time
+BACK_S = 120
 
 
 def make_completion(rng):
@@ -239,7 +239,8 @@ def main(arguments=None):
     args = parse_arguments(arguments)
     with tempfile.TemporaryDirectory() as directory:
         model = args.model or unpack_tiny_model(directory)
-        daemon = Daemon(args.kvasird, model, "--kv-tokens", 16 * 1024, *args.options)
+        daemon = Daemon(args.kvasird, model, "--kv-tokens", 16 * 1024, "--state-dir", directory,
+                        *args.options)
         try:
             wrong = play(daemon, args)
         except (OSError, EOFError) as error:

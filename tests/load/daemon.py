@@ -27,6 +27,7 @@ DEFAULT_MODEL = (
 )
 START_S = 120
 STOP_S = 30
+GET_S = 120
 CLIENT_ADDRESS = "127.0.0.1"
 OTHER_ADDRESS = "127.0.0.2"  # where another client comes from
 
@@ -119,7 +120,7 @@ class Daemon:
         return {name: option["value"] for name, option in json.loads(text).items()}
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=GET_S)
         with contextlib.closing(connection):
             connection.request("GET", path)
             return connection.getresponse().read().decode()
