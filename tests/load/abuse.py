@@ -161,8 +161,9 @@ class Stage:
     """The daemon that the next case meets; it serves one after the other as long as each leaves it
     unharmed."""
 
-    def __init__(self, args, model):
+    def __init__(self, args, model, state_directory):
         self.args, self.model = args, model
+        self.options = ("--kv-tokens", KV_TOKENS, "--state-dir", state_directory)
         self.daemon = None
 
     def __enter__(self):
@@ -177,7 +178,7 @@ class Stage:
         self.daemon = None
 
     def daemon_for(self, case):
-        options = [str(o) for o in ("--kv-tokens", KV_TOKENS, *case.options, *self.args.options)]
+        options = [str(o) for o in (*self.options, *case.options, *self.args.options)]
         if self.daemon and (self.daemon.options != options or not self.daemon.is_alive()):
             self.clear()
         if not self.daemon:
@@ -186,10 +187,10 @@ class Stage:
         return self.daemon
 
 
-def play_all(cases, args, model):
+def play_all(cases, args, model, state_directory):
     rows = []
     print_cells(HEADINGS)
-    with Stage(args, model) as stage:
+    with Stage(args, model, state_directory) as stage:
         for case in cases:
             rows.append(play(case, stage.daemon_for(case), args, vocabulary_of(model)))
             print_cells(rows[-1].cells())
@@ -230,7 +231,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as directory:
         model = args.model or (DEFAULT_MODEL if args.level == "full"
                                else unpack_tiny_model(directory))
-        rows = play_all(cases, args, model)
+        rows = play_all(cases, args, model, directory)
     failed = [row.name for row in rows if row.wrong]
     print(f"{len(rows) - len(failed)} of {len(rows)} cases met every bar")
     return 1 if failed else 0

@@ -27,7 +27,7 @@ class Attack:
         self.port = daemon.port
         self.is_full = is_full
         self.vocabulary = vocabulary  # number of token ids that the model has
-        self.patience_s = 20 if is_full else 5
+        self.patience_s = 20 if is_full else 4
         self.statuses = collections.Counter()
         self.complaints = []
         self.body_bytes = 0
