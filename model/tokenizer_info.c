@@ -2,9 +2,9 @@
 #include "model/tokenizer_info.h"
 
 #include "model/gguf.h"
-#include "util/utf8.h"
 #include "util/json.h"
 #include "util/mapped_file.h"
+#include "util/utf8.h"
 
 #include <errno.h>
 #include <string.h>

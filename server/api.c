@@ -12,17 +12,23 @@
 #include "util/text.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <string.h>
 
 /* answers */
 
 void api_reply_error(HttpExchange *exchange, const ApiError *error) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    char retry_after[32] = "";
 
     api_error_write(&body, error);
+    if (error->retry_after_s)
+        snprintf(retry_after, sizeof(retry_after), "Retry-After: %" PRIu32 "\r\n",
+                 error->retry_after_s);
     http_exchange_log_refusal(exchange, error->status, error->why.text);
     http_exchange_reply(exchange, &(HttpReply){ .status = error->status,
                                                 .content_type = "application/json",
+                                                .headers = *retry_after ? retry_after : NULL,
                                                 .body = buffer_text(&body),
                                                 .size = body.size });
 }
@@ -88,8 +94,10 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
     Api *api = userdata;
 
     metrics_write(&body, &api->metrics,
-                  &(MetricsSources){
-                      .model_name = api->name, .engine = api->model.engine, .http = api->http });
+                  &(MetricsSources){ .model_name = api->name,
+                                     .engine = api->model.engine,
+                                     .http = api->http,
+                                     .requests = api->http->options.parser.account });
     http_exchange_reply(exchange,
                         &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
                                       .content_type = "text/plain; version=0.0.4; charset=utf-8",

@@ -15,6 +15,10 @@
 #include <sys/random.h>
 #include <time.h>
 
+#define RETRY_AFTER_S_MAX 120
+
+static void end_call(ApiCall *call);
+
 static ApiCall *call_of(ApiJob *job) {
     return container_of(job, ApiCall, job);
 }
@@ -84,11 +88,11 @@ static int make_stop_tokens(ApiCall *call) {
 
 /* What all requests of the call borrow, besides the prompts and what `params` owns. */
 static int make_shared(ApiCall *call) {
-    call->cache_salt.account = call->job.account;
-    if (call->job.params.cache_salt)
-        buffer_append_text(&call->cache_salt, call->job.params.cache_salt);
-    if (buffer_failed(&call->cache_salt) ||
-        api_params_stops(&call->job.params, call->job.account, &call->stops))
+    const char *salt = call->job.params.cache_salt;
+
+    if (salt)
+        call->cache_salt = engine_salt(call->job.api->model.engine, salt, strlen(salt));
+    if (api_params_stops(&call->job.params, call->job.account, &call->stops))
         return -ENOMEM;
     return make_stop_tokens(call);
 }
@@ -117,6 +121,8 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
     if (!request)
         return -ENOMEM;
     request->owner = choice;
+    request->client = call->job.client;
+    request->reserved = true; /* by the time it is submitted */
     request->account = call->job.account;
     request->prompt = choice->prompt->ids.ids;
     request->n_prompt = (uint32_t)choice->prompt->ids.n;
@@ -136,7 +142,7 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
     request->n_prompt_logprobs = params->echo ? params->n_logprobs : -1;
     if (!max_tokens && request->n_prompt_logprobs < 0)
         request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
-    request->cache_salt = call->cache_salt.size ? buffer_text(&call->cache_salt) : NULL;
+    request->cache_salt = call->cache_salt;
     request->arrival_ns = call->job.arrival_ns;
     return 0;
 }
@@ -193,16 +199,56 @@ void api_call_deinit(ApiJob *job) {
     }
     free(call->choices);
     account_release(job->account, call->n_bytes);
-    buffer_deinit(&call->cache_salt);
     token_ids_deinit(&call->stop_tokens);
     stop_set_deinit(&call->stops);
 }
 
 /* running */
 
+static const char *wait_unit(const EngineWait *wait) {
+    return strstr(wait->limit_name, "tokens") ? "prompt tokens" : "sequences";
+}
+
+/* Whole seconds, at least one; nobody is sent away for longer than RETRY_AFTER_S_MAX. */
+static uint32_t retry_after(double wait_s) {
+    return wait_s >= RETRY_AFTER_S_MAX ? RETRY_AFTER_S_MAX : (uint32_t)wait_s + 1;
+}
+
+/* A place in the engine's queue for every sequence of the call, or the words why there is none. */
+static int reserve(ApiCall *call) {
+    ApiError *error = &call->job.error;
+    uint64_t n_tokens = 0;
+    EngineWait wait;
+    int r;
+
+    for (uint32_t i = 0; i < call->n_choices; i++)
+        n_tokens += call->choices[i].prompt->ids.n;
+    r = engine_reserve(call->job.api->model.engine, call->n_choices, n_tokens, &wait);
+    if (!r)
+        return 0;
+    if (r == ENGINE_E_NEVER)
+        api_fail(error, 413, NULL, "request_too_large",
+                 "The request asks for %" PRIu64 " %s at once; at most %" PRIu64
+                 " may wait (option %s): send several smaller ones.",
+                 wait.asked, wait_unit(&wait), wait.limit, wait.limit_name);
+    else
+        api_fail(error, 429, NULL, "queue_full",
+                 "The queue is full: %" PRIu64 " %s wait, and %" PRIu64
+                 " more would pass the %" PRIu64 " that may (option %s); try again later.",
+                 wait.used, wait_unit(&wait), wait.asked, wait.limit, wait.limit_name);
+    if (r != ENGINE_E_NEVER)
+        error->retry_after_s = retry_after(wait.wait_s);
+    error->limit_name = wait.limit_name;
+    return -EAGAIN;
+}
+
 void api_call_run(ApiJob *job) {
     ApiCall *call = call_of(job);
 
+    if (reserve(call)) {
+        end_call(call);
+        return;
+    }
     call->n_in_engine = call->n_choices;
     for (uint32_t i = 0; i < call->n_choices; i++) {
         call->choices[i].in_engine = true;
@@ -398,6 +444,8 @@ static void end_stream(ApiCall *call) {
 static void end_call(ApiCall *call) {
     ApiJob *job = &call->job;
 
+    if (job->error.limit_name)
+        metrics_count_refusal(&job->api->metrics, job->error.limit_name);
     if (job->exchange && job->exchange->streaming)
         end_stream(call);
     else if (job->exchange && job->error.status)

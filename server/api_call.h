@@ -51,7 +51,7 @@ struct ApiCall {
     int64_t created_s;
     StopSet stops; /* this and what follows it is what the requests of all choices borrow */
     TokenIds stop_tokens;
-    Buffer cache_salt;  /* empty: none */
+    Hash128 cache_salt;
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;
     uint64_t n_bytes; /* charged for the choices and their requests */

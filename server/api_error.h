@@ -10,9 +10,11 @@
 #include "util/reason.h"
 
 typedef struct ApiError {
-    unsigned status;  /* of the answer; 0: no error */
-    char param[96];   /* the parameter at fault; "": none */
-    const char *code; /* static; NULL: none */
+    unsigned status;        /* of the answer; 0: no error */
+    char param[96];         /* the parameter at fault; "": none */
+    const char *code;       /* static; NULL: none */
+    const char *limit_name; /* the option whose limit refused; static; NULL: none did */
+    uint32_t retry_after_s; /* when trying again may help; 0: not said */
     Reason why;
 } ApiError;
 

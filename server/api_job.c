@@ -77,6 +77,8 @@ static void on_work(WorkItem *item) {
 /* on the loop */
 
 static void end_without_run(ApiJob *job) {
+    if (job->error.limit_name)
+        metrics_count_refusal(&job->api->metrics, job->error.limit_name);
     if (job->exchange)
         api_reply_error(TAKE(job->exchange), &job->error);
     api_job_finish(job);

@@ -423,6 +423,11 @@ void engine_stop(Engine *e, bool drain) {
             reject(e, container_of(link, EngineRequest, link), FINISH_CANCELLED, NULL);
 }
 
+Hash128 engine_salt(const Engine *e, const char *salt, size_t size) {
+    return e->options.prefix_caching ? prefix_index_salt(&e->prefixes, salt, size)
+                                     : (Hash128){ .low = 0 };
+}
+
 void engine_submit(Engine *e, EngineRequest *request) {
     mailbox_send(&e->inbox, &request->link);
 }

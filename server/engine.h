@@ -61,7 +61,7 @@ struct EngineRequest {
     uint32_t n_stop_tokens;
     int n_top_logprobs;      /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */
     int n_prompt_logprobs;   /* the same, of the prompt's own tokens (echo) */
-    const char *cache_salt;  /* prefixes are shared only between equal salts; borrowed; or NULL */
+    Hash128 cache_salt;      /* by engine_salt: prefixes are shared only between equal ones */
     uint64_t arrival_ns;     /* CLOCK_MONOTONIC */
     atomic_bool cancelled;   /* set by engine_cancel */
     EngineEvent *last_event; /* made with the request, so that its end can always be told */
@@ -186,6 +186,10 @@ void engine_unreserve(Engine *engine, uint32_t n_sequences, uint64_t n_tokens);
 /* Seconds until all that waits now has probably begun to run, at the rate of the last seconds; 0
  * where nothing waits. Any thread. */
 double engine_wait_estimate_s(const Engine *engine);
+
+/* What stands for a tenant's salt in EngineRequest; takes time in proportion to its size. Any
+ * thread. */
+Hash128 engine_salt(const Engine *engine, const char *salt, size_t size);
 
 /* Any thread. Ownership of the request passes. */
 void engine_submit(Engine *engine, EngineRequest *request);

@@ -15,13 +15,12 @@
 #include <string.h>
 
 static PrefixLink root_of(const Engine *e, const EngineRequest *request) {
-    const char *salt = request->cache_salt;
     PrefixRoot root = { .identity = e->identity,
                         .geometry = e->store.geometry,
                         .plan = e->options.plan,
-                        .profile = e->profile_hash };
+                        .profile = e->profile_hash,
+                        .salt = request->cache_salt };
 
-    root.salt = prefix_index_salt(&e->prefixes, salt, salt ? strlen(salt) : 0);
     return prefix_index_root(&e->prefixes, &root);
 }
 

@@ -90,6 +90,12 @@ uint64_t account_room(const Account *account) {
     return room;
 }
 
+const char *account_refusal(const Account *account) {
+    const Account *by = account ? atomic_load(&account->refused_by) : NULL;
+
+    return by ? by->limit_name : NULL;
+}
+
 void account_set_limit(Account *account, uint64_t limit_bytes) {
     if (account)
         atomic_store(&account->limit, limit_bytes);

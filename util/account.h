@@ -49,6 +49,9 @@ void account_release(Account *account, uint64_t n_bytes);
 /* Bytes that could be charged now. */
 uint64_t account_room(const Account *account);
 
+/* The name of the limit that refused a charge of this account last; NULL: none did. */
+const char *account_refusal(const Account *account);
+
 /* A lower limit than what is in use refuses more and takes nothing back. */
 void account_set_limit(Account *account, uint64_t limit_bytes);
 

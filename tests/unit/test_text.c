@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "util/text.h"
 
-#include "util/utf8.h"
 #include "server/api_error.h"
+#include "util/utf8.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -97,8 +97,8 @@ static void test_no_more_begins_than_there_are_threads(void **state) {
 
 /* The order in which waiting items are taken up, by name. */
 static void line_text(const WorkLine *line, char *text) {
-    list_for_each(link, &line->items) *text++ =
-        ((const Item *)(const void *)container_of(link, WorkItem, link))->name;
+    list_for_each(link, &line->items)
+        *text++ = ((const Item *)(const void *)container_of(link, WorkItem, link))->name;
     *text = 0;
 }
 
