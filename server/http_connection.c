@@ -399,8 +399,8 @@ static void look(HttpConnection *c) {
     http_connection_watch(c);
     if (buffer_failed(&c->out)) {
         http_connection_close(c);
-    } else if (!waits && c->exchange.ended) {
-        finish_exchange(c);
+    } else if (c->exchange.ended && !waits && !c->writing) {
+        finish_exchange(c); /* a write's end does it where there is one */
     } else if (now_ms(c) - c->taken_ms >= c->server->options.write_timeout_ms) {
         c->server->stats.n_write_timeouts++;
         http_connection_close(c);
