@@ -167,8 +167,8 @@ void http_exchange_reply(HttpExchange *x, const HttpReply *reply) {
     if (reply->status != 204)
         buffer_printf(&c->out, "Content-Length: %zu\r\n", size);
     buffer_append_text(&c->out, "\r\n");
-    if (c->parser.request.method == HTTP_METHOD_HEAD)
-        buffer_deinit(&c->answer);
+    if (!size || c->parser.request.method == HTTP_METHOD_HEAD)
+        buffer_deinit(&c->answer); /* nothing of it will be sent */
     x->ended = true;
     http_connection_flush(c);
 }
