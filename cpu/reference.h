@@ -13,6 +13,6 @@
 extern const VectorKernels reference_kernels;
 
 /* Attention by the definition: softmax over all visible keys of each row, read one by one through
- * the store's accessors. Reads the cache as it is before the step and leaves it so. Allocates: it is a reference.
- */
+ * the store's accessors. Reads the cache as it is before the step and leaves it so. It allocates,
+ * as a reference may. */
 void reference_attention(const AttentionArgs *args);

@@ -317,8 +317,6 @@ static void put_http(const Writer *w, const HttpServer *http) {
     static const char responses[] = "kvasir_http_responses_total";
 
     put_gauge(w, "kvasir_http_open_connections", "Open connections.", http->n_connections);
-    put_gauge(w, "kvasir_requests_memory_bytes", "Memory charged to requests and their answers.",
-              (double)atomic_load(&http->options.parser.account->used));
     put_counter(w, "kvasir_http_connections_accepted_total", "Connections accepted.",
                 s->n_accepted);
     put_family(w, ended, "counter", "Connections that a limit or the client ended early, by why.");

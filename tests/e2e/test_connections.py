@@ -11,14 +11,16 @@ import pytest
 from conftest import wait_until
 from test_http import HEALTH, JSON, completion, post
 
-LONG = dict(prompt=[5] * 100, max_tokens=1900, ignore_eos=True, n=4)
+LONG = dict(prompt=[5] * 100, max_tokens=1900, ignore_eos=True)
 SHORT = dict(prompt=[5], max_tokens=200, ignore_eos=True)
 NOTICED_SECONDS = 1.5
 
 
-def start_long(daemon, wire, behind=b"", **more):
-    wire.send(completion(**LONG, **more))
-    wait_until(lambda: daemon.metric("vllm:num_requests_running") == 4)
+def start_long(daemon, wire, behind=b"", stream=False):
+    """A stream is as long as its buffers hold, a whole answer as long as it takes to go."""
+    n = 4 if stream else 16
+    wire.send(completion(**LONG, n=n, stream=stream))
+    wait_until(lambda: daemon.metric("vllm:num_requests_running") == n)
     if behind:
         wire.socket.setblocking(False)
         try:
@@ -45,7 +47,7 @@ def half_close_then_close(wire):
 
 
 def read_then_close(wire):
-    """A client that reads what comes at once, so that its system has no unread bytes to reset for."""
+    """Reads what comes at once, so that its system has no unread bytes to reset for."""
     wire.socket.setblocking(True)
     wire.socket.settimeout(0.3)
     wire.socket.shutdown(socket.SHUT_WR)
@@ -132,7 +134,8 @@ def test_much_pipelined_input_is_answered_in_the_end(daemon):
     """A client that sends more than the server reads ahead, and waits, loses nothing."""
     n = 20000
     with daemon.wire(timeout=60) as wire:
-        sender = threading.Thread(target=wire.send, args=(completion(**SHORT) + (HEALTH * n).encode(),))
+        requests = completion(**SHORT) + (HEALTH * n).encode()
+        sender = threading.Thread(target=wire.send, args=(requests,))
         sender.start()
         assert wire.reply().json()["usage"]["completion_tokens"] == 200
         assert all(wire.reply().status == 200 for _ in range(n))
@@ -156,7 +159,8 @@ def test_a_blocked_continue_has_a_timer(start):
     """A client that reads nothing: its first answer fills the system's buffer to the last bytes, so
     the "100 Continue" of its next request is what waits. The phase's timer ends it all the same."""
     daemon = start("--request-timeout", "1s", "--write-timeout", "1s", "--idle-timeout", "1s")
-    [letter] = daemon.request("/tokenize", {"prompt": "a", "add_special_tokens": False})[1]["tokens"]
+    text = {"prompt": "a", "add_special_tokens": False}
+    [letter] = daemon.request("/tokenize", text)[1]["tokens"]
     ask = post("/tokenize", b"{}", "Expect: 100-continue")
 
     def fill(n):
