@@ -285,7 +285,7 @@ const Option option_table[] = {
       .min = KIB,
       .max = 64 * TIB,
       .fallback = "0",
-      .unset = "8 MiB and 5 times its body",
+      .unset = "10 MiB and 5 times its body",
       .help = "The most memory that one request may take, with what is made of it; beyond is a "
               "413" },
     { .name = "header_timeout",

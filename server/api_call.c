@@ -578,6 +578,8 @@ void api_call_take_event(EngineEvent *event) {
     if (event->finish != FINISH_NONE)
         take_end(choice, event);
     take_content(choice, event);
+    if (event->finish != FINISH_NONE) /* with it goes what its sequence was charged with */
+        choice->request = engine_request_free(choice->request);
     engine_event_free(event);
     if (call->n_in_engine)
         return;

@@ -28,7 +28,7 @@ struct ApiChoice {
     ApiCall *call;
     uint32_t index;
     const ApiPrompt *prompt;
-    EngineRequest *request; /* owned, but by the engine while `in_engine` */
+    EngineRequest *request; /* owned, but by the engine while `in_engine`; NULL: it has ended */
     bool in_engine;
     Buffer text;                   /* of whole answers */
     Buffer logprobs;               /* TokenLogprob after TokenLogprob, of whole answers */

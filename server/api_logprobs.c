@@ -73,7 +73,7 @@ static void pass_token(ApiChoice *choice, uint32_t id, bool is_prompt, const Buf
     size_t n = bytes->size;
 
     if (!is_prompt) {
-        if (!choice->request->skip_special_tokens ||
+        if (!choice->call->job.params.skip_special_tokens ||
             !tokenizer_is_special(tokenizer_of(choice), id))
             choice->n_text_chars += count_chars(buffer_text(bytes), n);
         return;

@@ -69,7 +69,7 @@ struct EngineRequest {
 
 /* About what a request takes until its last event, besides what it borrows and what its account is
  * charged with later. */
-#define ENGINE_REQUEST_BYTES 2048
+#define ENGINE_REQUEST_BYTES 768
 
 EngineRequest *engine_request_new(void); /* zeroed, neutral parameters; NULL without memory */
 EngineRequest *engine_request_free(EngineRequest *request);

@@ -17,11 +17,10 @@
 #define HEADER_NAME_BYTES_KEPT 64 /* no header we read has a longer name */
 /* A body in chunks of one byte has five bytes around each; more than this is not for reading. */
 #define CHUNK_OVERHEAD_MAX 8
-#define REQUEST_BYTES                                                                        \
-    ((uint64_t)8 << 20)               /* of memory, where no limit is given: this and so ... \
-                                       */
-#define REQUEST_BYTES_PER_BODY_BYTE 5 /* ... many times its body */
-#define LENGTH_DIGITS_MAX 18          /* of Content-Length; 19 could be too many to count */
+/* Of memory, where no limit is given: so much, and so many times the body. */
+#define REQUEST_BYTES ((uint64_t)10 << 20)
+#define REQUEST_BYTES_PER_BODY_BYTE 5
+#define LENGTH_DIGITS_MAX 18 /* of Content-Length; 19 could be too many to count */
 
 typedef struct KeptHeader {
     const char *name;

@@ -25,7 +25,7 @@ typedef struct HttpParserLimits {
     uint64_t header_bytes_max; /* request line and headers; trailers likewise */
     uint64_t body_bytes_max;
     Account *account;           /* of all requests together, borrowed; NULL: not counted */
-    uint64_t request_bytes_max; /* of memory for one request; 0: 8 MiB and 5 times its body */
+    uint64_t request_bytes_max; /* of memory for one request; 0: 10 MiB and 5 times its body */
 } HttpParserLimits;
 
 typedef enum HttpParse {

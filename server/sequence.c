@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUTPUT_TOKENS_MIN 32 /* room made for at first */
+#define OUTPUT_TOKENS_MIN 32  /* room made for at first */
+#define TEXT_STATE_BYTES 1024 /* about what a text stream and a stop matcher take */
 
 /* life */
 
@@ -50,14 +51,23 @@ static int make_prompt_logprobs(Sequence *s) {
     return 0;
 }
 
+/* What finds the text of tokens, and the end of it. */
+static int make_text_state(Sequence *s) {
+    int r = text_stream_new(&s->stream, s->tokenizer, s->request->skip_special_tokens);
+
+    if (!r)
+        r = stop_matcher_init(&s->stops, s->request->stops);
+    return r ? r : list_banned(s);
+}
+
 int sequence_start(Sequence *s) {
     size_t n_pages_max = sequence_n_max(s->request) / KV_PAGE_TOKENS + 1;
 
     if (s->pages)
         return 0;
-    if (s->request->n_prompt_logprobs >= 0 && !s->prompt_logprobs && make_prompt_logprobs(s))
+    if (engine_request_charge(s->request, TEXT_STATE_BYTES + n_pages_max * sizeof(*s->pages)))
         return -ENOMEM;
-    if (engine_request_charge(s->request, n_pages_max * sizeof(*s->pages)))
+    if (make_text_state(s) || (s->request->n_prompt_logprobs >= 0 && make_prompt_logprobs(s)))
         return -ENOMEM;
     s->pages = calloc(n_pages_max, sizeof(*s->pages));
     return s->pages ? 0 : -ENOMEM;
@@ -84,29 +94,20 @@ static int add_output(Sequence *s, uint32_t token) {
 
 _Static_assert(sizeof(EngineRequest) + sizeof(EngineEvent) + sizeof(Sequence) <
                    ENGINE_REQUEST_BYTES,
-               "a request, its last event, its sequence, and a text stream");
+               "a request, its last event, its sequence, and what the allocator adds");
 
 int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *tokenizer,
                  const uint32_t *eos, uint32_t n_eos) {
-    CLEANUP(sequence_free) Sequence *s = calloc(1, sizeof(*s));
-    int r;
+    Sequence *s = calloc(1, sizeof(*s));
 
     if (!s)
         return -ENOMEM;
     list_init(&s->link);
+    s->tokenizer = tokenizer;
     s->eos = eos;
     s->n_eos = n_eos;
     s->request = request;
-    r = text_stream_new(&s->stream, tokenizer, request->skip_special_tokens);
-    if (!r)
-        r = stop_matcher_init(&s->stops, request->stops);
-    if (!r)
-        r = list_banned(s);
-    if (r) {
-        s->request = NULL;
-        return r;
-    }
-    *outp = TAKE(s);
+    *outp = s;
     return 0;
 }
 
@@ -328,7 +329,7 @@ void sequence_finish(Sequence *s, FinishReason reason, const char *error) {
 EngineEvent *sequence_last_event(Sequence *s, uint64_t now_ns) {
     EngineEvent *event = s->event ? TAKE(s->event) : TAKE(s->request->last_event);
 
-    if (!event->stop_text) {
+    if (s->stream && !event->stop_text) {
         stop_matcher_flush(&s->stops, &event->text);
         text_stream_finish(s->stream, &event->text);
     }

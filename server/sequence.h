@@ -15,10 +15,11 @@
 typedef struct EngineClient EngineClient;
 
 typedef struct Sequence {
-    List link;              /* in its client's line of waiting ones */
-    EngineClient *client;   /* the engine's */
-    EngineRequest *request; /* owned until the last event */
-    TextStream *stream;     /* owned */
+    List link;                  /* in its client's line of waiting ones */
+    EngineClient *client;       /* the engine's */
+    EngineRequest *request;     /* owned until the last event */
+    const Tokenizer *tokenizer; /* borrowed from the engine */
+    TextStream *stream;         /* owned; NULL: never started */
     StopMatcher stops;
     const uint32_t *eos; /* [n_eos], borrowed from the engine */
     uint32_t n_eos;

@@ -469,7 +469,7 @@ static void test_the_limit_grows_with_the_body(void **state) {
     for (int i = 0; i < 1999; i++)
         assert_int_equal(http_parser_feed(&p, zeros, sizeof(zeros), &used), HTTP_PARSE_MORE);
     assert_int_equal(http_parser_feed(&p, zeros, sizeof(zeros), &used), HTTP_PARSE_DONE);
-    assert_int_equal(atomic_load(&p.request.account->limit), (8 << 20) + 5 * 20000000);
+    assert_int_equal(atomic_load(&p.request.account->limit), (10 << 20) + 5 * 20000000);
     assert_true(atomic_load(&p.request.account->used) < 20001000); /* no room left over */
 }
 
