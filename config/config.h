@@ -90,9 +90,11 @@ typedef struct Config {
     char *host;
     uint32_t port;
     uint32_t max_connections;
+    uint32_t max_client_connections;
     uint64_t max_header_bytes;
     uint64_t max_body_bytes;
     uint64_t max_requests_memory_bytes;
+    uint64_t max_client_memory_bytes;
     uint64_t max_request_memory_bytes;
     uint64_t header_timeout_ms;
     uint64_t request_timeout_ms;

@@ -97,7 +97,7 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
                   &(MetricsSources){ .model_name = api->name,
                                      .engine = api->model.engine,
                                      .http = api->http,
-                                     .requests = api->http->options.parser.account });
+                                     .requests = api->http->options.account });
     http_exchange_reply(exchange,
                         &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
                                       .content_type = "text/plain; version=0.0.4; charset=utf-8",

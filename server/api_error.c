@@ -44,9 +44,11 @@ int api_fail_memory(ApiError *error) {
 int api_fail_account(ApiError *error, const Account *account) {
     *error = (ApiError)API_ERROR_NULL;
     error->status = http_memory_refusal(account, &error->why);
-    error->code = error->status == 413 ? "request_memory" : "requests_memory";
+    error->code = error->status == 413   ? "request_memory"
+                  : error->status == 429 ? "client_memory"
+                                         : "requests_memory";
     error->limit_name = account_refusal(account);
-    if (error->status == 503)
+    if (error->status != 413)
         error->retry_after_s = 1;
     if (account_is_closed(account))
         api_fail(error, 503, NULL, NULL, "The server stopped working on this request.");

@@ -51,8 +51,12 @@ static void check_timer(const HttpConnection *c) {
     assert(c->phase == HTTP_CLOSING || uv_is_active((const uv_handle_t *)&c->timer));
 }
 
+Account *http_connection_account(const HttpConnection *c) {
+    return c->client ? c->client->account : NULL;
+}
+
 static Buffer input_buffer(const HttpConnection *c) {
-    return (Buffer){ .account = c->server->options.parser.account };
+    return (Buffer){ .account = http_connection_account(c) };
 }
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -67,6 +71,8 @@ static void on_handle_closed(uv_handle_t *handle) {
     buffer_deinit(&c->sending);
     buffer_deinit(&c->answer);
     http_parser_deinit(&c->parser);
+    if (c->client)
+        http_clients_leave(c->client);
     free(c);
     if (server->accept_waits)
         http_connection_accept(server);
@@ -116,7 +122,6 @@ static HttpConnection *connection_new(HttpServer *server) {
     if (!c)
         return NULL;
     c->server = server;
-    c->in = input_buffer(c);
     list_init(&c->idle_link);
     http_parser_init(&c->parser, &server->options.parser);
     uv_tcp_init(server->options.loop, &c->tcp);
@@ -449,12 +454,19 @@ static void tune_socket(HttpConnection *c) {
         setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes, sizeof(unsent_bytes));
 }
 
-static void note_peer(HttpConnection *c) {
+/* Finds out whose the connection is. False: there is no memory for it. */
+static bool note_peer(HttpConnection *c) {
     struct sockaddr_storage address;
     int size = sizeof(address);
     bool is_known = !uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &size);
 
     http_peer_set(&c->peer, is_known ? (const struct sockaddr *)&address : NULL);
+    c->client = http_clients_enter(&c->server->clients, c->peer.key);
+    if (!c->client)
+        return false;
+    c->parser.account = c->client->account;
+    c->in = input_buffer(c);
+    return true;
 }
 
 /* True if there is a place for one more, perhaps because an idle one lost its own. */
@@ -470,14 +482,14 @@ static bool make_place(HttpServer *server) {
     return true;
 }
 
-static void turn_away(HttpConnection *c) {
+static void turn_away(HttpConnection *c, const char *limit_name) {
     static char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
                            "Connection: close\r\nContent-Length: 0\r\n\r\n";
     uv_buf_t buf = uv_buf_init(answer, sizeof(answer) - 1);
 
     c->server->stats.n_refused++;
-    log_client_line(LOG_LEVEL_DEBUG, "refusing a connection",
-                    "client=%s status=503 reason=max_connections", c->peer.address);
+    log_client_line(LOG_LEVEL_DEBUG, "refusing a connection", "client=%s status=503 reason=%s",
+                    c->peer.address, limit_name);
     uv_try_write((uv_stream_t *)&c->tcp, &buf, 1);
     http_connection_close(c);
 }
@@ -494,10 +506,13 @@ void http_connection_accept(HttpServer *server) {
         return;
     }
     tune_socket(c);
-    note_peer(c);
-    if (has_place)
-        become_idle(c);
+    if (!note_peer(c))
+        http_connection_close(c);
+    else if (!has_place)
+        turn_away(c, "max_connections");
+    else if (c->client->n_connections > server->options.client_connections_max)
+        turn_away(c, "max_client_connections");
     else
-        turn_away(c);
+        become_idle(c);
     check_timer(c);
 }

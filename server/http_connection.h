@@ -27,6 +27,7 @@ struct HttpConnection {
     List link, idle_link;
     HttpServer *server;
     HttpPeer peer;
+    HttpClient *client; /* whose it is; NULL before the peer is known */
     uv_tcp_t tcp;
     uv_timer_t timer; /* of the phase */
     uint32_t n_handles;
@@ -77,6 +78,8 @@ void http_connection_close(HttpConnection *connection);
 /* Sends what is in `out` and `answer`, and goes on when all is sent and the answer has ended. Never
  * calls back into the handler. */
 void http_connection_flush(HttpConnection *connection);
+/* What its buffers are charged to: its client's account. */
+Account *http_connection_account(const HttpConnection *connection);
 /* Bytes that the client has not taken. */
 size_t http_connection_unsent(const HttpConnection *connection);
 /* Bytes that it has taken, since it connected. */

@@ -121,7 +121,7 @@ void http_exchange_log_refusal(const HttpExchange *x, unsigned status, const cha
 
 /* Makes the body what is sent behind the head. False: there is no memory for it. */
 static bool take_body(HttpConnection *c, const HttpReply *reply) {
-    Account *account = c->server->options.parser.account;
+    Account *account = http_connection_account(c);
 
     if (reply->moved) {
         assert(!reply->moved->account || reply->moved->account == account ||
@@ -140,7 +140,7 @@ static bool take_body(HttpConnection *c, const HttpReply *reply) {
 static void reply_without_memory(HttpExchange *x) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
     Reason why;
-    unsigned status = http_memory_refusal(connection_of(x)->server->options.parser.account, &why);
+    unsigned status = http_memory_refusal(http_connection_account(connection_of(x)), &why);
 
     http_error_body(&body, status, why.text);
     http_exchange_log_refusal(x, status, why.text);

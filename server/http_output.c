@@ -17,7 +17,7 @@ uint64_t http_connection_taken(const HttpConnection *c) {
 }
 
 bool http_connection_reserve(HttpConnection *c, size_t n) {
-    Account *account = c->server->options.parser.account;
+    Account *account = http_connection_account(c);
 
     if (buffer_failed(&c->out)) /* the connection is about to end */
         return true;

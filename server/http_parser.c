@@ -17,6 +17,8 @@
 #define HEADER_NAME_BYTES_KEPT 64 /* no header we read has a longer name */
 /* A body in chunks of one byte has five bytes around each; more than this is not for reading. */
 #define CHUNK_OVERHEAD_MAX 8
+#define ORDINARY_HEAD_BYTES 4096 /* of a request line and headers that nobody has to account for \
+                                  */
 /* Of memory, where no limit is given: so much, and so many times the body. */
 #define REQUEST_BYTES ((uint64_t)10 << 20)
 #define REQUEST_BYTES_PER_BODY_BYTE 5
@@ -377,6 +379,8 @@ static void count_bytes(HttpParser *p, bool in_head, size_t n) {
         return;
     }
     p->n_head_bytes += n;
+    if (p->n_head_bytes > ORDINARY_HEAD_BYTES && http_request_charge_head(&p->request))
+        refuse_memory(p);
     if (p->head_done)
         http_syntax_body(&p->syntax, p->request.transfer_encoding.size);
     else if (p->n_head_bytes == p->limits->header_bytes_max)
@@ -408,8 +412,7 @@ static HttpParse feed_some(HttpParser *p, const char *data, size_t size, size_t 
 }
 
 static int begin(HttpParser *p) {
-    Account *account =
-        account_new(p->limits->account, memory_limit(p->limits, 0), HTTP_REQUEST_LIMIT);
+    Account *account = account_new(p->account, memory_limit(p->limits, 0), HTTP_REQUEST_LIMIT);
 
     p->started = true;
     if (!account)

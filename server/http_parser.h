@@ -7,7 +7,8 @@
  * to the byte (http_syntax.h), one length, one "chunked", one host, no trailer that changes what
  * the head said.
  *
- * Each request gets an account of its own, which all that it brings is charged to.
+ * Each request gets an account of its own, which all that it brings is charged to, but for a head
+ * of ordinary size: so that who asks how the server does hears it when memory is short.
  *
  * No sockets, no clock.
  */
@@ -24,7 +25,6 @@
 typedef struct HttpParserLimits {
     uint64_t header_bytes_max; /* request line and headers; trailers likewise */
     uint64_t body_bytes_max;
-    Account *account;           /* of all requests together, borrowed; NULL: not counted */
     uint64_t request_bytes_max; /* of memory for one request; 0: 10 MiB and 5 times its body */
 } HttpParserLimits;
 
@@ -37,6 +37,7 @@ typedef enum HttpParse {
 typedef struct HttpParser {
     llhttp_t llhttp;
     const HttpParserLimits *limits; /* borrowed */
+    Account *account; /* whose requests these are; borrowed; NULL: not counted. Set after init */
     HttpRequest request;
     Buffer name;            /* of the header being read, lower case */
     Buffer *value;          /* where its value goes; NULL: nowhere */

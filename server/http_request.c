@@ -34,9 +34,18 @@ const char *http_method_name(HttpMethod method) {
 }
 
 void http_request_init(HttpRequest *r, Account *account) {
-    *r = (HttpRequest){ .account = account };
-    for (size_t i = 0; i < N_BUFFERS; i++)
-        buffer_at(r, buffers[i])->account = account;
+    *r = (HttpRequest){ .account = account, .body = { .account = account } };
+}
+
+int http_request_charge_head(HttpRequest *r) {
+    for (size_t i = 0; i < N_BUFFERS; i++) {
+        Buffer *buffer = buffer_at(r, buffers[i]);
+        int error = buffer->account ? 0 : buffer_move_charge(buffer, r->account);
+
+        if (error)
+            return error;
+    }
+    return 0;
 }
 
 void http_request_deinit(HttpRequest *r) {
@@ -173,6 +182,13 @@ unsigned http_memory_refusal(const Account *account, Reason *why) {
     if (!by || !by->limit_name) {
         reason_set(why, 0, "The server has no memory for this request now; try again later.");
         return 503;
+    }
+    if (!strcmp(by->limit_name, HTTP_CLIENT_LIMIT)) {
+        reason_set(why, 0,
+                   "Your requests together need more than the %llu bytes of memory that one client "
+                   "may take (option %s); try again later.",
+                   atomic_load(&by->limit), by->limit_name);
+        return 429;
     }
     if (!strcmp(by->limit_name, HTTP_REQUEST_LIMIT)) {
         reason_set(why, 0,

@@ -15,6 +15,7 @@
 
 #define HTTP_ID_BYTES_MAX 128
 #define HTTP_REQUEST_LIMIT "max_request_memory" /* the limit's name of a request's account */
+#define HTTP_CLIENT_LIMIT "max_client_memory"   /* of its parent, the client's account */
 
 typedef enum HttpMethod {
     HTTP_METHOD_GET,
@@ -55,8 +56,10 @@ typedef struct HttpRequest {
 #define HTTP_REQUEST_NULL \
     { .account = NULL }
 
-/* Everything that comes is charged to `account`, whose reference is consumed. */
+/* The body is charged to `account`, whose reference is consumed. */
 void http_request_init(HttpRequest *request, Account *account);
+/* From now on the head is charged as well. 0, or account_charge's error. */
+int http_request_charge_head(HttpRequest *request);
 /* Gives everything back. */
 void http_request_deinit(HttpRequest *request);
 CLEANUP_DEINIT_DEFINE(HttpRequest, http_request_deinit);
@@ -74,6 +77,7 @@ bool http_value_is(const Buffer *value, const char *expected);
 /* Whether text is one host, perhaps with a port: no blanks, no lists, no user. */
 bool http_host_is_valid(const char *text, size_t size);
 
-/* Why a charge on a request's account failed: the status to answer (413 for its own limit, 503 for
- * that of all requests, or where there is just no memory) and a sentence that names the option. */
+/* Why a charge on a request's account failed: the status to answer (413 for its own limit, 429 for
+ * its client's, 503 for that of all requests, or where there is just no memory) and a sentence that
+ * names the option. */
 unsigned http_memory_refusal(const Account *account, Reason *why);

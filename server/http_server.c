@@ -17,6 +17,7 @@ void http_server_init(HttpServer *server, const HttpServerOptions *options) {
     *server = (HttpServer){ .options = *options };
     list_init(&server->connections);
     list_init(&server->idle);
+    http_clients_init(&server->clients, options->account, options->client_bytes_max);
 }
 
 static void on_connection(uv_stream_t *listener, int status) {

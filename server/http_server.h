@@ -8,6 +8,7 @@
  */
 
 #include "server/access_log.h"
+#include "server/http_clients.h"
 #include "server/http_exchange.h"
 #include "server/http_parser.h"
 #include "util/list.h"
@@ -29,8 +30,11 @@ typedef struct HttpServerOptions {
     void (*on_empty)(void *userdata); /* draining, and the last connection is gone */
     void *on_empty_userdata;
 
-    HttpParserLimits parser; /* its account also answers for output that waits */
+    HttpParserLimits parser;
+    Account *account;          /* of all requests and unread answers; borrowed; may be NULL */
+    uint64_t client_bytes_max; /* of it, what one client may have */
     uint32_t connections_max;
+    uint32_t client_connections_max;
     const char *allowed_origins;                    /* cors.h; borrowed */
     AccessLog *access_log;                          /* borrowed; NULL: none */
     uint64_t buffer_bytes_max;                      /* of a stream, for a slow reader */
@@ -55,8 +59,9 @@ struct HttpServer {
     uv_tcp_t listener;
     bool listening, draining;
     bool accept_waits; /* for memory: when a connection goes, the one at the listener comes in */
-    List connections;  /* HttpConnection.link, all */
-    List idle;         /* HttpConnection.idle_link: between requests, longest first */
+    HttpClients clients;
+    List connections; /* HttpConnection.link, all */
+    List idle;        /* HttpConnection.idle_link: between requests, longest first */
     uint32_t n_connections;
     HttpStats stats;
     char read_buffer[64 << 10]; /* of whoever reads now; consumed before the next read */

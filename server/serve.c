@@ -232,9 +232,16 @@ static HttpServerOptions http_options(Server *s) {
                                 .on_empty_userdata = s,
                                 .parser = { .header_bytes_max = c->max_header_bytes,
                                             .body_bytes_max = c->max_body_bytes,
-                                            .account = &s->requests_memory,
                                             .request_bytes_max = c->max_request_memory_bytes },
+                                .account = &s->requests_memory,
+                                .client_bytes_max = c->max_client_memory_bytes
+                                                        ? c->max_client_memory_bytes
+                                                        : c->max_requests_memory_bytes / 2,
                                 .connections_max = c->max_connections,
+                                .client_connections_max =
+                                    c->max_client_connections
+                                        ? c->max_client_connections
+                                        : c->max_connections - c->max_connections / 8,
                                 .allowed_origins = c->allowed_origins,
                                 .access_log = &s->access_log,
                                 .buffer_bytes_max = c->stream_buffer_bytes_max,

@@ -18,13 +18,14 @@ void account_init(Account *account, Account *parent, uint64_t limit_bytes, const
 
 void account_deinit(Account *account) {
     assert(!atomic_load(&account->used));
+    assert(atomic_load(&account->n_refs) <= 1);
 }
 
 Account *account_new(Account *parent, uint64_t limit_bytes, const char *limit_name) {
     Account *account = malloc(sizeof(*account));
 
     if (account)
-        account_init(account, parent, limit_bytes, limit_name);
+        account_init(account, account_ref(parent), limit_bytes, limit_name);
     return account;
 }
 
@@ -35,10 +36,13 @@ Account *account_ref(Account *account) {
 }
 
 Account *account_unref(Account *account) {
-    if (!account || atomic_fetch_sub(&account->n_refs, 1) > 1)
-        return NULL;
-    account_deinit(account);
-    free(account);
+    while (account && atomic_fetch_sub(&account->n_refs, 1) == 1) {
+        Account *parent = account->parent;
+
+        account_deinit(account);
+        free(account);
+        account = parent;
+    }
     return NULL;
 }
 

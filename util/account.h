@@ -22,20 +22,20 @@
 typedef struct Account Account;
 
 struct Account {
-    Account *parent;        /* borrowed; NULL: none */
+    Account *parent;        /* NULL: none; held by those made by account_new, else borrowed */
     const char *limit_name; /* the option that sets the limit; static */
     atomic_ullong limit;    /* bytes */
     atomic_ullong used;     /* bytes charged to it and to its children */
     atomic_bool closed;
     _Atomic(const Account *) refused_by; /* whose limit refused a charge last; NULL: none did */
-    atomic_uint n_refs;                  /* of those made by account_new */
+    atomic_uint n_refs;                  /* holders, children made by account_new among them */
 };
 
 /* An account inside another object. All that was charged must have been released by deinit. */
 void account_init(Account *account, Account *parent, uint64_t limit_bytes, const char *limit_name);
 void account_deinit(Account *account);
 
-/* An account with holders: the first is the caller. NULL without memory. */
+/* An account with holders: the first is the caller. It holds its parent. NULL without memory. */
 Account *account_new(Account *parent, uint64_t limit_bytes, const char *limit_name);
 Account *account_ref(Account *account);
 /* The last holder's call frees it; all that was charged must have been released. Returns NULL. */

@@ -421,7 +421,8 @@ static void test_limits_to_the_byte(void **state) {
 
 /* accounts */
 
-static unsigned status_with(const HttpParserLimits *with, size_t n_body, Reason *why) {
+static unsigned status_with(const HttpParserLimits *with, Account *account, size_t n_body,
+                            Reason *why) {
     CLEANUP(http_parser_deinit) HttpParser p;
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
     size_t taken;
@@ -430,6 +431,7 @@ static unsigned status_with(const HttpParserLimits *with, size_t n_body, Reason 
     for (size_t i = 0; i < n_body; i++)
         buffer_append_char(&text, 'x');
     http_parser_init(&p, with);
+    p.account = account;
     if (feed(&p, text.data, text.size, 100, 1000, &taken) == HTTP_PARSE_DONE) {
         assert_int_equal(p.request.body.size, n_body);
         assert_ptr_equal(p.request.body.account, p.request.account);
@@ -440,20 +442,50 @@ static unsigned status_with(const HttpParserLimits *with, size_t n_body, Reason 
 }
 
 static void test_memory_limits_are_named(void **state) {
-    Account all;
-    HttpParserLimits with = { .header_bytes_max = 512, .body_bytes_max = 1 << 20, .account = &all };
+    Account all, client;
+    HttpParserLimits with = { .header_bytes_max = 512, .body_bytes_max = 1 << 20 };
     Reason why;
 
     (void)state;
     account_init(&all, NULL, 64 << 10, "max_requests_memory");
-    assert_int_equal(status_with(&with, 1000, &why), 0);
-    assert_int_equal(status_with(&with, 100000, &why), 503);
+    account_init(&client, &all, 48 << 10, "max_client_memory");
+    assert_int_equal(status_with(&with, &all, 1000, &why), 0);
+    assert_int_equal(status_with(&with, &all, 100000, &why), 503);
     assert_non_null(strstr(why.text, "max_requests_memory"));
+    assert_int_equal(status_with(&with, &client, 1000, &why), 0);
+    assert_int_equal(status_with(&with, &client, 50000, &why), 429);
+    assert_non_null(strstr(why.text, "max_client_memory"));
     with.request_bytes_max = 16 << 10;
-    assert_int_equal(status_with(&with, 1000, &why), 0);
-    assert_int_equal(status_with(&with, 40000, &why), 413);
+    assert_int_equal(status_with(&with, &client, 1000, &why), 0);
+    assert_int_equal(status_with(&with, &client, 40000, &why), 413);
     assert_non_null(strstr(why.text, "max_request_memory"));
+    account_deinit(&client);
     account_deinit(&all); /* asserts that everything was released */
+}
+
+/* Who asks how the server does must hear it when others have taken all memory. */
+static void test_an_ordinary_head_is_not_charged(void **state) {
+    HttpParserLimits with = { .header_bytes_max = 64 << 10, .body_bytes_max = 1 << 20 };
+    Account none;
+
+    (void)state;
+    account_init(&none, NULL, 0, "max_requests_memory");
+    for (size_t n = 0; n < 20000; n += 3000) {
+        CLEANUP(http_parser_deinit) HttpParser p;
+        CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+        size_t taken;
+
+        buffer_append_text(&text, GET "Accept: ");
+        for (size_t i = 0; i < n; i++)
+            buffer_append_char(&text, 'x');
+        buffer_append_text(&text, "\r\n\r\n");
+        http_parser_init(&p, &with);
+        p.account = &none;
+        assert_int_equal(feed(&p, text.data, text.size, 100, 1000, &taken),
+                         n < 4000 ? HTTP_PARSE_DONE : HTTP_PARSE_BAD);
+        assert_int_equal(p.status, n < 4000 ? 0 : 503);
+    }
+    account_deinit(&none);
 }
 
 static void test_the_limit_grows_with_the_body(void **state) {
@@ -570,6 +602,7 @@ int main(void) {
         cmocka_unit_test(test_the_end_of_a_chunked_body),
         cmocka_unit_test(test_limits_to_the_byte),
         cmocka_unit_test(test_memory_limits_are_named),
+        cmocka_unit_test(test_an_ordinary_head_is_not_charged),
         cmocka_unit_test(test_the_limit_grows_with_the_body),
         cmocka_unit_test(test_request_ids),
         cmocka_unit_test(test_random_bytes),
