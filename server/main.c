@@ -6,7 +6,7 @@
 #include "config/config.h"
 #include "config/file_check.h"
 #include "config/help.h"
-#include "server/commands.h"
+#include "server/commands/commands.h"
 #include "util/allocator.h"
 
 #include <stdbool.h>

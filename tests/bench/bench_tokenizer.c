@@ -11,7 +11,7 @@
  * thread's processor time, which other programs' load lengthens little; each is the median of
  * several runs.
  */
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -21,9 +21,9 @@
 #include "cpu/cpu_backend.h"
 #include "kvcache/kv_format.h"
 #include "kvcache/kv_spec.h"
-#include "server/eval.h"
-#include "server/profile_store.h"
-#include "server/text_tokens.h"
+#include "server/commands/eval.h"
+#include "server/commands/profile_store.h"
+#include "server/commands/text_tokens.h"
 
 #include <getopt.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 /* The JSON body of a request, at each endpoint. */
 #include "tests/fuzz/fuzz.h"
 
-#include "server/api_params.h"
+#include "server/api/api_params.h"
 #include "util/json.h"
 
 static void read_params(const json_t *body, unsigned endpoint) {

@@ -4,7 +4,7 @@
 
 #include "model/checkpoint.h"
 #include "model/gguf.h"
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 static void read_tensors(const Gguf *gguf) {
     for (size_t i = 0; i < gguf_n_tensors(gguf); i++) {

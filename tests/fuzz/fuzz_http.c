@@ -2,7 +2,7 @@
 /* Bytes of a connection; the first says in which pieces the others come. */
 #include "tests/fuzz/fuzz.h"
 
-#include "server/http_parser.h"
+#include "server/http/http_parser.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const HttpParserLimits limits = { .header_bytes_max = 512, .body_bytes_max = 256 };

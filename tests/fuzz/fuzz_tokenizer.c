@@ -3,7 +3,7 @@
  */
 #include "tests/fuzz/fuzz.h"
 
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <string.h>
 

@@ -7,7 +7,8 @@ is judged as written, except where a check says that comments and strings do not
 
 import re
 
-# A folder is a layer; it may include itself and what stands here.
+# A folder is a layer, and a folder in server/ a room; it may include itself and what stands here.
+BELOW_SERVER = {"config", "model", "text", "backend", "kvcache", "util"}
 LAYERS = {
     "util": set(),
     "kvcache": {"util"},
@@ -15,8 +16,13 @@ LAYERS = {
     "cpu": {"backend", "kvcache", "util"},
     "cuda": {"backend", "kvcache", "util"},
     "model": {"backend", "kvcache", "util"},
+    "text": {"model", "util"},
     "config": {"util"},
-    "server": {"config", "model", "backend", "cpu", "cuda", "kvcache", "util"},
+    "server/http": {"util"},
+    "server/engine": {"model", "text", "backend", "kvcache", "util"},
+    "server/api": {"server/http", "server/engine", "model", "text", "backend", "kvcache", "util"},
+    "server/commands": {"server/http", "server/engine", "server/api", "cpu", "cuda"} | BELOW_SERVER,
+    "server": {"server/commands", "config", "util"},
 }
 
 # Call: what to use instead.
@@ -44,22 +50,22 @@ BANNED_CALLS = {
     "strerror_l": "strerror",
 }
 
-# The layers below server/ and config/ speak through Reason and log_line.
+# Commands and config/ print; everybody else speaks through Reason and log_line.
 PRINTING_CALLS = {"printf", "fprintf", "puts", "perror", "putchar", "vprintf"}
-PRINTING_LAYERS = {"server", "config"}
+PRINTING_LAYERS = {"server", "server/commands", "config"}
 
 # The daemon runs no programs but one, and this is why and where: templates are programs of
 # strangers, and only a process can be ended whatever it is at.
 SPAWN_CALLS = re.compile(r"fork|vfork|exec[lv]\w*|posix_spawnp?")
-SPAWN_ALLOWED = {"model/chat_nursery.c"}
+SPAWN_ALLOWED = {"text/chat_nursery.c"}
 
 # getenv outside of the option table: who reads what is not an option of ours.
 GETENV_ALLOWED = {
     "config/help.c": "COLUMNS",
     "util/log.c": "JOURNAL_STREAM",
-    "model/chat_nursery.c": "TZ, which templates tell the time by",
-    "server/notify.c": "NOTIFY_SOCKET",
-    "server/profile_store.c": "STATE_DIRECTORY and the XDG directories",
+    "text/chat_nursery.c": "TZ, which templates tell the time by",
+    "server/commands/notify.c": "NOTIFY_SOCKET",
+    "server/commands/profile_store.c": "STATE_DIRECTORY and the XDG directories",
 }
 
 LINE_COLUMNS_MAX = 100
@@ -80,7 +86,11 @@ def is_test(path):
 
 
 def layer_of(path):
-    return path.split("/", 1)[0]
+    """The folder of the table that a file lies in."""
+    folder = path.rpartition("/")[0]
+    while folder not in LAYERS and "/" in folder:
+        folder = folder.rpartition("/")[0]
+    return folder
 
 
 TOKENS = re.compile(
@@ -114,8 +124,8 @@ def check_includes(path, text):
     layer = layer_of(path)
     for number, match in lines_matching(INCLUDE, text):
         target = match.group(1)
-        head = target.split("/", 1)[0]
-        if head == "tests" and is_test(path):
+        head = layer_of(target)
+        if target.startswith("tests/") and is_test(path):
             continue
         if head not in LAYERS or "/" not in target or ".." in target:
             yield number, f'"{target}": include from the root, as in "util/buffer.h"'

@@ -5,7 +5,7 @@
  * Model directories made on the spot, for tests of chat templates.
  */
 
-#include "model/chat_template.h"
+#include "text/chat_template.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -5,7 +5,7 @@
  * Plans of one step for tests of the scheduler, whose arrays lie here, and sequences to plan for.
  */
 
-#include "server/scheduler.h"
+#include "server/engine/scheduler.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -2,7 +2,7 @@
 /*
  * What is written, and that nothing waits for a reader that does not come.
  */
-#include "server/access_log.h"
+#include "server/http/access_log.h"
 
 #include "util/cleanup.h"
 #include "util/json.h"

@@ -3,7 +3,7 @@
  * The API over a real socket and a real, tiny model whose steps can be made to fail: what clients
  * hear of it, before and after their first token, and that the server goes on.
  */
-#include "server/api.h"
+#include "server/api/api.h"
 
 #include "cpu/cpu_backend.h"
 

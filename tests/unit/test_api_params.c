@@ -3,7 +3,7 @@
  * The parameter table by itself. That wrong values are refused is tested end to end
  * (tests/e2e/test_parameters.py); here is where right ones go, and what defaults are.
  */
-#include "server/api_params.h"
+#include "server/api/api_params.h"
 
 #include "util/json.h"
 

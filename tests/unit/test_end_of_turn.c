@@ -4,7 +4,7 @@
  * Which tokens end an answer, over small GGUF files whose tokens have any text and type and whose
  * eos is right, wrong or absent.
  */
-#include "model/end_of_turn.h"
+#include "text/end_of_turn.h"
 
 #include "tests/unit/tokenizer_files.h"
 

@@ -4,7 +4,7 @@
  * chunking or preemption, endings of every kind, and pages that always come back.
  */
 
-#include "server/engine.h"
+#include "server/engine/engine.h"
 #include "tests/unit/tiny_model.h"
 
 #include <errno.h>

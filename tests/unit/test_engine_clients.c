@@ -4,8 +4,8 @@
  * not depend on who else is there, and what may wait.
  */
 
-#include "server/engine.h"
-#include "server/sequence.h"
+#include "server/engine/engine.h"
+#include "server/engine/sequence.h"
 #include "tests/unit/tiny_model.h"
 
 #include <sched.h>

@@ -5,7 +5,7 @@
  */
 
 #include "kvcache/kv_spec.h"
-#include "server/engine_state.h"
+#include "server/engine/engine_state.h"
 #include "tests/unit/tiny_model.h"
 
 #include <math.h>

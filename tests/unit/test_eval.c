@@ -3,11 +3,11 @@
  * What eval makes of logits, against sums done by hand over the same logits.
  */
 
-#include "server/eval.h"
+#include "server/commands/eval.h"
 
 #include "kvcache/kv_spec.h"
-#include "model/tokenizer.h"
-#include "server/profile_store.h"
+#include "server/commands/profile_store.h"
+#include "text/tokenizer.h"
 #include "util/buffer.h"
 #include "util/mapped_file.h"
 

@@ -2,9 +2,9 @@
 /*
  * The pure parts around HTTP: peers, origins, paths that are near.
  */
-#include "server/cors.h"
-#include "server/http_peer.h"
-#include "server/route.h"
+#include "server/http/cors.h"
+#include "server/http/http_peer.h"
+#include "server/http/route.h"
 
 #include <arpa/inet.h>
 #include <setjmp.h>

@@ -3,7 +3,7 @@
  * Requests from bytes: whole, cut at every place, and damaged at every place. What is on the wire
  * is also tested end to end (tests/e2e/test_http.py); here is what needs every cut.
  */
-#include "server/http_parser.h"
+#include "server/http/http_parser.h"
 
 #include "tests/unit/random.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "server/mailbox.h"
+#include "util/mailbox.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

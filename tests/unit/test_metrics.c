@@ -3,7 +3,7 @@
  * What the text of /metrics says of figures that only the server's other parts know: refusals and
  * memory. The rest is tested end to end (tests/e2e/test_metrics.py).
  */
-#include "server/metrics.h"
+#include "server/api/metrics.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

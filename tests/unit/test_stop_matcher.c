@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "server/stop_matcher.h"
+#include "server/engine/stop_matcher.h"
 
 #include <errno.h>
 #include <setjmp.h>

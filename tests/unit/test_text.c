@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "util/text.h"
 
-#include "server/api_error.h"
+#include "server/api/api_error.h"
 #include "util/utf8.h"
 
 #include <setjmp.h>

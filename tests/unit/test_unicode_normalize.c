@@ -4,9 +4,9 @@
  * Normalizing works in stretches; where one may begin is checked here for every character, against
  * utf8proc, which looks at the whole text.
  */
-#include "model/unicode_normalize.h"
+#include "text/unicode_normalize.h"
 
-#include "model/unicode_drift.h"
+#include "text/unicode_drift.h"
 #include "util/utf8.h"
 
 #include <setjmp.h>

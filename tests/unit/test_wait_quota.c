@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What may wait: both limits by name, threads that reserve at once, and how long it will take. */
 
-#include "server/wait_quota.h"
+#include "server/engine/wait_quota.h"
 
 #include <assert.h>
 #include <pthread.h>

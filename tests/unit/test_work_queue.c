@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "server/work_queue.h"
+#include "server/api/work_queue.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -8,7 +8,7 @@
 
 #include "cpu/cpu_backend.h"
 #include "model/checkpoint.h"
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 #include "util/buffer.h"
 
 #include <setjmp.h>

@@ -6,8 +6,8 @@
  * the test program's directory, and those of the optional directory of shared material.
  */
 
-#include "model/tokenizer.h"
 #include "tests/unit/model_files.h"
+#include "text/tokenizer.h"
 #include "util/json.h"
 
 /* Unpacks tests/data/tokenizers/`packed` to model_path(`name`), which is returned. */

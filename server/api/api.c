@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The table of paths, and the answers that need no model: health, version, metrics, models.
+ */
+#include "server/api/api.h"
+
+#include "server/api/api_call.h"
+#include "server/api/api_index.h"
+#include "server/api/api_job.h"
+#include "server/api/api_tokenize.h"
+#include "server/http/route.h"
+#include "util/text.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* answers */
+
+void api_reply_error(HttpExchange *exchange, const ApiError *error) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    char retry_after[32] = "";
+
+    api_error_write(&body, error);
+    if (error->retry_after_s)
+        snprintf(retry_after, sizeof(retry_after), "Retry-After: %" PRIu32 "\r\n",
+                 error->retry_after_s);
+    http_exchange_log_refusal(exchange, error->status, error->why.text);
+    http_exchange_reply(exchange, &(HttpReply){ .status = error->status,
+                                                .content_type = "application/json",
+                                                .headers = *retry_after ? retry_after : NULL,
+                                                .body = buffer_text(&body),
+                                                .size = body.size });
+}
+
+void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
+    ApiError error = API_ERROR_NULL;
+
+    if (buffer_failed(body)) {
+        api_fail_account(&error, body->account);
+        api_reply_error(exchange, &error);
+        return;
+    }
+    http_exchange_reply(
+        exchange,
+        &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
+}
+
+/* True if the model can be used; else the answer is given. */
+static bool is_ready(Api *api, HttpExchange *exchange) {
+    ApiError error = API_ERROR_NULL;
+
+    if (api->state == API_READY)
+        return true;
+    if (api->state == API_LOADING)
+        api_fail(&error, 503, NULL, "model_loading", "The model is not ready yet: %s.",
+                 atomic_load(&api->phase));
+    else
+        api_fail(&error, 503, NULL, "shutting_down",
+                 "The server is going down: it finishes what it has and takes nothing new.");
+    api_reply_error(exchange, &error);
+    return false;
+}
+
+/* what needs no model */
+
+static void handle_health(HttpExchange *exchange, void *userdata) {
+    static const char *const states[] = { "loading", "ok", "draining" };
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&body);
+    Api *api = userdata;
+
+    json_begin_object(&w, NULL);
+    json_put_text(&w, "status", states[api->state]);
+    if (api->state == API_LOADING)
+        json_put_text(&w, "phase", atomic_load(&api->phase));
+    json_end_object(&w);
+    api_reply_json(exchange, api->state == API_READY ? 200 : 503, &body);
+}
+
+static void handle_version(HttpExchange *exchange, void *userdata) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&body);
+
+    (void)userdata;
+    json_begin_object(&w, NULL);
+    json_put_text(&w, "version", KVASIR_VERSION);
+    json_end_object(&w);
+    api_reply_json(exchange, 200, &body);
+}
+
+static void handle_metrics(HttpExchange *exchange, void *userdata) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    Api *api = userdata;
+
+    metrics_write(&body, &api->metrics,
+                  &(MetricsSources){ .model_name = api->name,
+                                     .engine = api->model.engine,
+                                     .http = api->http,
+                                     .requests = api->http->options.account });
+    http_exchange_reply(exchange,
+                        &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
+                                      .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                      .moved = &body });
+}
+
+/* models */
+
+static void put_model(JsonWriter *w, const Api *api) {
+    json_begin_object(w, NULL);
+    json_put_text(w, "id", api->name);
+    json_put_text(w, "object", "model");
+    json_put_u64(w, "created", (uint64_t)api->model.created_s);
+    json_put_text(w, "owned_by", "kvasir");
+    json_put_u64(w, "max_model_len", engine_max_model_len(api->model.engine));
+    json_end_object(w);
+}
+
+static void handle_models(HttpExchange *exchange, void *userdata) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&body);
+    Api *api = userdata;
+
+    if (!is_ready(api, exchange))
+        return;
+    json_begin_object(&w, NULL);
+    json_put_text(&w, "object", "list");
+    json_begin_array(&w, "data");
+    put_model(&w, api);
+    json_end_array(&w);
+    json_end_object(&w);
+    api_reply_json(exchange, 200, &body);
+}
+
+static void handle_model(HttpExchange *exchange, void *userdata) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    JsonWriter w = JSON_WRITER(&body);
+    ApiError error = API_ERROR_NULL;
+    Api *api = userdata;
+
+    if (!is_ready(api, exchange))
+        return;
+    if (strcmp(buffer_text(&exchange->request->path) + strlen("/v1/models/"), api->name) != 0) {
+        api_fail(&error, 404, "model", "model_not_found",
+                 "There is no such model here; this server has \"%s\".", api->name);
+        api_reply_error(exchange, &error);
+        return;
+    }
+    put_model(&w, api);
+    api_reply_json(exchange, 200, &body);
+}
+
+/* what needs the model */
+
+static void start(Api *api, HttpExchange *exchange, const ApiJobKind *kind) {
+    if (is_ready(api, exchange))
+        api_job_start(api, exchange, kind);
+}
+
+static void handle_completions(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_completions.job);
+}
+
+static void handle_chat(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_chat.job);
+}
+
+static void handle_tokenize(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_tokenize);
+}
+
+static void handle_detokenize(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_detokenize);
+}
+
+static void handle_tokenizer_info(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    if (is_ready(api, exchange))
+        http_exchange_reply(exchange, &(HttpReply){ .status = 200,
+                                                    .content_type = "application/json",
+                                                    .body = buffer_text(api->model.tokenizer_info),
+                                                    .size = api->model.tokenizer_info->size });
+}
+
+/* routes */
+
+static const Route routes[] = {
+    { HTTP_METHOD_POST, "/v1/completions", handle_completions },
+    { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat },
+    { HTTP_METHOD_GET, "/v1/models", handle_models },
+    { HTTP_METHOD_GET, "/v1/models/", handle_model },
+    { HTTP_METHOD_POST, "/tokenize", handle_tokenize },
+    { HTTP_METHOD_POST, "/detokenize", handle_detokenize },
+    { HTTP_METHOD_GET, "/tokenizer_info", handle_tokenizer_info },
+    { HTTP_METHOD_GET, "/health", handle_health },
+    { HTTP_METHOD_GET, "/ping", handle_health },
+    { HTTP_METHOD_GET, "/metrics", handle_metrics },
+    { HTTP_METHOD_GET, "/version", handle_version },
+    { HTTP_METHOD_GET, "/", api_index },
+};
+#define N_ROUTES (sizeof(routes) / sizeof(*routes))
+
+const Route *api_routes(size_t *np) {
+    *np = N_ROUTES;
+    return routes;
+}
+
+static void refuse_method(HttpExchange *exchange, const Buffer *allow) {
+    CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
+    CLEANUP(buffer_deinit) Buffer headers = BUFFER_NULL;
+    char message[96];
+
+    snprintf(message, sizeof(message), "This path takes %s.", buffer_text(allow));
+    http_error_body(&body, 405, message);
+    http_exchange_log_refusal(exchange, 405, message);
+    buffer_printf(&headers, "Allow: %s\r\n", buffer_text(allow));
+    http_exchange_reply(exchange, &(HttpReply){ .status = 405,
+                                                .content_type = "application/json",
+                                                .headers = buffer_text(&headers),
+                                                .body = buffer_text(&body),
+                                                .size = body.size });
+}
+
+/* What people mistyped, and what there is instead. */
+static void refuse_path(HttpExchange *exchange) {
+    CLEANUP(buffer_deinit) Buffer paths = BUFFER_NULL;
+    const char *path = buffer_text(&exchange->request->path);
+    const char *nearest = route_nearest(routes, N_ROUTES, path);
+    ApiError error = API_ERROR_NULL;
+    char shown[96];
+
+    text_copy(shown, sizeof(shown), path);
+    for (size_t i = 0; i < N_ROUTES; i++)
+        buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
+                      routes[i].path);
+    api_fail(&error, 404, NULL, NULL, "There is nothing at %s%s%s. This server has %s.", shown,
+             nearest ? "; the nearest path is " : "", nearest ? nearest : "", buffer_text(&paths));
+    api_reply_error(exchange, &error);
+}
+
+void api_handle(HttpExchange *exchange, void *userdata) {
+    CLEANUP(buffer_deinit) Buffer allow = BUFFER_NULL;
+    const Route *route;
+
+    switch (route_find(routes, N_ROUTES, exchange->request, &route, &allow)) {
+    case 0:
+        route->handler(exchange, userdata);
+        break;
+    case ROUTE_E_NO_METHOD:
+        refuse_method(exchange, &allow);
+        break;
+    default:
+        refuse_path(exchange);
+    }
+}
+
+/* life */
+
+static void wake(void *userdata) {
+    Api *api = userdata;
+
+    uv_async_send(&api->events_came);
+}
+
+static void on_events_came(uv_async_t *async) {
+    Api *api = async->data;
+
+    api_take_events(api);
+}
+
+int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *name) {
+    int r;
+
+    *api = (Api){ .loop = loop, .limits = *limits, .name = name, .phase = "starting" };
+    list_init(&api->jobs);
+    metrics_init(&api->metrics);
+    work_queue_init(&api->work, loop);
+    uv_timer_init(loop, &api->deadline);
+    api->deadline.data = api;
+    r = uv_async_init(loop, &api->events_came, on_events_came);
+    if (r)
+        return r;
+    api->events_came.data = api;
+    r = mailbox_init(&api->events, wake, api);
+    if (r)
+        api_close(api);
+    return r;
+}
+
+void api_close(Api *api) {
+    uv_close((uv_handle_t *)&api->deadline, NULL);
+    uv_close((uv_handle_t *)&api->events_came, NULL);
+}
+
+void api_deinit(Api *api) {
+    assert(list_is_empty(&api->jobs));
+    mailbox_deinit(&api->events);
+}
+
+void api_take_events(Api *api) {
+    List events = LIST_INIT(events), *link;
+
+    mailbox_take(&api->events, &events);
+    while ((link = list_pop_front(&events)))
+        api_call_take_event(container_of(link, EngineEvent, link));
+}
+
+void api_cancel_all(Api *api) {
+    api->cancelling = true;
+    list_for_each_safe(link, &api->jobs)
+        api_job_stop(container_of(link, ApiJob, link), 503, NULL,
+                     "The server is going down and ended this request.");
+}
+
+/* Jobs stand in order of arrival, and all have the same time. */
+static void stop_late_jobs(Api *api, uint64_t now_ms) {
+    list_for_each_safe(link, &api->jobs) {
+        ApiJob *job = container_of(link, ApiJob, link);
+
+        if (job->deadline_ms > now_ms)
+            return;
+        if (!job->deadline_ms)
+            continue;
+        job->deadline_ms = 0;
+        api_job_stop(job, 503, "timeout",
+                     "The answer took longer than it may (option answer_timeout).");
+    }
+}
+
+static void on_deadline(uv_timer_t *timer) {
+    Api *api = timer->data;
+
+    stop_late_jobs(api, uv_now(api->loop));
+    api_watch_deadlines(api);
+}
+
+void api_watch_deadlines(Api *api) {
+    if (uv_is_active((uv_handle_t *)&api->deadline))
+        return;
+    list_for_each(link, &api->jobs) {
+        uint64_t deadline_ms = container_of(link, ApiJob, link)->deadline_ms;
+
+        if (!deadline_ms)
+            continue;
+        uv_timer_start(&api->deadline, on_deadline, deadline_ms - uv_now(api->loop), 0);
+        return;
+    }
+}

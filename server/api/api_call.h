@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * A request that generates: its sequences in the engine, and its answer, whole or as a stream. What
+ * completions and chat have in common; how they look is in ApiCallKind.
+ */
+
+#include "server/api/api_job.h"
+#include "server/engine/engine.h"
+
+typedef struct ApiCall ApiCall;
+typedef struct ApiChoice ApiChoice;
+
+typedef struct ApiCallKind {
+    ApiJobKind job;
+    const char *id_prefix;
+    const char *object, *chunk_object;
+    uint32_t default_max_tokens; /* 0: as many as fit */
+    /* The members of a whole choice, between its braces. */
+    void (*put_choice)(JsonWriter *writer, ApiChoice *choice);
+    /* What an event adds to a stream: zero or more calls of api_call_send. */
+    void (*stream_event)(ApiChoice *choice, const EngineEvent *event);
+} ApiCallKind;
+
+/* One sequence and what is known of it. */
+struct ApiChoice {
+    ApiCall *call;
+    uint32_t index;
+    const ApiPrompt *prompt;
+    EngineRequest *request; /* owned, but by the engine while `in_engine`; NULL: it has ended */
+    bool in_engine;
+    Buffer text;                   /* of whole answers */
+    Buffer logprobs;               /* TokenLogprob after TokenLogprob, of whole answers */
+    TokenLogprob *prompt_logprobs; /* [n_prompt_logprobs], owned */
+    uint32_t n_prompt_logprobs;
+    uint32_t n_output, n_cached;
+    double logprob_sum; /* of the tokens of whole answers, where best_of ranks them */
+    uint64_t last_token_ns;
+    FinishReason finish;
+    const char *stop_text; /* of `request` */
+    uint32_t stop_token;
+    bool begun;          /* its first chunk went out */
+    size_t n_text_bytes; /* of the prompt's text, passed by logprobs so far */
+    size_t n_text_chars; /* of the choice's text, likewise */
+};
+
+struct ApiCall {
+    ApiJob job; /* first */
+    char id[48];
+    int64_t created_s;
+    StopSet stops; /* this and what follows it is what the requests of all choices borrow */
+    TokenIds stop_tokens;
+    Hash128 cache_salt;
+    ApiChoice *choices; /* [n_choices], owned */
+    uint32_t n_choices;
+    uint64_t n_bytes; /* charged for the choices and their requests */
+    uint32_t n_in_engine;
+    bool cut; /* the reader of the stream was too slow */
+};
+
+/* Steps of ApiJobKind. */
+int api_call_prepare(ApiCall *call); /* the prompts are there: makes the engine's requests */
+void api_call_run(ApiJob *job);
+void api_call_cancel(ApiJob *job);
+void api_call_deinit(ApiJob *job);
+
+/* Takes an event of the engine; owned. */
+void api_call_take_event(EngineEvent *event);
+
+/* A chunk with one choice, whose members `writer` gets between begin and send. With it the client
+ * has n_output tokens of the choice. */
+void api_call_begin_chunk(ApiCall *call, JsonWriter *writer);
+void api_call_send_chunk(ApiChoice *choice, JsonWriter *writer, uint32_t n_output);
+
+/* What a whole answer kept of a choice's logprobs; borrowed. */
+const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np);
+/* "stop", "length"; NULL while running. */
+const char *api_finish_text(FinishReason finish);
+void api_put_stop_reason(JsonWriter *writer, const ApiChoice *choice);
+
+extern const ApiCallKind api_completions, api_chat;

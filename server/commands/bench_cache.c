@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cache by itself: attention over each format, and what writing it costs a prompt. Keys and
+ * values are random numbers that went through the backend's own sealing.
+ */
+#include "server/commands/bench.h"
+
+#include "model/kv_cache.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EVICTED_BYTES_MIN ((size_t)64 << 20)
+#define LINE_BYTES 64
+#define OFF_DIAGONAL 0.01f /* of the moments that stand in for a profile's */
+
+/* A profile that makes rounding do all of its work. */
+static int made_up_profile(Profile **outp, const KvGeometry *geometry) {
+    CLEANUP(profile_free) Profile *p = NULL;
+    uint32_t n = geometry->head_dim;
+    int r = profile_new(&p, geometry);
+
+    if (r)
+        return r;
+    for (size_t i = 0; i < profile_moments_count(p); i++) {
+        bool on_diagonal = i / n % n == i % n;
+
+        p->q_moments[i] = on_diagonal ? 1 : OFF_DIAGONAL;
+    }
+    *outp = TAKE(p);
+    return 0;
+}
+
+static KvPlan uniform_plan(const Session *session, KvFormat format) {
+    KvPlan plan = { 0 };
+
+    for (uint32_t l = 0; l < session->config->n_layers; l++)
+        plan.formats[l][KV_SIDE_K] = plan.formats[l][KV_SIDE_V] = format;
+    return plan;
+}
+
+static int open_store(BenchCache *cache, uint32_t n_pages, const KvPlan *plan, Reason *why) {
+    CLEANUP(profile_free) Profile *profile = NULL;
+    Session *s = cache->session;
+    KvGeometry geometry = decoder_kv_geometry(s->config);
+
+    if (made_up_profile(&profile, &geometry))
+        return reason_set(why, -ENOMEM, "out of memory");
+    return kv_cache_open(cache->store, s->ops, s->backend,
+                         &(KvShape){ .geometry = geometry,
+                                     .plan = plan,
+                                     .n_pages = n_pages,
+                                     .n_tails = cache->n_sequences,
+                                     .n_sinks = cache->n_sequences },
+                         profile, why);
+}
+
+int bench_cache_init(BenchCache *cache, Session *session, uint32_t n_sequences,
+                     uint32_t n_tokens_max, const KvPlan *plan, Reason *why) {
+    uint32_t n_pages_each = (n_tokens_max + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    uint32_t n_pages = n_sequences * n_pages_each;
+    int r;
+
+    assert(n_sequences <= session->options.max_sequences);
+    *cache = (BenchCache){ .session = session, .n_sequences = n_sequences };
+    cache->store = calloc(1, sizeof(*cache->store));
+    cache->pages = calloc(n_pages, sizeof(*cache->pages));
+    cache->sequences = calloc(n_sequences, sizeof(*cache->sequences));
+    if (!cache->store || !cache->pages || !cache->sequences) {
+        bench_cache_deinit(cache);
+        return reason_set(why, -ENOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; i < n_pages; i++)
+        cache->pages[i] = i;
+    for (uint32_t i = 0; i < n_sequences; i++)
+        cache->sequences[i] = (StepSequence){ .tail = i,
+                                              .sink = i,
+                                              .pages = cache->pages + (size_t)i * n_pages_each };
+    r = open_store(cache, n_pages, plan, why);
+    if (r)
+        bench_cache_deinit(cache);
+    return r;
+}
+
+void bench_cache_deinit(BenchCache *cache) {
+    if (cache->store)
+        kv_cache_close(cache->store, cache->session->ops, cache->session->backend);
+    free(cache->store);
+    free(cache->pages);
+    free(cache->sequences);
+    *cache = (BenchCache)BENCH_CACHE_NULL;
+}
+
+StepBatch bench_cache_batch(BenchCache *cache, uint32_t n_tokens) {
+    for (uint32_t i = 0; i < cache->n_sequences; i++) {
+        cache->sequences[i].i_token = i * n_tokens;
+        cache->sequences[i].n_tokens = n_tokens;
+        cache->sequences[i].n_past = cache->n_tokens;
+    }
+    return (StepBatch){ .n_tokens = cache->n_sequences * n_tokens,
+                        .n_sequences = cache->n_sequences,
+                        .sequences = cache->sequences };
+}
+
+/* operands of the cache's ops: random, for the most rows of a step */
+
+typedef struct Operands {
+    Session *session;            /* borrowed */
+    DevAddr q, k, v, out;        /* act */
+    DevAddr k_exact, v_exact;    /* bf16 or f16 */
+    DevAddr inv_freq, rotations; /* f32 */
+} Operands;
+
+static void operands_deinit(Operands *o) {
+    const DevAddr all[] = { o->q,       o->k,       o->v,        o->out,
+                            o->k_exact, o->v_exact, o->inv_freq, o->rotations };
+
+    for (size_t i = 0; o->session && i < sizeof(all) / sizeof(*all); i++)
+        if (all[i])
+            o->session->ops->memory_free(o->session->backend, all[i]);
+}
+
+CLEANUP_DEINIT_DEFINE(Operands, operands_deinit);
+
+/* 16-bit numbers: as bf16 roughly normal and at most 3 in size, as f16 about 1 in size. */
+static void fill_random(uint16_t *x, size_t n) {
+    uint64_t state = 88172645463325252u;
+
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0;
+        uint32_t u;
+
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        for (uint32_t k = 0; k < 4; k++)
+            sum += (float)(state >> 16 * k & 0xffff) * 0x1p-16f - 0.5f;
+        sum *= 1.5f;
+        memcpy(&u, &sum, sizeof(u));
+        x[i] = (uint16_t)(u >> 16);
+    }
+}
+
+/* Makes an array of n values of `bytes` (4: f32, 2: bf16 or f16) on the device. */
+static int make_operand(Operands *o, DevAddr *outp, size_t n, uint32_t bytes, Reason *why) {
+    CLEANUP(free) uint16_t *narrow = malloc(n * sizeof(*narrow));
+    CLEANUP(free) uint32_t *wide = malloc(n * sizeof(*wide));
+    Session *s = o->session;
+    int r;
+
+    if (!narrow || !wide)
+        return reason_set(why, -ENOMEM, "out of memory");
+    fill_random(narrow, n);
+    for (size_t i = 0; i < n; i++)
+        wide[i] = (uint32_t)narrow[i] << 16;
+    r = s->ops->memory_new(s->backend, outp, n * bytes, "operands of a benchmark", why);
+    if (r)
+        return r;
+    r = s->ops->upload(s->backend, *outp, bytes == 2 ? (void *)narrow : wide, n * bytes);
+    return r ? reason_set(why, r, "operands of a benchmark could not be copied") : 0;
+}
+
+static int operands_init(Operands *o, Session *session, Reason *why) {
+    const ModelConfig *c = session->config;
+    size_t rows = session->options.max_step_tokens, act = session->ops->act_bytes;
+    size_t n_q = rows * c->n_heads * c->head_dim, n_kv = rows * c->n_kv_heads * c->head_dim;
+    int r;
+
+    o->session = session;
+    r = make_operand(o, &o->q, n_q, (uint32_t)act, why);
+    if (!r)
+        r = make_operand(o, &o->out, n_q, (uint32_t)act, why);
+    if (!r)
+        r = make_operand(o, &o->k, n_kv, (uint32_t)act, why);
+    if (!r)
+        r = make_operand(o, &o->v, n_kv, (uint32_t)act, why);
+    if (!r)
+        r = make_operand(o, &o->k_exact, n_kv, 2, why);
+    if (!r)
+        r = make_operand(o, &o->v_exact, n_kv, 2, why);
+    if (!r)
+        r = make_operand(o, &o->inv_freq, c->head_dim / 2, 4, why);
+    if (!r)
+        r = make_operand(o, &o->rotations, rows * c->head_dim, 4, why);
+    return r;
+}
+
+/* The ops, over all layers of one step */
+
+static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
+    StepBatch batch = bench_cache_batch(cache, n_tokens);
+    Session *s = o->session;
+    int r = 0;
+
+    for (uint32_t l = 0; !r && l < s->config->n_layers; l++)
+        r = s->ops->attention(s->backend, &(AttentionArgs){ .k = o->k_exact,
+                                                            .v = o->v_exact,
+                                                            .layer = l,
+                                                            .n_heads = s->config->n_heads,
+                                                            .batch = &batch,
+                                                            .store = cache->store });
+    cache->n_tokens += n_tokens;
+    return r ? r : s->ops->sync(s->backend);
+}
+
+static int attend_all(const Operands *o, BenchCache *cache) {
+    StepBatch batch = bench_cache_batch(cache, 1);
+    Session *s = o->session;
+    const ModelConfig *c = s->config;
+    int r = 0;
+
+    for (uint32_t l = 0; !r && l < c->n_layers; l++)
+        r = s->ops->attention(
+            s->backend, &(AttentionArgs){ .out = o->out,
+                                          .q = o->q,
+                                          .k = o->k_exact,
+                                          .v = o->v_exact,
+                                          .layer = l,
+                                          .n_heads = c->n_heads,
+                                          .window = c->layer_slides[l] ? c->sliding_window : 0,
+                                          .scale = 1 / sqrtf((float)c->head_dim),
+                                          .batch = &batch,
+                                          .store = cache->store });
+    return r ? r : s->ops->sync(s->backend);
+}
+
+static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
+    Session *s = o->session;
+    const ModelConfig *c = s->config;
+    int r = 0;
+
+    for (uint32_t l = 0; !r && l < c->n_layers; l++)
+        r = s->ops->rope(s->backend, &(RopeArgs){ .q = o->q,
+                                                  .k = o->k,
+                                                  .v = o->v,
+                                                  .k_out = o->k_exact,
+                                                  .v_out = o->v_exact,
+                                                  .table = o->rotations,
+                                                  .n_tokens = n_tokens,
+                                                  .n_heads = c->n_heads,
+                                                  .n_kv_heads = c->n_kv_heads,
+                                                  .head_dim = c->head_dim,
+                                                  .n_freqs = c->head_dim / 2,
+                                                  .layer = l,
+                                                  .store = cache->store });
+    return r ? r : s->ops->sync(s->backend);
+}
+
+/* cos^2 + sin^2 = 1, so that rotating again and again changes no magnitude. */
+static int make_rotations(const Operands *o, BenchCache *cache) {
+    StepBatch batch = bench_cache_batch(cache, o->session->options.max_step_tokens);
+
+    return o->session->ops->rope_table(
+        o->session->backend, &(RopeTableArgs){ .out = o->rotations,
+                                               .inv_freq = o->inv_freq,
+                                               .n_freqs = o->session->config->head_dim / 2,
+                                               .scale = 1,
+                                               .batch = &batch });
+}
+
+/* measurements */
+
+static size_t evicted_bytes(void) {
+    long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    size_t twice = l3 > 0 ? 2 * (size_t)l3 : 0;
+
+    return twice > EVICTED_BYTES_MIN ? twice : EVICTED_BYTES_MIN;
+}
+
+/* Reads other memory, so that the caches forget what they hold. */
+static uint32_t evict(const uint8_t *other, size_t size_bytes) {
+    const volatile uint8_t *line = other;
+    uint32_t sum = 0;
+
+    for (size_t i = 0; i < size_bytes; i += LINE_BYTES)
+        sum += line[i];
+    return sum;
+}
+
+/* Of one sequence: sealed pages, and the lanes of its tail that are filled. Sliding windows read
+ * what they see. */
+static double attended_bytes(const Session *s, const KvStore *store, uint32_t n_context) {
+    const KvGeometry *g = &store->geometry;
+    double bytes = 0;
+
+    for (uint32_t l = 0; l < g->n_layers; l++) {
+        uint32_t window = s->config->layer_slides[l] ? s->config->sliding_window : 0;
+        uint32_t n = window && window < n_context ? window : n_context;
+
+        for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
+            bytes += (double)(n / KV_PAGE_TOKENS) * (double)store->regions[l][side].page_bytes +
+                     (double)(n % KV_PAGE_TOKENS) * g->n_kv_heads * g->head_dim * 2;
+    }
+    return bytes;
+}
+
+int bench_attention(Session *session, KvFormat format, uint32_t n_context, BenchAttention *out,
+                    Reason *why) {
+    CLEANUP(bench_cache_deinit) BenchCache cache = BENCH_CACHE_NULL;
+    CLEANUP(operands_deinit) Operands operands = { .session = NULL };
+    KvPlan plan = uniform_plan(session, format);
+    CLEANUP(free) uint8_t *other = calloc(1, evicted_bytes());
+    double seconds[BENCH_REPETITIONS];
+    int r;
+
+    r = other ? 0 : reason_set(why, -ENOMEM, "out of memory");
+    if (!r)
+        r = bench_cache_init(&cache, session, 1, n_context + 1, &plan, why);
+    if (!r)
+        r = operands_init(&operands, session, why);
+    if (r)
+        return r;
+    memset(other, 1, evicted_bytes());
+    while (!r && cache.n_tokens < n_context) {
+        uint32_t n = n_context - cache.n_tokens, most = session->options.max_step_tokens;
+
+        r = append_all(&operands, &cache, n < most ? n : most);
+    }
+    for (uint32_t i = 0; !r && i < BENCH_REPETITIONS; i++) {
+        double start_s;
+
+        evict(other, evicted_bytes());
+        start_s = bench_now_s();
+        r = attend_all(&operands, &cache);
+        seconds[i] = bench_now_s() - start_s;
+    }
+    if (r)
+        return reason_set(why, r, "attention could not be run: %s", strerror(-r));
+    out->seconds = bench_median(seconds, BENCH_REPETITIONS);
+    out->bytes = attended_bytes(session, cache.store, n_context);
+    return 0;
+}
+
+int bench_sealing(Session *session, KvFormat format, double *token_sp, Reason *why) {
+    CLEANUP(bench_cache_deinit) BenchCache cache = BENCH_CACHE_NULL;
+    CLEANUP(operands_deinit) Operands operands = { .session = NULL };
+    KvPlan plan = uniform_plan(session, format);
+    uint32_t n = session->options.max_step_tokens;
+    double seconds[BENCH_REPETITIONS];
+    int r;
+
+    r = bench_cache_init(&cache, session, 1, n, &plan, why);
+    if (!r)
+        r = operands_init(&operands, session, why);
+    if (r)
+        return r;
+    r = make_rotations(&operands, &cache);
+    for (uint32_t i = 0; !r && i < BENCH_REPETITIONS; i++) {
+        double start_s = bench_now_s();
+
+        cache.n_tokens = 0;
+        r = rotate_all(&operands, &cache, n);
+        if (!r)
+            r = append_all(&operands, &cache, n);
+        seconds[i] = (bench_now_s() - start_s) / n;
+    }
+    if (r)
+        return reason_set(why, r, "sealing could not be run: %s", strerror(-r));
+    *token_sp = bench_median(seconds, BENCH_REPETITIONS);
+    return 0;
+}

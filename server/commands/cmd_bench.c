@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `kvasird bench`: the figures of server/commands/bench.h as a table with their floors, for people,
+ * and the same as JSON. Each line is printed as soon as it is known.
+ */
+#include "server/commands/bench.h"
+#include "server/commands/commands.h"
+#include "server/commands/model_run.h"
+
+#include "cpu/bandwidth.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/sgemm.h"
+#include "util/json_writer.h"
+#include "util/output_file.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SHORT_PROMPT_TOKENS 16
+#define DECODE_TOKENS 128
+#define DECODE_SEQUENCES 16
+#define PROMPT_TOKENS 2000
+#define CONTEXT_TOKENS 4000
+
+typedef struct Figures {
+    char processor[128];
+    uint32_t n_threads;
+    double read_bytes_per_s;
+    SgemmRate product; /* library NULL: none is installed */
+    BenchWork work;
+    double decode_s, decode_batch_s, prompt_s; /* of a step, a step, a prompt */
+    BenchAttention attention[KV_FORMATS];
+    double write_s[KV_FORMATS]; /* of a prompt's token */
+} Figures;
+
+typedef struct BenchRun {
+    const Config *config;
+    Session session;
+    KvPlan plan; /* for decoding and prompts */
+    uint32_t n_prompt, n_decode;
+    Figures figures;
+} BenchRun;
+
+static void bench_run_deinit(BenchRun *b) {
+    session_deinit(&b->session);
+}
+
+CLEANUP_DEINIT_DEFINE(BenchRun, bench_run_deinit);
+
+/* the machine */
+
+static void read_processor_name(char *name, size_t size) {
+    CLEANUP(fclose) FILE *file = fopen("/proc/cpuinfo", "re");
+    char line[256];
+
+    snprintf(name, size, "unknown processor");
+    while (file && fgets(line, sizeof(line), file)) {
+        const char *value = strchr(line, ':');
+
+        if (strncmp(line, "model name", strlen("model name")) != 0 || !value)
+            continue;
+        snprintf(name, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        return;
+    }
+}
+
+static int measure_machine(BenchRun *b, Reason *why) {
+    CLEANUP(team_free) Team *team = NULL;
+    const ModelConfig *c = b->session.config;
+    Figures *f = &b->figures;
+    int r;
+
+    r = team_new(&team, b->config->n_threads, why);
+    if (!r)
+        r = bandwidth_measure(team, BANDWIDTH_BUFFER_BYTES, &f->read_bytes_per_s, why);
+    if (r)
+        return r;
+    read_processor_name(f->processor, sizeof(f->processor));
+    f->n_threads = team_threads(team);
+    r = sgemm_measure(f->n_threads, MODEL_RUN_STEP_TOKENS, c->ffn_dim, c->dim, &f->product, why);
+    if (r && r != -ENOENT)
+        return r;
+    printf("machine  %s, %u threads, %s\n", f->processor, f->n_threads,
+           cpu_isa_name(cpu_isa_detect()));
+    printf("model    %s: a token reads %.1f MB of weights and makes %.1f M multiply-adds\n",
+           b->config->model, f->work.weight_bytes * 1e-6, f->work.parameters * 1e-6);
+    printf("memory   %.1f GB/s read\n", f->read_bytes_per_s * 1e-9);
+    if (f->product.library)
+        printf("product  %.1f G multiply-adds/s in f32 by %s, %u x %u x %u\n",
+               f->product.madds_per_s * 1e-9, f->product.library, MODEL_RUN_STEP_TOKENS, c->dim,
+               c->ffn_dim);
+    else
+        printf("product  not measured: %s\n", why->text);
+    return 0;
+}
+
+/* derived figures */
+
+static double decode_floor_s(const Figures *f) {
+    return f->work.weight_bytes / f->read_bytes_per_s;
+}
+
+/* How much faster 16 sequences get their tokens than one. */
+static double batch_gain(const Figures *f) {
+    return DECODE_SEQUENCES * f->decode_s / f->decode_batch_s;
+}
+
+/* A prompt's tokens attend to half of it on average; the head is computed for its last alone. */
+static double prompt_madds(const BenchRun *b) {
+    const BenchWork *w = &b->figures.work;
+    double n = b->n_prompt;
+
+    return n * (w->parameters - w->head_parameters + w->attended_madds * n / 2) +
+           w->head_parameters;
+}
+
+static double prompt_madds_per_s(const BenchRun *b) {
+    return prompt_madds(b) / b->figures.prompt_s;
+}
+
+/* The time that a format adds to that of f16, of a prompt's time. */
+static double sealing_share(const BenchRun *b, KvFormat format) {
+    const Figures *f = &b->figures;
+
+    return (f->write_s[format] - f->write_s[KV_FORMAT_F16]) * b->n_prompt / f->prompt_s;
+}
+
+/* the model */
+
+static int measure_decode(BenchRun *b, Reason *why) {
+    Figures *f = &b->figures;
+    int r;
+
+    r = bench_decode(&b->session, &b->plan, 1, SHORT_PROMPT_TOKENS, b->n_decode, &f->decode_s, why);
+    if (r)
+        return r;
+    printf("\ndecode, kv %s, %u tokens\n", b->config->kv, b->n_decode);
+    printf("  1 sequence    %9.1f tokens/s   floor %8.1f   reached %.2f\n", 1 / f->decode_s,
+           1 / decode_floor_s(f), decode_floor_s(f) / f->decode_s);
+    r = bench_decode(&b->session, &b->plan, DECODE_SEQUENCES, SHORT_PROMPT_TOKENS, b->n_decode,
+                     &f->decode_batch_s, why);
+    if (r)
+        return r;
+    printf("  %u sequences  %9.1f tokens/s   %.2f times one sequence\n", DECODE_SEQUENCES,
+           DECODE_SEQUENCES / f->decode_batch_s, batch_gain(f));
+    return 0;
+}
+
+static int measure_prompt(BenchRun *b, Reason *why) {
+    Figures *f = &b->figures;
+    int r;
+
+    r = bench_prefill(&b->session, &b->plan, b->n_prompt, &f->prompt_s, why);
+    if (r)
+        return r;
+    printf("\nprompt, kv %s, %u tokens in steps of %u\n", b->config->kv, b->n_prompt,
+           MODEL_RUN_STEP_TOKENS);
+    printf("                %9.1f tokens/s   %.1f G multiply-adds/s", b->n_prompt / f->prompt_s,
+           prompt_madds_per_s(b) * 1e-9);
+    if (f->product.library)
+        printf("   %.2f of the library's", prompt_madds_per_s(b) / f->product.madds_per_s);
+    printf("\n");
+    return 0;
+}
+
+/* the cache */
+
+/* As --kv has it. */
+static const char *spec_of(KvFormat format) {
+    static const char *const specs[KV_FORMATS] = { "bf16", "f16",  "k8v8", "k6v6",
+                                                   "k4v4", "k3v3", "k2v2" };
+
+    return specs[format];
+}
+
+static int measure_cache(BenchRun *b, Reason *why) {
+    Figures *f = &b->figures;
+
+    printf("\nattention alone, 1 sequence of %u tokens, all layers; and writing a prompt's token\n",
+           CONTEXT_TOKENS);
+    printf("  kv           us/token  floor us  reached   f16's time |  write us  of the prompt\n");
+    for (KvFormat format = 0; format < KV_FORMATS; format++) {
+        BenchAttention *a = &f->attention[format];
+        int r;
+
+        r = bench_attention(&b->session, format, CONTEXT_TOKENS, a, why);
+        if (!r)
+            r = bench_sealing(&b->session, format, &f->write_s[format], why);
+        if (r)
+            return r;
+        printf("  %-10s %10.1f %9.1f %8.2f %11.2fx | %9.2f", spec_of(format), a->seconds * 1e6,
+               a->bytes / f->read_bytes_per_s * 1e6, a->bytes / f->read_bytes_per_s / a->seconds,
+               a->seconds / f->attention[KV_FORMAT_F16].seconds, f->write_s[format] * 1e6);
+        if (!kv_format_quantizes(format))
+            printf("\n");
+        else
+            printf("  %+12.2f%%\n", 100 * sealing_share(b, format));
+        fflush(stdout);
+    }
+    return 0;
+}
+
+/* JSON: rates in units a second, times in seconds */
+
+static void put_cache(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_array(w, "cache");
+    for (KvFormat format = 0; format < KV_FORMATS; format++) {
+        const BenchAttention *a = &f->attention[format];
+
+        json_begin_object(w, NULL);
+        json_put_text(w, "kv", spec_of(format));
+        json_put_double(w, "attention_s", a->seconds);
+        json_put_double(w, "attention_floor_s", a->bytes / f->read_bytes_per_s);
+        json_put_double(w, "attention_per_f16", a->seconds / f->attention[KV_FORMAT_F16].seconds);
+        json_put_double(w, "write_token_s", f->write_s[format]);
+        json_put_double(w, "sealing_share", sealing_share(b, format));
+        json_end_object(w);
+    }
+    json_end_array(w);
+}
+
+static void put_machine(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_object(w, "machine");
+    json_put_text(w, "processor", f->processor);
+    json_put_u64(w, "threads", f->n_threads);
+    json_put_text(w, "isa", cpu_isa_name(cpu_isa_detect()));
+    json_put_double(w, "read_bytes_per_s", f->read_bytes_per_s);
+    json_put_double(w, "product_madds_per_s", f->product.library ? f->product.madds_per_s : NAN);
+    json_end_object(w);
+}
+
+static void put_model(const BenchRun *b, JsonWriter *w) {
+    json_begin_object(w, "model");
+    json_put_text(w, "path", b->config->model);
+    json_put_double(w, "weight_bytes", b->figures.work.weight_bytes);
+    json_put_double(w, "parameters", b->figures.work.parameters);
+    json_end_object(w);
+}
+
+static void put_decode(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_object(w, "decode");
+    json_put_u64(w, "tokens", b->n_decode);
+    json_put_double(w, "tokens_per_s", 1 / f->decode_s);
+    json_put_double(w, "floor_tokens_per_s", 1 / decode_floor_s(f));
+    json_put_double(w, "reached", decode_floor_s(f) / f->decode_s);
+    json_put_u64(w, "batch", DECODE_SEQUENCES);
+    json_put_double(w, "batch_tokens_per_s", DECODE_SEQUENCES / f->decode_batch_s);
+    json_put_double(w, "batch_gain", batch_gain(f));
+    json_end_object(w);
+}
+
+static void put_prompt(const BenchRun *b, JsonWriter *w) {
+    const Figures *f = &b->figures;
+
+    json_begin_object(w, "prompt");
+    json_put_u64(w, "tokens", b->n_prompt);
+    json_put_double(w, "tokens_per_s", b->n_prompt / f->prompt_s);
+    json_put_double(w, "madds_per_s", prompt_madds_per_s(b));
+    json_put_double(w, "of_product",
+                    f->product.library ? prompt_madds_per_s(b) / f->product.madds_per_s : NAN);
+    json_end_object(w);
+}
+
+static void put_figures(const BenchRun *b, JsonWriter *w) {
+    json_begin_object(w, NULL);
+    put_machine(b, w);
+    put_model(b, w);
+    json_put_text(w, "kv", b->config->kv);
+    put_decode(b, w);
+    put_prompt(b, w);
+    json_put_u64(w, "context_tokens", CONTEXT_TOKENS);
+    put_cache(b, w);
+    json_end_object(w);
+}
+
+static int write_json(const BenchRun *b, OutputFile *file, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    JsonWriter writer = { .out = &text, .indent = 1 };
+
+    put_figures(b, &writer);
+    if (buffer_failed(&text))
+        return reason_set(why, -ENOMEM, "out of memory");
+    fwrite(text.data, 1, text.size, file->stream); /* errors stay with the stream */
+    return output_file_commit(file, why);
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+static int run(const Config *config, Reason *why) {
+    CLEANUP(bench_run_deinit) BenchRun b = { .config = config };
+    CLEANUP(output_file_deinit) OutputFile json = OUTPUT_FILE_NULL;
+    uint32_t max_position;
+    int r = 0;
+
+    if (config->json_path)
+        r = output_file_open(&json, config->json_path, why);
+    if (!r)
+        r = model_run_check(config, config->kv, why);
+    if (!r)
+        r = session_init(&b.session,
+                         &(SessionOptions){ .model_path = config->model,
+                                            .n_threads = config->n_threads,
+                                            .max_step_tokens = MODEL_RUN_STEP_TOKENS,
+                                            .max_logit_rows = DECODE_SEQUENCES,
+                                            .max_sequences = DECODE_SEQUENCES },
+                         why);
+    if (!r)
+        r = kv_spec_parse(&b.plan, config->kv, b.session.config->n_layers, why);
+    if (r)
+        return r;
+    max_position = b.session.config->max_position;
+    if (max_position <= SHORT_PROMPT_TOKENS)
+        return reason_set(why, -EINVAL, "%s: made for only %u tokens, too few to measure",
+                          config->model, max_position);
+    b.n_prompt = min_u32(PROMPT_TOKENS, max_position);
+    b.n_decode = min_u32(DECODE_TOKENS, max_position - SHORT_PROMPT_TOKENS);
+    b.figures.work = bench_work(&b.session);
+    r = measure_machine(&b, why);
+    if (!r)
+        r = measure_decode(&b, why);
+    if (!r)
+        r = measure_prompt(&b, why);
+    if (!r)
+        r = measure_cache(&b, why);
+    if (r)
+        return r;
+    return config->json_path ? write_json(&b, &json, why) : 0;
+}
+
+int cmd_bench(const Config *config) {
+    Reason why = REASON_NULL;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    return run(config, &why) ? model_run_failed(&why) : 0;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/commands/eval.h"
+
+#include "cpu/cpu_backend.h"
+#include "cpu/vector_kernels.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One chunk's logits [KV_PAGE_TOKENS][n_vocab] and the log sums of their exponentials. */
+typedef struct Chunk {
+    float *logits;
+    double log_sums[KV_PAGE_TOKENS];
+    uint32_t n;
+} Chunk;
+
+static int chunk_run(Chunk *chunk, Session *session, SessionCache *cache, const uint32_t *tokens,
+                     uint32_t n) {
+    uint32_t n_vocab = session->config->n_vocab;
+    int r;
+
+    r = session_step(cache, tokens, n);
+    if (!r)
+        r = session_logits(session, 0, n, chunk->logits);
+    for (uint32_t i = 0; !r && i < n; i++)
+        chunk->log_sums[i] =
+            cpu_vector_kernels()->log_sum_exp(chunk->logits + (size_t)i * n_vocab, n_vocab);
+    chunk->n = n;
+    return r;
+}
+
+static int keep_kld(EvalStats *stats, double kld) {
+    if (stats->n_tokens == stats->klds_capacity) {
+        size_t capacity = stats->klds_capacity ? stats->klds_capacity * 2 : 4096;
+        float *klds = realloc(stats->klds, capacity * sizeof(*klds));
+
+        if (!klds)
+            return -ENOMEM;
+        stats->klds = klds;
+        stats->klds_capacity = capacity;
+    }
+    stats->klds[stats->n_tokens] = (float)kld;
+    stats->kld += kld;
+    stats->kld_squares += kld * kld;
+    stats->n_tokens++;
+    return 0;
+}
+
+static void add_squares(EvalStats *stats, const float *reference, const float *logits, uint32_t n) {
+    double error = 0, all = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        double e = (double)logits[i] - reference[i];
+
+        error += e * e;
+        all += (double)reference[i] * reference[i];
+    }
+    stats->error_squares += error;
+    stats->reference_squares += all;
+}
+
+/* `next`: the tokens after each row; the last row of a window has none. */
+static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
+                   const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
+    for (uint32_t i = 0; i < chunk->n; i++) {
+        const float *p = reference->logits + (size_t)i * n_vocab;
+        const float *q = chunk->logits + (size_t)i * n_vocab;
+        double kld = p == q ? 0
+                            : cpu_vector_kernels()->divergence(p, reference->log_sums[i], q,
+                                                               chunk->log_sums[i], n_vocab);
+        /* A divergence is never negative; the rounding of a tiny one can be. */
+        int r = keep_kld(stats, kld < 0 ? 0 : kld);
+
+        if (r)
+            return r;
+        add_squares(stats, p, q, n_vocab);
+        stats->n_same_top += session_argmax(p, n_vocab) == session_argmax(q, n_vocab);
+        if (i < n_next) {
+            stats->log_loss += chunk->log_sums[i] - q[next[i]];
+            stats->n_predictions++;
+        }
+    }
+    return 0;
+}
+
+static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, Chunk chunks[2],
+                     const uint32_t *tokens, uint32_t n, uint32_t n_next) {
+    for (uint32_t i = 0; i < n_runs; i++) {
+        Chunk *chunk = i ? &chunks[1] : &chunks[0];
+        int r = chunk_run(chunk, session, &runs[i].cache, tokens, n);
+
+        if (!r)
+            r = compare(&runs[i].stats, &chunks[0], chunk, tokens + 1, n_next,
+                        session->config->n_vocab);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *tokens, size_t n,
+             uint32_t window, EvalProgressFn progress, void *userdata) {
+    size_t logits_bytes = (size_t)KV_PAGE_TOKENS * session->config->n_vocab * sizeof(float);
+    CLEANUP(free) float *reference = malloc(logits_bytes);
+    CLEANUP(free) float *other = malloc(logits_bytes);
+    Chunk chunks[2] = { { .logits = reference }, { .logits = other } };
+    size_t n_all = n / window * window;
+
+    if (!reference || !other)
+        return -ENOMEM;
+    for (size_t first = 0; first < n_all; first += window) {
+        for (uint32_t i = 0; i < n_runs; i++)
+            session_cache_reset(&runs[i].cache);
+        for (uint32_t at = 0; at < window; at += KV_PAGE_TOKENS) {
+            uint32_t n_now = window - at < KV_PAGE_TOKENS ? window - at : KV_PAGE_TOKENS;
+            uint32_t n_next = at + n_now < window ? n_now : n_now - 1;
+            int r = run_chunk(session, runs, n_runs, chunks, tokens + first + at, n_now, n_next);
+
+            if (r)
+                return r;
+            if (progress)
+                progress(userdata, first + at + n_now, n_all);
+        }
+    }
+    return 0;
+}
+
+void eval_stats_deinit(EvalStats *stats) {
+    free(stats->klds);
+    memset(stats, 0, sizeof(*stats));
+}
+
+double eval_perplexity(const EvalStats *stats) {
+    return exp(stats->log_loss / (double)stats->n_predictions);
+}
+
+double eval_kld(const EvalStats *stats) {
+    return stats->kld / (double)stats->n_tokens;
+}
+
+double eval_kld_error(const EvalStats *stats) {
+    double n = (double)stats->n_tokens, mean = eval_kld(stats);
+
+    return sqrt(fmax(stats->kld_squares / n - mean * mean, 0) / n);
+}
+
+static int float_order(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+double eval_kld_percentile(EvalStats *stats, double share) {
+    size_t i = (size_t)(share * (double)stats->n_tokens);
+
+    qsort(stats->klds, stats->n_tokens, sizeof(*stats->klds), float_order);
+    return stats->klds[i < stats->n_tokens ? i : stats->n_tokens - 1];
+}
+
+double eval_same_top(const EvalStats *stats) {
+    return (double)stats->n_same_top / (double)stats->n_tokens;
+}
+
+double eval_logit_error(const EvalStats *stats) {
+    return stats->reference_squares > 0 ? sqrt(stats->error_squares / stats->reference_squares) : 0;
+}
+
+double eval_bits_with_tails(const KvStore *store, uint32_t window) {
+    const KvGeometry *g = &store->geometry;
+    double bytes = (double)(window / KV_PAGE_TOKENS) * (double)kv_store_page_bytes(store) +
+                   (double)kv_store_tail_bytes(store) +
+                   (store->n_sinks ? (double)kv_store_sink_bytes(store) : 0);
+
+    return 8 * bytes / ((double)window * g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim);
+}

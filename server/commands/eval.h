@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What a KV format costs in quality: the same tokens, teacher forced, through a reference cache
+ * and through others, compared token by token. Windows are independent; each is fed in chunks of
+ * one page, which is what decoding does and the hardest case.
+ */
+
+#include "kvcache/kv_layout.h"
+#include "server/commands/session.h"
+
+typedef struct EvalStats {
+    uint64_t n_tokens;       /* rows compared */
+    uint64_t n_predictions;  /* rows with a next token in their window */
+    uint64_t n_same_top;     /* rows whose most likely token is the reference's */
+    double log_loss;         /* sum over predictions, nats */
+    double kld, kld_squares; /* sums over rows */
+    double error_squares;    /* of logits less the reference's, and of the reference's: sums */
+    double reference_squares;
+    float *klds; /* [n_tokens] of each row, owned; for percentiles */
+    size_t klds_capacity;
+} EvalStats;
+
+typedef struct EvalRun {
+    const char *name; /* the spec, borrowed */
+    SessionCache cache;
+    EvalStats stats;
+} EvalRun;
+
+/* Called after each chunk; may be NULL. */
+typedef void (*EvalProgressFn)(void *userdata, uint64_t n_done, uint64_t n_all);
+
+/* runs[0] is the reference. Reads `n` tokens in windows of `window`; a rest shorter than a window
+ * is left out. */
+int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *tokens, size_t n,
+             uint32_t window, EvalProgressFn progress, void *userdata);
+
+void eval_stats_deinit(EvalStats *stats);
+
+double eval_perplexity(const EvalStats *stats);
+double eval_kld(const EvalStats *stats);
+double eval_kld_error(const EvalStats *stats); /* standard error of the mean, rows as independent */
+double eval_kld_percentile(EvalStats *stats, double share); /* sorts */
+double eval_same_top(const EvalStats *stats);               /* share of rows */
+
+/* ||logits - reference|| / ||reference||: for models so sure of themselves, as made-up test models
+ * are, that a divergence says nothing. */
+double eval_logit_error(const EvalStats *stats);
+
+/* Bits per element of what a sequence of a window's length holds: full pages, the tail it always
+ * has, the sinks of its first page where there are any. */
+double eval_bits_with_tails(const KvStore *store, uint32_t window);

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/commands/model_run.h"
+
+#include <stdio.h>
+#include <uv.h>
+
+/* Of the machine's memory, what a cache takes whose size nobody gave. */
+#define KV_DEFAULT_SHARE 4
+
+ProfileStoreOptions model_run_profile_options(const Config *config) {
+    return (ProfileStoreOptions){
+        .path = config->profile,
+        .state_dir = config->state_dir,
+        .text_path = config->input.command == COMMAND_PROFILE ? config->text_path : NULL,
+        .model_path = config->model,
+        .n_threads = config->n_threads,
+        .time_ms_max = config->profile_seconds * UINT64_C(1000),
+    };
+}
+
+/* The machine's, or less where a container is held to less. */
+static uint64_t memory_bytes(void) {
+    uint64_t total = uv_get_total_memory(), limit = uv_get_constrained_memory();
+
+    return limit && limit < total ? limit : total;
+}
+
+EngineOptions model_run_engine_options(const Config *config) {
+    return (EngineOptions){
+        .prefix_caching = config->prefix_caching,
+        .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
+        .kv_memory_bytes = config->kv_memory_bytes,
+        .kv_tokens = config->kv_tokens,
+        .kv_default_bytes = memory_bytes() / KV_DEFAULT_SHARE,
+        .max_model_len = config->max_model_len,
+        .max_num_seqs = config->max_num_seqs,
+        .max_batched_tokens = config->max_batched_tokens,
+        .max_waiting_requests = config->max_waiting_requests,
+        .max_waiting_tokens = config->max_waiting_tokens,
+    };
+}
+
+int model_run_check(const Config *config, const char *spec, Reason *why) {
+    CLEANUP(checkpoint_free) Checkpoint *checkpoint = NULL;
+    CLEANUP(profile_free) Profile *profile = NULL;
+    KvPlan plan;
+    int r;
+
+    r = checkpoint_open(&checkpoint, config->model, why);
+    if (!r)
+        r = kv_spec_parse(&plan, spec, checkpoint_config(checkpoint)->n_layers, why);
+    if (r || !config->profile || !kv_plan_quantizes(&plan, checkpoint_config(checkpoint)->n_layers))
+        return r;
+    return profile_store_get(
+        &profile, &(ProfileStoreOptions){ .path = config->profile, .model_path = config->model },
+        why);
+}
+
+int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
+                   Profile **profilep, Reason *why) {
+    ProfileStoreOptions where = model_run_profile_options(config);
+    int r;
+
+    r = kv_spec_parse(plan, spec, n_layers, why);
+    if (r || *profilep || !kv_plan_quantizes(plan, n_layers))
+        return r;
+    return profile_store_get(profilep, &where, why);
+}
+
+int model_run_failed(const Reason *why) {
+    fprintf(stderr, "kvasird: %s\n", why->text[0] ? why->text : "out of memory");
+    return 1;
+}

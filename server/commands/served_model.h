@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Everything of one model that a server needs, loaded step by step. Loading may take long and runs
+ * on any thread; what it made is constant afterwards.
+ */
+
+#include "config/config.h"
+#include "cpu/cpu_backend.h"
+#include "model/checkpoint.h"
+#include "server/engine/engine.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+typedef struct ServedModel {
+    Checkpoint *checkpoint;
+    Tokenizer *tokenizer;
+    ChatTemplate *chat_template; /* NULL: the model has none */
+    const BackendOps *ops;
+    Backend *backend;
+    KvPlan *plan;          /* owned */
+    Profile *profile;      /* owned; NULL where nothing is quantized */
+    Engine *engine;        /* not started */
+    Buffer tokenizer_info; /* what GET /tokenizer_info answers */
+} ServedModel;
+
+#define SERVED_MODEL_NULL \
+    { .checkpoint = NULL }
+
+/* Called before each step with what it is, for people: "loading the weights". */
+typedef void (*ServedModelPhaseFn)(const char *phase, void *userdata);
+
+/* `events` is where the engine's events will go; borrowed. */
+int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
+                      ServedModelPhaseFn on_phase, void *userdata, Reason *why);
+void served_model_unload(ServedModel *model); /* the engine stopped, or never started */

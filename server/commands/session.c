@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server/commands/session.h"
+
+#include "cpu/cpu_backend.h"
+#include "model/kv_cache.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+/* Scratch of steps depends on the geometry alone, so one reserve serves every cache. */
+static int reserve(Session *s, Reason *why) {
+    CLEANUP(free) KvStore *store = calloc(1, sizeof(*store));
+    uint32_t n_tails = s->options.max_sequences ? s->options.max_sequences : 1;
+    size_t bytes = 0;
+    int r;
+
+    if (!store)
+        return reason_set(why, -ENOMEM, "out of memory");
+    r = kv_store_layout(
+        store,
+        &(KvShape){ .geometry = decoder_kv_geometry(s->config), .n_pages = 1, .n_tails = n_tails });
+    if (r)
+        return reason_set(why, r, "%s: this shape of KV cache is not supported",
+                          s->options.model_path);
+    return s->ops->reserve(s->backend,
+                           &(ReserveArgs){ .store = store,
+                                           .max_batched_tokens = s->options.max_step_tokens,
+                                           .n_heads = s->config->n_heads },
+                           &bytes, why);
+}
+
+int session_init(Session *s, const SessionOptions *options, Reason *why) {
+    int r;
+
+    *s = (Session){ .options = *options, .ops = options->ops ? options->ops : &cpu_ops };
+    r = checkpoint_open(&s->checkpoint, options->model_path, why);
+    if (r)
+        return r;
+    s->config = checkpoint_config(s->checkpoint);
+    r = cpu_backend_new(&s->backend, &(CpuBackendOptions){ .n_threads = options->n_threads }, why);
+    if (!r)
+        r = decoder_new(&s->decoder, s->ops, s->backend, s->checkpoint,
+                        &(DecoderLimits){ .max_batched_tokens = options->max_step_tokens,
+                                          .max_logit_rows = options->max_logit_rows },
+                        why);
+    if (!r)
+        r = reserve(s, why);
+    if (r)
+        session_deinit(s);
+    return r;
+}
+
+void session_deinit(Session *s) {
+    s->decoder = decoder_free(s->decoder);
+    if (s->backend)
+        s->backend = s->ops->free(s->backend);
+    s->checkpoint = checkpoint_free(s->checkpoint);
+}
+
+int session_cache_init(SessionCache *cache, Session *session, uint32_t n_tokens_max,
+                       const KvPlan *plan, const Profile *profile, Reason *why) {
+    uint32_t n_pages = n_tokens_max / KV_PAGE_TOKENS + (n_tokens_max % KV_PAGE_TOKENS != 0);
+    int r;
+
+    *cache = (SessionCache){ .session = session, .n_tokens_max = n_tokens_max };
+    cache->store = calloc(1, sizeof(*cache->store));
+    cache->pages = calloc(n_pages, sizeof(*cache->pages));
+    if (!cache->store || !cache->pages) {
+        session_cache_deinit(cache);
+        return reason_set(why, -ENOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; i < n_pages; i++)
+        cache->pages[i] = i;
+    r = kv_cache_open(cache->store, session->ops, session->backend,
+                      &(KvShape){ .geometry = decoder_kv_geometry(session->config),
+                                  .plan = plan,
+                                  .n_pages = n_pages,
+                                  .n_tails = 1,
+                                  .n_sinks = 1 },
+                      profile, why);
+    if (r)
+        session_cache_deinit(cache);
+    return r;
+}
+
+void session_cache_deinit(SessionCache *cache) {
+    if (cache->store)
+        kv_cache_close(cache->store, cache->session->ops, cache->session->backend);
+    free(cache->store);
+    free(cache->pages);
+    *cache = (SessionCache)SESSION_CACHE_NULL;
+}
+
+void session_cache_reset(SessionCache *cache) {
+    cache->n_tokens = 0;
+}
+
+int session_step(SessionCache *cache, const uint32_t *tokens, uint32_t n) {
+    StepSequence sequence = { .n_tokens = n, .n_past = cache->n_tokens, .pages = cache->pages };
+    StepBatch batch = { .n_tokens = n, .n_sequences = 1, .sequences = &sequence };
+    int r;
+
+    assert(n && n <= cache->session->options.max_step_tokens);
+    if (n > cache->n_tokens_max - cache->n_tokens)
+        return -ENOSPC;
+    r = decoder_step(cache->session->decoder, cache->store, &batch, tokens);
+    if (!r)
+        cache->n_tokens += n;
+    return r;
+}
+
+int session_logits(Session *s, uint32_t first, uint32_t n, float *out) {
+    uint32_t max = s->options.max_logit_rows;
+    CLEANUP(free) uint32_t *rows = malloc(max * sizeof(*rows));
+    size_t n_vocab = s->config->n_vocab;
+
+    if (!rows)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i += max) {
+        uint32_t n_now = n - i < max ? n - i : max;
+        DevAddr logits;
+        int r;
+
+        for (uint32_t k = 0; k < n_now; k++)
+            rows[k] = first + i + k;
+        r = decoder_logits(s->decoder, rows, n_now, &logits);
+        if (!r)
+            r = s->ops->download(s->backend, out + i * n_vocab, logits,
+                                 n_now * n_vocab * sizeof(*out));
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+uint32_t session_argmax(const float *x, uint32_t n) {
+    uint32_t best = 0;
+
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[best])
+            best = i;
+    return best;
+}

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's life and loop: take mail, apply cancellations, step, tell who ended. It sleeps on
+ * its inbox when nothing runs or waits, and only then.
+ *
+ * The last event of a sequence is sent after its pages are back and the gauges say so, because
+ * with it the request is the receiver's, who may look at either.
+ */
+
+#include "server/engine/engine_state.h"
+
+#include "model/identity.h"
+#include "model/kv_cache.h"
+#include "util/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define CANNOT_FIT "the request needs more tokens than the KV cache or the model can hold"
+#define BAD_PROMPT "the prompt is empty or holds a token that the model does not have"
+
+/* Where max_waiting_tokens is not given: as many as fill the cache this often. */
+#define WAITING_CACHES_MAX 16
+
+/* making */
+
+static int settle_options(EngineOptions *o, Reason *why) {
+    uint32_t max_position = checkpoint_config(o->checkpoint)->max_position;
+
+    if (!o->max_num_seqs || !o->max_batched_tokens)
+        return reason_set(why, -EINVAL, "%s is 0; it must be at least 1",
+                          o->max_num_seqs ? "max_batched_tokens" : "max_num_seqs");
+    if (o->max_model_len > max_position)
+        return reason_set(why, -EINVAL,
+                          "max_model_len is %" PRIu32 ", but the model was made for sequences of "
+                          "at most %" PRIu32 " tokens",
+                          o->max_model_len, max_position);
+    if (!o->max_model_len)
+        o->max_model_len = max_position;
+    /* Each running sequence may have a row in every step. */
+    if (o->max_num_seqs > o->max_batched_tokens)
+        o->max_num_seqs = o->max_batched_tokens;
+    return 0;
+}
+
+/* One for each sequence that runs; as many again for first pages that are only cached. */
+static uint32_t n_sinks_of(uint32_t max_num_seqs, bool prefix_caching) {
+    return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
+}
+
+/* Where neither bytes nor tokens are given: room for every sequence at its longest, or what memory
+ * there is for it. */
+static int plan_default(const EngineOptions *o, LedgerRequest *request, Ledger *ledger,
+                        Reason *why) {
+    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
+    int r;
+
+    request->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
+    r = ledger_plan(ledger, request, why);
+    if (!o->kv_default_bytes || (!r && ledger->kv_bytes <= o->kv_default_bytes))
+        return r;
+    request->kv_memory_bytes = o->kv_default_bytes;
+    return ledger_plan(ledger, request, why);
+}
+
+int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
+    LedgerRequest request;
+    int r;
+
+    r = settle_options(o, why);
+    if (r)
+        return r;
+    request = (LedgerRequest){ .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
+                               .kv_memory_bytes = o->kv_memory_bytes,
+                               .kv_tokens = o->kv_tokens,
+                               .plan = o->plan,
+                               .prefix_caching = o->prefix_caching,
+                               .n_sinks = n_sinks_of(o->max_num_seqs, o->prefix_caching),
+                               .max_num_seqs = o->max_num_seqs };
+    return o->kv_memory_bytes || o->kv_tokens ? ledger_plan(ledger, &request, why)
+                                              : plan_default(o, &request, ledger, why);
+}
+
+static void find_ends(Engine *e) {
+    Reason doubt = REASON_NULL;
+
+    end_of_turn_find(&e->ends, e->options.tokenizer, checkpoint_generation(e->options.checkpoint),
+                     &doubt);
+    if (doubt.text[0])
+        log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
+}
+
+static int make_store(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    const ModelConfig *config = checkpoint_config(o->checkpoint);
+    KvShape shape = { .geometry = decoder_kv_geometry(config),
+                      .plan = o->plan,
+                      .n_pages = e->ledger.n_pages,
+                      .n_tails = e->ledger.n_tails,
+                      .n_sinks = e->ledger.n_sinks };
+    ReserveArgs reserve = { .store = &e->store,
+                            .max_batched_tokens = o->max_batched_tokens,
+                            .n_heads = config->n_heads };
+    size_t scratch_bytes = 0;
+    int r;
+
+    r = kv_cache_open(&e->store, o->ops, o->backend, &shape, o->profile, why);
+    if (!r)
+        r = o->ops->reserve(o->backend, &reserve, &scratch_bytes, why);
+    e->ledger.workspace_bytes += scratch_bytes;
+    return r;
+}
+
+static int make_prefixes(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    int r;
+
+    if (!o->prefix_caching)
+        return 0;
+    model_identity(o->checkpoint, e->identity);
+    if (o->profile)
+        e->profile_hash = profile_hash(o->profile);
+    r = prefix_index_init(&e->prefixes, e->ledger.n_pages);
+    e->page_holders = calloc(e->ledger.n_pages, sizeof(*e->page_holders));
+    if (!e->page_holders)
+        r = -ENOMEM;
+    return r ? reason_set(why, r, "no memory for the index of prefixes") : 0;
+}
+
+static int make_cache(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    int r;
+
+    e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
+    e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
+    r = make_store(e, why);
+    if (r)
+        return r;
+    r = make_prefixes(e, why);
+    if (r)
+        return r;
+    r = page_pool_init(&e->pool, e->ledger.n_pages, e->ledger.n_tails, e->ledger.n_sinks,
+                       o->prefix_caching ? &e->prefixes : NULL);
+    return r ? reason_set(why, r, "no memory for the book of KV pages") : 0;
+}
+
+static int make_step_arrays(Engine *e, Reason *why) {
+    size_t n_seqs = e->options.max_num_seqs, n_rows = e->n_logit_rows_max;
+
+    e->running = calloc(n_seqs, sizeof(*e->running));
+    e->view_running = calloc(n_seqs, sizeof(*e->view_running));
+    e->view_waiting = calloc(n_seqs, 2 * sizeof(*e->view_waiting));
+    e->waiting_in_view = calloc(n_seqs, 2 * sizeof(*e->waiting_in_view));
+    e->view_clients = calloc(n_seqs, 2 * sizeof(*e->view_clients));
+    e->clients_in_view = calloc(n_seqs, 2 * sizeof(*e->clients_in_view));
+    e->view_newcomers = calloc(n_seqs, sizeof(*e->view_newcomers));
+    e->items = calloc(n_seqs, 2 * sizeof(*e->items));
+    e->admitted = calloc(n_seqs, sizeof(*e->admitted));
+    e->by_client = calloc(n_seqs, sizeof(*e->by_client));
+    e->batch = calloc(n_seqs, sizeof(*e->batch));
+    e->tokens = calloc(e->options.max_batched_tokens, sizeof(*e->tokens));
+    e->rows = calloc(n_rows, sizeof(*e->rows));
+    e->row_indices = calloc(n_rows, sizeof(*e->row_indices));
+    e->sample_rows = calloc(n_rows, sizeof(*e->sample_rows));
+    e->sample_results = calloc(n_rows, sizeof(*e->sample_results));
+    if (!e->running || !e->view_running || !e->view_waiting || !e->waiting_in_view ||
+        !e->view_clients || !e->clients_in_view || !e->view_newcomers || !e->items ||
+        !e->admitted || !e->by_client || !e->batch || !e->tokens || !e->rows || !e->row_indices ||
+        !e->sample_rows || !e->sample_results)
+        return reason_set(why, -ENOMEM,
+                          "no memory for the engine; lower max_num_seqs or max_batched_tokens");
+    return 0;
+}
+
+int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
+    CLEANUP(engine_free) Engine *e = calloc(1, sizeof(*e));
+    DecoderLimits limits;
+    int r;
+
+    if (!e)
+        return reason_set(why, -ENOMEM, "no memory for the engine");
+    e->options = *options;
+    list_init(&e->ended);
+    list_init(&e->stop_message);
+    engine_queue_init(e);
+    r = engine_plan(&e->options, &e->ledger, why);
+    if (r)
+        return r;
+    wait_quota_init(&e->quota, e->options.max_waiting_requests,
+                    e->options.max_waiting_tokens ? e->options.max_waiting_tokens
+                                                  : WAITING_CACHES_MAX * e->ledger.kv_tokens);
+    e->n_logit_rows_max = e->options.max_batched_tokens < ENGINE_LOGIT_ROWS_MAX
+                              ? e->options.max_batched_tokens
+                              : ENGINE_LOGIT_ROWS_MAX;
+    r = mailbox_init(&e->inbox, NULL, NULL);
+    if (r)
+        return reason_set(why, r, "no memory for the engine's mailbox");
+    e->has_inbox = true;
+    e->n_vocab = checkpoint_config(options->checkpoint)->n_vocab;
+    find_ends(e);
+    limits = (DecoderLimits){ .max_batched_tokens = e->options.max_batched_tokens,
+                              .max_logit_rows = e->n_logit_rows_max };
+    r = decoder_new(&e->decoder, options->ops, options->backend, options->checkpoint, &limits, why);
+    if (!r)
+        r = make_cache(e, why);
+    if (!r)
+        r = make_step_arrays(e, why);
+    if (r)
+        return r;
+    *outp = TAKE(e);
+    return 0;
+}
+
+Engine *engine_free(Engine *e) {
+    if (!e)
+        return NULL;
+    assert(!e->has_thread && !e->n_running && !e->n_waiting && list_is_empty(&e->ended));
+    free(e->sample_results);
+    free(e->sample_rows);
+    free(e->row_indices);
+    free(e->rows);
+    free(e->tokens);
+    free(e->batch);
+    free(e->by_client);
+    free(e->admitted);
+    free(e->items);
+    free(e->view_newcomers);
+    free(e->clients_in_view);
+    free(e->view_clients);
+    free(e->waiting_in_view);
+    free(e->view_waiting);
+    free(e->view_running);
+    free(e->running);
+    page_pool_deinit(&e->pool);
+    free(e->page_holders);
+    prefix_index_deinit(&e->prefixes);
+    kv_cache_close(&e->store, e->options.ops, e->options.backend);
+    decoder_free(e->decoder);
+    if (e->has_inbox)
+        mailbox_deinit(&e->inbox);
+    free(e);
+    return NULL;
+}
+
+/* ending sequences */
+
+static void update_gauges(Engine *e) {
+    atomic_store_explicit(&e->stats.n_running, e->n_running, memory_order_relaxed);
+    atomic_store_explicit(&e->stats.n_waiting, e->n_waiting, memory_order_relaxed);
+    atomic_store_explicit(&e->stats.pages_used, page_pool_used(&e->pool), memory_order_relaxed);
+}
+
+/* Takes the ended ones out of those that run, and their pages back. */
+static void collect_finished(Engine *e) {
+    uint32_t n_left = 0;
+
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+
+        if (s->finish == FINISH_NONE) {
+            e->running[n_left++] = s;
+            continue;
+        }
+        sequence_release(s, &e->pool);
+        engine_queue_end_running(e, s);
+        list_push_back(&e->ended, &s->link);
+    }
+    e->n_running = n_left;
+}
+
+static void tell_finished(Engine *e) {
+    uint64_t now_ns = engine_now_ns();
+    List *link;
+
+    collect_finished(e);
+    update_gauges(e);
+    while ((link = list_pop_front(&e->ended))) {
+        Sequence *s = container_of(link, Sequence, link);
+        EngineEvent *event = sequence_last_event(s, now_ns);
+
+        sequence_free(s);
+        engine_unreserve_request(e, event->request);
+        mailbox_send(e->options.events, &event->link);
+    }
+}
+
+/* Walks through everything only when something was cancelled since it last did. A request that was
+ * cancelled before it arrived has been turned away by receive(). */
+static void cancel_marked(Engine *e, bool all) {
+    if (!atomic_exchange(&e->n_cancels, 0) && !all)
+        return;
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (all || atomic_load_explicit(&e->running[i]->request->cancelled, memory_order_relaxed))
+            sequence_finish(e->running[i], FINISH_CANCELLED, NULL);
+    engine_queue_cancel_waiting(e, all, &e->ended);
+}
+
+/* mail */
+
+static const char *find_fault(const Engine *e, const EngineRequest *request) {
+    if (!request->n_prompt)
+        return BAD_PROMPT;
+    for (uint32_t i = 0; i < request->n_prompt; i++)
+        if (request->prompt[i] >= e->n_vocab)
+            return BAD_PROMPT;
+    if (!request->max_tokens && request->n_prompt_logprobs < 0)
+        return "max_tokens is 0 and no prompt logprobs are asked for";
+    if ((uint64_t)request->n_prompt + request->max_tokens > engine_max_sequence_tokens(e))
+        return CANNOT_FIT;
+    return NULL;
+}
+
+/* The server refuses such requests with better words; one that came through ends here. */
+static void reject(Engine *e, EngineRequest *request, FinishReason reason, const char *error) {
+    EngineEvent *event = TAKE(request->last_event);
+
+    event->request = request;
+    event->stop_token = TOKEN_NONE;
+    event->finish = reason;
+    event->error = error;
+    event->event_ns = engine_now_ns();
+    engine_unreserve_request(e, request);
+    mailbox_send(e->options.events, &event->link);
+}
+
+static int enqueue(Engine *e, EngineRequest *request) {
+    CLEANUP(sequence_free) Sequence *s = NULL;
+    int r;
+
+    r = sequence_new(&s, request, e->options.tokenizer, e->ends.ids, e->ends.n_ids);
+    if (r)
+        return r;
+    r = engine_queue_add(e, s);
+    if (r) {
+        s->request = NULL; /* stays the caller's */
+        return r;
+    }
+    s = NULL; /* the queue's */
+    return 0;
+}
+
+static void receive(Engine *e, EngineRequest *request) {
+    const char *fault = find_fault(e, request);
+
+    if (atomic_load_explicit(&request->cancelled, memory_order_relaxed))
+        reject(e, request, FINISH_CANCELLED, NULL);
+    else if (fault)
+        reject(e, request, FINISH_ERROR, fault);
+    else if (enqueue(e, request))
+        reject(e, request, FINISH_NO_MEMORY, NULL);
+}
+
+static void take_mail(Engine *e) {
+    bool idle = !e->n_running && !e->n_waiting && atomic_load(&e->stop) == ENGINE_STOP_NOT;
+    List mail = LIST_INIT(mail), *link;
+
+    if (idle)
+        mailbox_wait(&e->inbox, &mail);
+    else
+        mailbox_take(&e->inbox, &mail);
+    while ((link = list_pop_front(&mail)))
+        if (link != &e->stop_message)
+            receive(e, container_of(link, EngineRequest, link));
+}
+
+/* What waited in this step tells how long others will. */
+static void step(Engine *e) {
+    bool waited = e->n_waiting != 0;
+    uint64_t begin_ns = waited ? engine_now_ns() : 0;
+
+    e->n_tokens_begun = 0;
+    engine_step(e);
+    if (waited)
+        wait_quota_observe(&e->quota, e->n_tokens_begun,
+                           (double)(engine_now_ns() - begin_ns) * 1e-9);
+}
+
+static void *engine_main(void *arg) {
+    Engine *e = arg;
+
+    for (;;) {
+        take_mail(e);
+        cancel_marked(e, atomic_load(&e->stop) == ENGINE_STOP_CANCEL);
+        tell_finished(e);
+        if (e->n_running || e->n_waiting) {
+            step(e);
+            tell_finished(e);
+        } else if (atomic_load(&e->stop) != ENGINE_STOP_NOT) {
+            return NULL;
+        }
+    }
+}
+
+/* the other threads' side */
+
+int engine_start(Engine *e) {
+    int r;
+
+    assert(!e->has_thread);
+    r = pthread_create(&e->thread, NULL, engine_main, e);
+    if (r)
+        return -r;
+    e->has_thread = true;
+    pthread_setname_np(e->thread, "engine");
+    return 0;
+}
+
+void engine_stop(Engine *e, bool drain) {
+    List mail = LIST_INIT(mail), *link;
+
+    if (e->has_thread) {
+        atomic_store(&e->stop, drain ? ENGINE_STOP_DRAIN : ENGINE_STOP_CANCEL);
+        mailbox_send(&e->inbox, &e->stop_message);
+        pthread_join(e->thread, NULL);
+        e->has_thread = false;
+    }
+    /* What came too late, or was never looked at because the engine did not start. */
+    mailbox_take(&e->inbox, &mail);
+    while ((link = list_pop_front(&mail)))
+        if (link != &e->stop_message)
+            reject(e, container_of(link, EngineRequest, link), FINISH_CANCELLED, NULL);
+}
+
+Hash128 engine_salt(const Engine *e, const char *salt, size_t size) {
+    return e->options.prefix_caching ? prefix_index_salt(&e->prefixes, salt, size)
+                                     : (Hash128){ .low = 0 };
+}
+
+void engine_submit(Engine *e, EngineRequest *request) {
+    mailbox_send(&e->inbox, &request->link);
+}
+
+/* Whoever sees the count sees the mark. */
+void engine_cancel(Engine *e, EngineRequest *request) {
+    atomic_store_explicit(&request->cancelled, true, memory_order_relaxed);
+    atomic_fetch_add(&e->n_cancels, 1);
+}
+
+/* what may wait */
+
+int engine_reserve(Engine *e, uint32_t n_sequences, uint64_t n_tokens, EngineWait *wait) {
+    WaitQuota *q = &e->quota;
+    int r = wait_quota_reserve(q, n_sequences, n_tokens);
+    bool of_tokens = r == WAIT_QUOTA_E_TOKENS || r == WAIT_QUOTA_E_TOKENS_NEVER;
+
+    if (!r)
+        return 0;
+    *wait = (EngineWait){ .limit_name = of_tokens ? "max_waiting_tokens" : "max_waiting_requests",
+                          .limit = of_tokens ? q->n_tokens_max : q->n_sequences_max,
+                          .used = of_tokens ? q->n_tokens : q->n_sequences,
+                          .asked = of_tokens ? n_tokens : n_sequences,
+                          .wait_s = wait_quota_estimate_s(q) };
+    if (r == WAIT_QUOTA_E_TOKENS_NEVER || r == WAIT_QUOTA_E_SEQUENCES_NEVER)
+        return ENGINE_E_NEVER;
+    return of_tokens ? ENGINE_E_TOKENS : ENGINE_E_REQUESTS;
+}
+
+void engine_unreserve(Engine *e, uint32_t n_sequences, uint64_t n_tokens) {
+    wait_quota_give_back(&e->quota, n_sequences, n_tokens);
+}
+
+void engine_unreserve_request(Engine *e, EngineRequest *request) {
+    if (!request->reserved)
+        return;
+    request->reserved = false;
+    wait_quota_give_back(&e->quota, 1, request->n_prompt);
+}
+
+double engine_wait_estimate_s(const Engine *e) {
+    return wait_quota_estimate_s(&e->quota);
+}
+
+const Ledger *engine_ledger(const Engine *e) {
+    return &e->ledger;
+}
+
+EngineStats *engine_stats(Engine *e) {
+    return &e->stats;
+}
+
+const EndOfTurn *engine_ends(const Engine *e) {
+    return &e->ends;
+}
+
+uint32_t engine_max_model_len(const Engine *e) {
+    return e->options.max_model_len;
+}
+
+uint32_t engine_max_sequence_tokens(const Engine *e) {
+    return e->ledger.kv_tokens < e->options.max_model_len ? (uint32_t)e->ledger.kv_tokens
+                                                          : e->options.max_model_len;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Which handler a request goes to: a table of method, path and handler.
+ */
+
+#include "server/http/http_exchange.h"
+
+typedef void (*RouteHandlerFn)(HttpExchange *exchange, void *userdata);
+
+typedef struct Route {
+    HttpMethod method;
+    const char *path; /* one that ends in '/' takes everything below it */
+    RouteHandlerFn handler;
+} Route;
+
+enum {
+    _ROUTE_E_SUCCESS,
+    ROUTE_E_NO_PATH,
+    ROUTE_E_NO_METHOD, /* `allow` has the methods of this path: "GET, HEAD" */
+};
+
+/* The path most like one that nothing is at; NULL if none is close. */
+const char *route_nearest(const Route *routes, size_t n, const char *path);
+
+/* HEAD goes where GET does. */
+int route_find(const Route *routes, size_t n, const HttpRequest *request, const Route **routep,
+               Buffer *allow);
