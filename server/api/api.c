@@ -341,9 +341,12 @@ void api_watch_deadlines(Api *api) {
     list_for_each(link, &api->jobs) {
         uint64_t deadline_ms = container_of(link, ApiJob, link)->deadline_ms;
 
+        uint64_t now_ms = uv_now(api->loop);
+
         if (!deadline_ms)
             continue;
-        uv_timer_start(&api->deadline, on_deadline, deadline_ms - uv_now(api->loop), 0);
+        uv_timer_start(&api->deadline, on_deadline, deadline_ms > now_ms ? deadline_ms - now_ms : 0,
+                       0);
         return;
     }
 }
