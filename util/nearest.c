@@ -13,7 +13,7 @@ Nearest nearest_begin(const char *typed, size_t n) {
 }
 
 /* Levenshtein distance, two rows of the matrix at a time. */
-static size_t edit_distance(const char *a, const char *b, size_t n) {
+size_t nearest_distance(const char *a, const char *b, size_t n) {
     size_t row[NEAREST_BYTES_MAX];
 
     for (size_t j = 0; j <= n; j++)
@@ -38,7 +38,7 @@ void nearest_offer(Nearest *nearest, const char *name) {
 
     if (nearest->n >= NEAREST_BYTES_MAX)
         return;
-    distance = edit_distance(name, nearest->typed, nearest->n);
+    distance = nearest_distance(name, nearest->typed, nearest->n);
     if (distance < nearest->distance || (distance == nearest->distance && !nearest->name)) {
         nearest->distance = distance;
         nearest->name = name;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/http/route.h"
 
-#include <string.h>
+#include "util/nearest.h"
 
-#define PATH_BYTES_COMPARED 64
+#include <string.h>
 
 static bool path_matches(const Route *route, const Buffer *path) {
     size_t n = strlen(route->path);
@@ -36,27 +36,6 @@ int route_find(const Route *routes, size_t n, const HttpRequest *request, const 
     return allow->size ? ROUTE_E_NO_METHOD : ROUTE_E_NO_PATH;
 }
 
-/* Levenshtein distance, two rows of the matrix at a time; n <= PATH_BYTES_COMPARED. */
-static size_t edit_distance(const char *a, const char *b, size_t n) {
-    size_t row[PATH_BYTES_COMPARED + 1];
-
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 0; a[i]; i++) {
-        size_t diagonal = row[0];
-
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            size_t changed = diagonal + (a[i] != b[j]);
-            size_t shifted = 1 + (row[j] < row[j + 1] ? row[j] : row[j + 1]);
-
-            diagonal = row[j + 1];
-            row[j + 1] = changed < shifted ? changed : shifted;
-        }
-    }
-    return row[n];
-}
-
 static bool ends_in(const char *text, const char *end) {
     size_t n = strlen(text), n_end = strlen(end);
 
@@ -68,11 +47,11 @@ const char *route_nearest(const Route *routes, size_t n, const char *path) {
     size_t n_path = strlen(path), best = n_path / 3 + 1;
     const char *nearest = NULL;
 
-    if (n_path > PATH_BYTES_COMPARED)
+    if (n_path >= NEAREST_BYTES_MAX)
         return NULL;
     for (size_t i = 0; i < n; i++) {
         bool is_part = ends_in(routes[i].path, path) || ends_in(path, routes[i].path);
-        size_t distance = is_part ? 0 : edit_distance(routes[i].path, path, n_path);
+        size_t distance = is_part ? 0 : nearest_distance(routes[i].path, path, n_path);
 
         if (distance > best || (nearest && distance == best))
             continue;
