@@ -276,11 +276,15 @@ int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *nam
     list_init(&api->jobs);
     metrics_init(&api->metrics);
     work_queue_init(&api->work, loop);
-    uv_timer_init(loop, &api->deadline);
-    api->deadline.data = api;
-    r = uv_async_init(loop, &api->events_came, on_events_came);
+    r = uv_timer_init(loop, &api->deadline);
     if (r)
         return r;
+    api->deadline.data = api;
+    r = uv_async_init(loop, &api->events_came, on_events_came);
+    if (r) {
+        uv_close((uv_handle_t *)&api->deadline, NULL);
+        return r;
+    }
     api->events_came.data = api;
     r = mailbox_init(&api->events, wake, api);
     if (r)

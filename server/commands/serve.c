@@ -197,19 +197,6 @@ static void raise_file_limit(const Config *config) {
                  "limit=%ju need=%ju", (uintmax_t)limit.rlim_cur, (uintmax_t)need);
 }
 
-/* Names go out in JSON. */
-static bool is_utf8(const char *text) {
-    for (size_t n = strlen(text); n;) {
-        Utf8Unit unit = utf8_unit(text, n);
-
-        if (!unit.valid)
-            return false;
-        text += unit.size;
-        n -= unit.size;
-    }
-    return true;
-}
-
 /* The last part of the path. */
 static char *name_of_path(const char *path) {
     size_t n = strlen(path);
@@ -251,22 +238,39 @@ static HttpServerOptions http_options(Server *s) {
                                 .write_timeout_ms = c->write_timeout_ms };
 }
 
-static void watch_signal(Server *s, uv_signal_t *handle, uv_signal_cb callback, int number) {
-    uv_signal_init(&s->loop, handle);
+static int watch_signal(Server *s, uv_signal_t *handle, uv_signal_cb callback, int number) {
+    int r = uv_signal_init(&s->loop, handle);
+
+    if (r)
+        return r;
     handle->data = s;
-    uv_signal_start(handle, callback, number);
     uv_unref((uv_handle_t *)handle); /* a watched signal does not keep the loop going */
+    return uv_signal_start(handle, callback, number);
 }
 
-static void unwatch_signals(Server *s) {
+static int watch_signals(Server *s) {
+    int r = watch_signal(s, &s->on_term, on_end_signal, SIGTERM);
+
+    if (!r)
+        r = watch_signal(s, &s->on_int, on_end_signal, SIGINT);
+    return r ? r : watch_signal(s, &s->on_hup, on_reload_signal, SIGHUP);
+}
+
+static void close_handle(uv_handle_t *handle, void *userdata) {
+    (void)userdata;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* Closes what is left: the signals' handles, or those that a start which failed had made. */
+static void close_loop(Server *s) {
     sigset_t all;
 
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
-    uv_close((uv_handle_t *)&s->on_term, NULL);
-    uv_close((uv_handle_t *)&s->on_int, NULL);
-    uv_close((uv_handle_t *)&s->on_hup, NULL);
+    uv_walk(&s->loop, close_handle, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&s->loop);
 }
 
 static int make_api(Server *s) {
@@ -294,41 +298,74 @@ static int check_options(Server *s) {
     return access_log_open(&s->access_log, s->config->access_log, s->why);
 }
 
-static int start(Server *s) {
-    HttpServerOptions options = http_options(s);
+static int set_up_loop(Server *s) {
+    int r = uv_timer_init(&s->loop, &s->drain_timer);
+
+    s->drain_timer.data = s;
+    if (!r)
+        r = watch_signals(s);
+    if (!r)
+        r = make_api(s);
+    if (r)
+        return reason_set(s->why, r, "the event loop cannot be set up: %s", uv_strerror(r));
+    return 0;
+}
+
+static int start_listening(Server *s) {
     char address[64];
+    int r = http_server_listen(s->http, s->config->host, (uint16_t)s->config->port, s->why);
+
+    if (r)
+        return r;
+    http_server_address(s->http, address, sizeof(address));
+    log_line(LOG_LEVEL_INFO, "listening", "url=http://%s", address);
+    return 0;
+}
+
+static int start_loading(Server *s) {
+    int r = uv_queue_work(&s->loop, &s->load, on_load, on_loaded);
+
+    if (r)
+        return reason_set(s->why, r, "loading the model cannot begin: %s", uv_strerror(r));
+    s->loading = true;
+    return 0;
+}
+
+/* Serves until nothing is left to serve. If a step of the start fails, the loop runs as well: it
+ * closes what the steps before have opened. */
+static int run(Server *s) {
+    HttpServerOptions options = http_options(s);
     int r;
 
     raise_file_limit(s->config);
     sigaction(SIGPIPE, &(struct sigaction){ .sa_handler = SIG_IGN }, NULL);
     http_server_init(s->http, &options);
-    r = make_api(s);
+    r = set_up_loop(s);
     if (r)
-        return reason_set(s->why, r, "the event loop cannot be set up: %s", uv_strerror(r));
-    watch_signal(s, &s->on_term, on_end_signal, SIGTERM);
-    watch_signal(s, &s->on_int, on_end_signal, SIGINT);
-    watch_signal(s, &s->on_hup, on_reload_signal, SIGHUP);
-    uv_timer_init(&s->loop, &s->drain_timer);
-    s->drain_timer.data = s;
-    r = http_server_listen(s->http, s->config->host, (uint16_t)s->config->port, s->why);
+        return r;
+    r = start_listening(s);
+    if (!r)
+        r = start_loading(s);
     if (r) {
         s->load_result = r;
         http_server_drain(s->http);
-        return 0; /* the loop has yet to close what was opened */
     }
-    http_server_address(s->http, address, sizeof(address));
-    log_line(LOG_LEVEL_INFO, "listening", "url=http://%s", address);
-    s->loading = true;
-    return uv_queue_work(&s->loop, &s->load, on_load, on_loaded);
-}
-
-static void run(Server *s) {
     uv_run(&s->loop, UV_RUN_DEFAULT);
     if (s->model.engine)
         engine_stop(s->model.engine, false);
     served_model_unload(&s->model);
     api_deinit(&s->api);
-    unwatch_signals(s);
+    return s->load_result;
+}
+
+static int run_on_loop(Server *s) {
+    int r = uv_loop_init(&s->loop);
+
+    if (r)
+        return reason_set(s->why, r, "there can be no event loop: %s", uv_strerror(r));
+    r = run(s);
+    close_loop(s);
+    return r;
 }
 
 int serve(const Config *config, Reason *why) {
@@ -340,7 +377,7 @@ int serve(const Config *config, Reason *why) {
 
     if (!s || !http || !name) {
         r = reason_set(why, -ENOMEM, "out of memory");
-    } else if (!is_utf8(name)) {
+    } else if (!utf8_is_valid(name, strlen(name))) { /* it goes out in JSON */
         r = reason_set(why, -EINVAL,
                        "the model's name is not UTF-8; give it one with --served-model-name");
     } else {
@@ -349,15 +386,9 @@ int serve(const Config *config, Reason *why) {
         };
         account_init(&s->requests_memory, NULL, config->max_requests_memory_bytes,
                      "max_requests_memory");
-        uv_loop_init(&s->loop);
         r = check_options(s);
         if (!r)
-            r = start(s);
-        if (!r) {
-            run(s);
-            r = s->load_result;
-            uv_loop_close(&s->loop);
-        }
+            r = run_on_loop(s);
         account_deinit(&s->requests_memory);
         access_log_close(&s->access_log);
         config_deinit(&s->reloaded);

@@ -118,14 +118,18 @@ void http_connection_close(HttpConnection *c) {
 
 static HttpConnection *connection_new(HttpServer *server) {
     HttpConnection *c = calloc(1, sizeof(*c));
+    int r;
 
     if (!c)
         return NULL;
     c->server = server;
     list_init(&c->idle_link);
     http_parser_init(&c->parser, &server->options.parser);
-    uv_tcp_init(server->options.loop, &c->tcp);
-    uv_timer_init(server->options.loop, &c->timer);
+    /* Neither opens anything, so neither can fail: the socket comes with uv_accept. */
+    r = uv_tcp_init(server->options.loop, &c->tcp);
+    assert(!r);
+    r = uv_timer_init(server->options.loop, &c->timer);
+    assert(!r);
     c->tcp.data = c->timer.data = c->write.data = c->shutdown.data = c;
     c->n_handles = 2;
     list_push_back(&server->connections, &c->link);

@@ -5,6 +5,7 @@
 #include "server/http/http_server.h"
 
 #include "server/http/http_connection.h"
+#include "util/log.h"
 
 #include <assert.h>
 #include <netdb.h>
@@ -23,8 +24,12 @@ void http_server_init(HttpServer *server, const HttpServerOptions *options) {
 static void on_connection(uv_stream_t *listener, int status) {
     HttpServer *server = listener->data;
 
-    if (status == 0)
-        http_connection_accept(server);
+    if (status) {
+        log_client_line(LOG_LEVEL_WARNING, "a connection was not accepted", "reason=\"%s\"",
+                        uv_strerror(status));
+        return;
+    }
+    http_connection_accept(server);
 }
 
 static int resolve(const char *host, uint16_t port, struct sockaddr_storage *out, Reason *why) {
@@ -51,7 +56,9 @@ int http_server_listen(HttpServer *server, const char *host, uint16_t port, Reas
     r = resolve(host, port, &address, why);
     if (r)
         return r;
-    uv_tcp_init(server->options.loop, &server->listener);
+    r = uv_tcp_init(server->options.loop, &server->listener);
+    if (r)
+        return reason_set(why, r, "there can be no socket to listen on: %s", uv_strerror(r));
     server->listener.data = server;
     server->listening = true;
     r = uv_tcp_bind(&server->listener, (const struct sockaddr *)&address, 0);

@@ -3,6 +3,7 @@
 
 import json
 import re
+import resource
 import subprocess
 
 import pytest
@@ -191,3 +192,19 @@ def test_full_standard_output_is_an_error(kvasird, clean_environment):
         result = subprocess.run([kvasird, "config"], stdout=full, stderr=subprocess.PIPE, text=True,
                                 env=clean_environment)
     assert result.returncode == 1 and "standard output" in result.stderr
+
+
+def test_a_start_without_files_to_open_ends_with_words(kvasird, clean_environment):
+    """The event loop and its listener want a dozen; each may be the one that there is no room for.
+    With five or fewer the library below the loop gives up before any call of ours."""
+    failed_at = set()
+    for n_files in range(6, 16):
+        result = subprocess.run(
+            [kvasird, "serve", "/nowhere", "--port", "0"], env=clean_environment,
+            capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+            preexec_fn=lambda n=n_files: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)))
+        assert result.returncode == 1, (n_files, result)
+        failed_at |= set(re.findall("there can be no event loop|the event loop cannot be set up|"
+                                    "cannot listen|/nowhere: No such file", result.stderr))
+        assert result.stderr.rstrip().count("kvasird serve: ") == 1
+    assert failed_at >= {"there can be no event loop", "cannot listen", "/nowhere: No such file"}
