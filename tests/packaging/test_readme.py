@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md against the tree: its commands, its folders, its links."""
+"""README.md and docs/ against the tree: commands, folders, links, files."""
 
 import re
 import subprocess
@@ -26,9 +26,14 @@ def test_names_every_layer(readme, root):
     assert layers | {"tests"} == set(re.findall(r"^\| `(\w+)/` \|", readme, re.MULTILINE))
 
 
-def test_links_lead_somewhere(readme, root):
-    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert (root / target).exists(), target
+def pages(root):
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def test_links_lead_somewhere(root):
+    for page in pages(root):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
 
 
 def test_begins_with_the_two_commands(readme):
@@ -36,6 +41,19 @@ def test_begins_with_the_two_commands(readme):
     assert re.search(r"^    \./dev serve .*\n    \./dev test ", head, re.MULTILINE)
 
 
-def test_files_it_speaks_of_exist(readme, root):
-    for name in re.findall(r"`((?:server|config|model|backend|cpu|tests)/[\w/.]+\.[ch])`", readme):
-        assert "cmd_x" in name or (root / name).exists(), name
+def test_files_they_speak_of_exist(root):
+    folders = "server|config|text|model|backend|cpu|kvcache|util|tests"
+    for page in pages(root):
+        for name in re.findall(rf"`((?:{folders})/[\w/.]+\.(?:[ch]|py))\b", page.read_text()):
+            assert "cmd_x" in name or (root / name).exists(), (page.name, name)
+
+
+def test_picture_has_straight_edges(readme):
+    """Every box of the picture is closed: its corners stand in the same columns."""
+    picture = readme[readme.index("## How it works"):]
+    lines = picture.split("```")[1].split("\n")
+    corners = [(n, i) for n, line in enumerate(lines) for i, c in enumerate(line) if c == "┐"]
+    assert len(corners) >= 2
+    for n, i in corners:
+        below = [line[i:i + 1] for line in lines[n + 1:]]
+        assert set(below[:below.index("┘")]) == {"│"}, lines[n]
