@@ -10,17 +10,18 @@
 #include "cpu/weight.h"
 
 #include "cpu/weight_layout.h"
+#include "util/huge_pages.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define BLOCK_VALUES_MAX 256
 #define GROUPS_PER_TASK 8
 #define PLAIN_COLS 64
-#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+static_assert(HUGE_PAGES_ALIGN_BYTES % WEIGHT_ALIGN_BYTES == 0, "a weight's data is aligned");
 
 typedef struct BlockValues {
     uint16_t d, min;                  /* f16: d and m, or d and dmin */
@@ -285,17 +286,6 @@ static void weight_measure(Weight *weight) {
         (size_t)weight->n_cols / info->block_values * format_block_bytes(weight->format);
 }
 
-/* Large weights lie in huge pages: a stream over small ones spends time on page tables. */
-static void *data_new(size_t size_bytes) {
-    bool huge = size_bytes >= HUGE_PAGE_BYTES;
-    void *data = NULL;
-    if (posix_memalign(&data, huge ? HUGE_PAGE_BYTES : WEIGHT_ALIGN_BYTES, size_bytes) != 0)
-        return NULL;
-    if (huge)
-        madvise(data, size_bytes, MADV_HUGEPAGE); /* a wish: the system may have none */
-    return data;
-}
-
 int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *why) {
     int r = weight_check(source, why);
     if (r < 0)
@@ -313,7 +303,7 @@ int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *wh
         return reason_set(why, -ENOMEM, "a weight of %u rows and %u columns is too large",
                           source->n_rows, source->n_cols);
     weight->data_bytes = size;
-    weight->data = data_new(size);
+    weight->data = huge_pages_alloc(size);
     if (!weight->data)
         return reason_set(why, -ENOMEM, "no memory for a weight of %zu bytes", size);
 

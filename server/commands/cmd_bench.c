@@ -3,13 +3,14 @@
  * `kvasird bench`: the figures of server/commands/bench.h as a table with their floors, for people,
  * and the same as JSON. Each line is printed as soon as it is known.
  */
+#include "server/commands/bandwidth.h"
 #include "server/commands/bench.h"
 #include "server/commands/commands.h"
 #include "server/commands/model_run.h"
+#include "server/commands/sgemm.h"
 
-#include "cpu/bandwidth.h"
 #include "cpu/cpu_backend.h"
-#include "cpu/sgemm.h"
+#include "util/integer.h"
 #include "util/json_writer.h"
 #include "util/output_file.h"
 
@@ -27,8 +28,9 @@
 typedef struct Figures {
     char processor[128];
     uint32_t n_threads;
-    double read_bytes_per_s;
-    SgemmRate product; /* library NULL: none is installed */
+    double read_bytes_per_s;         /* of memory that no cache holds */
+    double weights_read_bytes_per_s; /* of as many bytes as the weights are, over and over */
+    SgemmRate product;               /* library NULL: none is installed */
     BenchWork work;
     double decode_s, decode_batch_s, prompt_s; /* of a step, a step, a prompt */
     BenchAttention attention[KV_FORMATS];
@@ -74,7 +76,10 @@ static int measure_machine(BenchRun *b, Reason *why) {
 
     r = team_new(&team, b->config->n_threads, why);
     if (!r)
-        r = bandwidth_measure(team, BANDWIDTH_BUFFER_BYTES, &f->read_bytes_per_s, why);
+        r = bandwidth_measure(team, bandwidth_memory_bytes(), &f->read_bytes_per_s, why);
+    if (!r)
+        r = bandwidth_measure(team, (size_t)f->work.weight_bytes, &f->weights_read_bytes_per_s,
+                              why);
     if (r)
         return r;
     read_processor_name(f->processor, sizeof(f->processor));
@@ -86,7 +91,8 @@ static int measure_machine(BenchRun *b, Reason *why) {
            cpu_isa_name(cpu_isa_detect()));
     printf("model    %s: a token reads %.1f MB of weights and makes %.1f M multiply-adds\n",
            b->config->model, f->work.weight_bytes * 1e-6, f->work.parameters * 1e-6);
-    printf("memory   %.1f GB/s read\n", f->read_bytes_per_s * 1e-9);
+    printf("memory   %.1f GB/s read; %.1f GB/s where it is as large as the weights\n",
+           f->read_bytes_per_s * 1e-9, f->weights_read_bytes_per_s * 1e-9);
     if (f->product.library)
         printf("product  %.1f G multiply-adds/s in f32 by %s, %u x %u x %u\n",
                f->product.madds_per_s * 1e-9, f->product.library, MODEL_RUN_STEP_TOKENS, c->dim,
@@ -99,7 +105,7 @@ static int measure_machine(BenchRun *b, Reason *why) {
 /* derived figures */
 
 static double decode_floor_s(const Figures *f) {
-    return f->work.weight_bytes / f->read_bytes_per_s;
+    return f->work.weight_bytes / f->weights_read_bytes_per_s;
 }
 
 /* How much faster 16 sequences get their tokens than one. */
@@ -231,6 +237,7 @@ static void put_machine(const BenchRun *b, JsonWriter *w) {
     json_put_u64(w, "threads", f->n_threads);
     json_put_text(w, "isa", cpu_isa_name(cpu_isa_detect()));
     json_put_double(w, "read_bytes_per_s", f->read_bytes_per_s);
+    json_put_double(w, "weights_read_bytes_per_s", f->weights_read_bytes_per_s);
     json_put_double(w, "product_madds_per_s", f->product.library ? f->product.madds_per_s : NAN);
     json_end_object(w);
 }
@@ -290,10 +297,6 @@ static int write_json(const BenchRun *b, OutputFile *file, Reason *why) {
         return reason_set(why, -ENOMEM, "out of memory");
     fwrite(text.data, 1, text.size, file->stream); /* errors stay with the stream */
     return output_file_commit(file, why);
-}
-
-static uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
 }
 
 static int run(const Config *config, Reason *why) {

@@ -8,9 +8,9 @@
  * enough copies of its weight that no cache holds them all; best of several passes.
  */
 
-#include "cpu/bandwidth.h"
 #include "cpu/matmul.h"
-#include "cpu/sgemm.h"
+#include "server/commands/bandwidth.h"
+#include "server/commands/sgemm.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -139,7 +139,7 @@ static int bench_open(Bench *bench, uint32_t n_threads, CpuIsa isa, Reason *why)
     if (r == 0)
         r = matmul_reserve(bench->matmul, (uint32_t)n_in_max, why);
     if (r == 0)
-        r = bandwidth_measure(bench->team, BANDWIDTH_BUFFER_BYTES, &bench->bandwidth, why);
+        r = bandwidth_measure(bench->team, bandwidth_memory_bytes(), &bench->bandwidth, why);
     bench->in = malloc(TOKENS_MAX * n_in_max * sizeof(float));
     bench->out = malloc(TOKENS_MAX * n_out_max * sizeof(float));
     if (r == 0 && (!bench->in || !bench->out))

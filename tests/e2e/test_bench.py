@@ -42,7 +42,7 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
     assert figures["machine"]["threads"] == 2 and figures["kv"] == "k4v2"
     decode, model_figures = figures["decode"], figures["model"]
     assert decode["floor_tokens_per_s"] == pytest.approx(
-        figures["machine"]["read_bytes_per_s"] / model_figures["weight_bytes"])
+        figures["machine"]["weights_read_bytes_per_s"] / model_figures["weight_bytes"])
     assert decode["reached"] == pytest.approx(
         decode["tokens_per_s"] / decode["floor_tokens_per_s"])
     assert decode["batch_gain"] == pytest.approx(

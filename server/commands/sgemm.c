@@ -5,7 +5,9 @@
  * their threads outlive a call.
  */
 
-#include "cpu/sgemm.h"
+#include "server/commands/sgemm.h"
+
+#include "util/clock.h"
 
 #include "util/cleanup.h"
 
@@ -13,7 +15,6 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define ROUNDS_MAX 40
 #define ROUNDS_S 0.7
@@ -85,19 +86,13 @@ static float *random_floats(size_t n) {
     return x;
 }
 
-static double now_s(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static double best_s(const SgemmLibrary *library, void *function, const SgemmCall *call) {
-    double best = 0, begin_s = now_s();
+    double best = 0, begin_s = clock_s();
     call_library(library, function, call); /* compiles kernels, starts threads */
-    for (uint32_t i = 0; i < ROUNDS_MAX && (i == 0 || now_s() - begin_s < ROUNDS_S); i++) {
-        double start_s = now_s();
+    for (uint32_t i = 0; i < ROUNDS_MAX && (i == 0 || clock_s() - begin_s < ROUNDS_S); i++) {
+        double start_s = clock_s();
         call_library(library, function, call);
-        double took_s = now_s() - start_s;
+        double took_s = clock_s() - start_s;
         if (i == 0 || took_s < best)
             best = took_s;
     }
