@@ -13,6 +13,7 @@
 #include "cpu/matmul.h"
 
 #include "cpu/matmul_kernels.h"
+#include "util/integer.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -103,14 +104,6 @@ int matmul_reserve(Matmul *matmul, uint32_t n_cols, Reason *why) {
 
 static const float *floats_at(DevAddr address) {
     return (const float *)(uintptr_t)address;
-}
-
-static uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
-}
-
-static uint32_t max_u32(uint32_t a, uint32_t b) {
-    return a > b ? a : b;
 }
 
 static uint32_t divide_up(uint32_t a, uint32_t b) {

@@ -17,6 +17,8 @@
 
 #include "cpu/team.h"
 
+#include "util/clock.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -26,7 +28,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define CACHE_LINE_BYTES 64
 #define SPIN_NS 50000          /* a worker looks for work this long before it parks */
@@ -63,12 +64,6 @@ static inline void spin_pause(void) {
 #endif
 }
 
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static uint32_t tasks_left(uint64_t word) {
     return (uint32_t)word;
 }
@@ -92,14 +87,14 @@ static bool work_or_stop(Team *team) {
 
 /* Spins, then parks, until there is work or the team stops. */
 static void worker_wait(Team *team) {
-    uint64_t deadline_ns = now_ns() + SPIN_NS;
+    uint64_t deadline_ns = clock_ns() + SPIN_NS;
     do {
         for (uint32_t i = 0; i < SPINS_PER_CLOCK; i++) {
             if (work_or_stop(team))
                 return;
             spin_pause();
         }
-    } while (now_ns() < deadline_ns);
+    } while (clock_ns() < deadline_ns);
 
     pthread_mutex_lock(&team->lock);
     atomic_fetch_add(&team->n_parked, 1);

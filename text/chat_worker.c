@@ -7,12 +7,12 @@
 #include "text/chat_worker.h"
 
 #include "text/chat_nursery.h"
+#include "util/clock.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define LOOK_UP_AFTER_MS 10 /* whether anybody still waits */
 #define WORDS_BYTES_MAX 1024
@@ -26,13 +26,6 @@ typedef struct Answer {
     uint32_t outcome, ends;
     uint64_t size;
 } Answer;
-
-static int64_t clock_ns(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 int chat_worker_start(ChatWorker *worker, Reason *why) {
     int r, pair[2];
@@ -71,7 +64,7 @@ static int wait_for(const ChatWorker *worker, short events) {
     do {
         if (account_is_closed(worker->account))
             return -ECANCELED;
-        left_ns = worker->deadline_ns - clock_ns();
+        left_ns = worker->deadline_ns - (int64_t)clock_ns();
         if (left_ns <= 0)
             return CHAT_WORKER_TIMED_OUT;
         n = poll(&p, 1,
@@ -130,7 +123,7 @@ int chat_worker_ask(ChatWorker *worker, ChatWorkerQuestion question, const char 
     int r;
 
     worker->account = account;
-    worker->deadline_ns = clock_ns() + (int64_t)limits->time_ms * 1000000;
+    worker->deadline_ns = (int64_t)clock_ns() + (int64_t)limits->time_ms * 1000000;
     worker->ends = true; /* unless it comes through */
     r = send_all(worker, &head, sizeof(head));
     if (!r)

@@ -1,22 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_job.h"
 
+#include "util/clock.h"
 #include "util/json.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 /* Up to here a body takes no longer to prepare than a small request may wait. */
 #define SMALL_BODY_BYTES_MAX ((size_t)64 << 10)
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* on the pool */
 
@@ -146,7 +139,7 @@ static ApiJob *job_new(Api *api, HttpExchange *exchange, const ApiJobKind *kind)
     job->account = account_ref(exchange->request->account);
     job->client = exchange->request->client_key;
     job->work = (WorkItem){ .client = job->client, .run = on_work, .done = on_worked };
-    job->arrival_ns = now_ns();
+    job->arrival_ns = clock_ns();
     if (api->limits.answer_timeout_ms)
         job->deadline_ms = uv_now(api->loop) + api->limits.answer_timeout_ms;
     job->context = (ApiPromptContext){

@@ -9,6 +9,7 @@
 #include "model/identity.h"
 #include "model/profiler.h"
 #include "server/commands/text_tokens.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/output_file.h"
 
@@ -16,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define TOKENS_MAX 16384
@@ -75,13 +75,6 @@ int profile_store_save(const Profile *profile, const char *path, Reason *why) {
 
 /* measuring */
 
-static uint64_t now_ms(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static void show_progress(size_t n_done, size_t n_all) {
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "\rprofile: %zu of %zu tokens%s", n_done, n_all,
@@ -92,9 +85,9 @@ static void show_progress(size_t n_done, size_t n_all) {
 static int run_text(SessionCache *cache, const TokenIds *tokens, uint64_t time_ms_max,
                     size_t *n_readp) {
     size_t n_all = tokens->n < TOKENS_MAX ? tokens->n : TOKENS_MAX, n_done = 0;
-    uint64_t end_ms = now_ms() + time_ms_max;
+    uint64_t end_ms = clock_ms() + time_ms_max;
 
-    while (n_done < n_all && (!n_done || now_ms() < end_ms)) {
+    while (n_done < n_all && (!n_done || clock_ms() < end_ms)) {
         uint32_t n = n_all - n_done < CHUNK_TOKENS ? (uint32_t)(n_all - n_done) : CHUNK_TOKENS;
         int r;
 

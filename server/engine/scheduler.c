@@ -8,6 +8,7 @@
 #include "server/engine/scheduler.h"
 
 #include "kvcache/kv_layout.h"
+#include "util/integer.h"
 
 #define NO_ITEM UINT32_MAX
 
@@ -22,10 +23,6 @@ typedef struct Draft {
     bool page_exact;
     bool admits; /* nobody stands in the way of admissions */
 } Draft;
-
-static uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
-}
 
 static uint32_t pages_of(uint32_t n_tokens) {
     return n_tokens / KV_PAGE_TOKENS + (n_tokens % KV_PAGE_TOKENS != 0);

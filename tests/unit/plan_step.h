@@ -6,6 +6,7 @@
  */
 
 #include "server/engine/scheduler.h"
+#include "util/integer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,10 +82,6 @@ static inline SchedulerSequence prefilling(uint32_t n_known, uint32_t n_computed
 
 static inline SchedulerSequence arriving(uint32_t n_known, uint32_t n_max) {
     return (SchedulerSequence){ .n_known = n_known, .n_max = n_max };
-}
-
-static inline uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
 }
 
 static inline uint32_t random_below(uint32_t n) {
