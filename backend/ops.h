@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define BACKEND_ALIGN_BYTES 64 /* of what memory_new gives */
+
 typedef struct Backend Backend; /* worker team or device stream; each backend defines its own */
 typedef struct Weight Weight;   /* a weight matrix in the backend's own arrangement */
 
@@ -168,7 +170,10 @@ typedef struct BackendOps {
 
     Backend *(*free)(Backend *backend); /* NULL is fine; returns NULL */
 
-    /* memory; `purpose` names the bytes in errors and must outlive them */
+    /* Takes size_bytes >= 1 of the backend's memory for the caller, who gives them back with
+     * memory_free. The address is a multiple of BACKEND_ALIGN_BYTES, and every byte is zero: ops
+     * that add, such as `moments`, may begin there. `purpose` names the bytes in errors and must
+     * outlive them. -ENOMEM: they are not to be had, and *outp stays as it was. */
     int (*memory_new)(Backend *backend, DevAddr *outp, size_t size_bytes, const char *purpose,
                       Reason *why);
     void (*memory_free)(Backend *backend, DevAddr address);

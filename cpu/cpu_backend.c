@@ -24,6 +24,8 @@
 #define ROWS_PER_TASK 8 /* of the ops that treat each row alone */
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
+_Static_assert(BACKEND_ALIGN_BYTES % KV_BLOCK_ALIGN_BYTES == 0, "a store begins where memory does");
+
 struct Backend {
     Team *team;
     const VectorKernels *kernels;
@@ -45,7 +47,7 @@ static int cpu_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, co
     void *memory = NULL;
 
     (void)backend;
-    if (posix_memalign(&memory, is_large ? HUGE_PAGE_BYTES : KV_BLOCK_ALIGN_BYTES, size_bytes))
+    if (posix_memalign(&memory, is_large ? HUGE_PAGE_BYTES : BACKEND_ALIGN_BYTES, size_bytes))
         return reason_set(why, -ENOMEM, "no memory for %s: %zu bytes were refused", purpose,
                           size_bytes);
     /* Attention reads blocks of some KiB from all over the store: with small pages the processor
