@@ -7,7 +7,7 @@
  * A backend implements this table and nothing else. Calls are made by one thread, the engine's,
  * and are ordered; results may be read after `sync`. Host arrays in the arguments are borrowed for
  * the call. Activations are of the backend's own type (`act_bytes` each); "act" below. Nothing
- * allocates after start but memory_new and weight_new.
+ * allocates but memory_new, weight_new and reserve, and each says how much it took.
  *
  * A row's result depends on that row's input alone, never on how many rows share the step or how
  * they were chunked: the CPU backend holds this to the bit.
@@ -159,9 +159,12 @@ typedef struct SampleArgs {
 
 /* The most that any step will ask for, so that scratch is allocated once, at start. */
 typedef struct ReserveArgs {
-    const KvStore *store;
+    const KvStore *store;        /* laid out; it need not have its memory yet, and only its geometry
+                                    and its tails count */
     uint32_t max_batched_tokens; /* rows of a step */
     uint32_t n_heads;
+    uint32_t n_cols_max; /* the widest input of a product */
+    uint32_t n_vocab;    /* of the rows that are sampled */
 } ReserveArgs;
 
 typedef struct BackendOps {
@@ -182,7 +185,8 @@ typedef struct BackendOps {
     int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);
     Weight *(*weight_free)(Backend *backend, Weight *weight);
     size_t (*weight_bytes)(const Weight *weight); /* of memory the backend itself holds for it */
-    /* Before the first step on a store; adds the bytes it took to *bytesp. */
+    /* Takes all scratch that steps need, in place of what an earlier call took, and adds its bytes
+     * to *bytesp. Called after the weights are made and before the first step. */
     int (*reserve)(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why);
 
     /* steps */

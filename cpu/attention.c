@@ -141,7 +141,7 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
         return -ENOMEM;
     memset(a->memory, 0, size);
     place_all(a, a->memory, reserve);
-    *bytesp += size;
+    *bytesp += sizeof(*a) + size;
     *outp = TAKE(a);
     return 0;
 }

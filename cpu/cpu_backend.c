@@ -83,8 +83,6 @@ static int cpu_weight_new(Backend *backend, Weight **outp, const WeightSource *s
 
     r = weight_new(&weight, backend->team, source, why);
     if (!r)
-        r = matmul_reserve(backend->matmul, source->n_cols, why);
-    if (!r)
         *outp = TAKE(weight);
     return r;
 }
@@ -102,7 +100,11 @@ static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp
                       args, bytesp);
     if (r)
         return reason_set(why, r, "no memory for the scratch of attention");
-    return 0;
+    r = matmul_reserve(backend->matmul, args->n_cols_max, bytesp, why);
+    if (r)
+        return r;
+    r = cpu_sampler_reserve(backend->sampler, args->n_vocab, bytesp);
+    return r ? reason_set(why, r, "no memory for the scratch of sampling") : 0;
 }
 
 /* ops on rows */

@@ -83,22 +83,23 @@ Matmul *matmul_free(Matmul *matmul) {
     return NULL;
 }
 
-int matmul_reserve(Matmul *matmul, uint32_t n_cols, Reason *why) {
-    if (n_cols <= matmul->n_cols_max)
-        return 0;
+int matmul_reserve(Matmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why) {
+    assert(n_cols);
+    free(matmul->workspace);
+    matmul->workspace = NULL;
+    matmul->n_cols_max = 0;
     /* Whole runs, so that both arrays are whole cache lines. */
     size_t n_runs = ((size_t)n_cols - 1) / RUN_COLS + 1;
     size_t fixed_bytes = CHUNK_TOKENS * n_runs * RUN_COLS * sizeof(int16_t);
     size_t scales_bytes = CHUNK_TOKENS * n_runs * sizeof(FixedScale);
-    void *workspace = aligned_alloc(WEIGHT_ALIGN_BYTES, fixed_bytes + scales_bytes);
-    if (!workspace)
+    matmul->workspace = aligned_alloc(WEIGHT_ALIGN_BYTES, fixed_bytes + scales_bytes);
+    if (!matmul->workspace)
         return reason_set(why, -ENOMEM, "no memory for %zu bytes of workspace of matrix products",
                           fixed_bytes + scales_bytes);
-    free(matmul->workspace);
-    matmul->workspace = workspace;
-    matmul->fixed = workspace;
-    matmul->scales = (FixedScale *)(void *)((uint8_t *)workspace + fixed_bytes);
+    matmul->fixed = matmul->workspace;
+    matmul->scales = (FixedScale *)(void *)((uint8_t *)matmul->workspace + fixed_bytes);
     matmul->n_cols_max = n_cols;
+    *bytesp += fixed_bytes + scales_bytes;
     return 0;
 }
 

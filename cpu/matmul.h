@@ -30,9 +30,9 @@ int matmul_new(Matmul **outp, Team *team, CpuIsa isa, Reason *why);
 Matmul *matmul_free(Matmul *matmul);
 CLEANUP_DEFINE(Matmul, matmul_free);
 
-/* Makes the workspace large enough for inputs of n_cols: to be called for every weight when it is
- * loaded, since matmul_run allocates nothing. -ENOMEM. */
-int matmul_reserve(Matmul *matmul, uint32_t n_cols, Reason *why);
+/* Makes the workspace for inputs of up to n_cols, in place of the one it has, and adds its bytes to
+ * *bytesp. matmul_run allocates nothing. -ENOMEM: it has none. */
+int matmul_reserve(Matmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why);
 
 /* The op. Addresses are pointers to f32. `out` may not overlap `in`. -EINVAL: parts that differ in
  * n_in, or an n_in larger than what was reserved. */

@@ -73,10 +73,7 @@ CpuSampler *cpu_sampler_free(CpuSampler *sampler) {
     return NULL;
 }
 
-static int scratch_reserve(Scratch *s, uint32_t n_vocab) {
-    if (n_vocab <= s->n_vocab)
-        return 0;
-    scratch_deinit(s);
+static int scratch_init(Scratch *s, uint32_t n_vocab) {
     s->z = calloc(n_vocab, sizeof(*s->z));
     s->counts = calloc(n_vocab, sizeof(*s->counts));
     s->candidates = calloc(n_vocab, sizeof(*s->candidates));
@@ -86,6 +83,21 @@ static int scratch_reserve(Scratch *s, uint32_t n_vocab) {
     }
     s->n_vocab = n_vocab;
     return 0;
+}
+
+int cpu_sampler_reserve(CpuSampler *sampler, uint32_t n_vocab, size_t *bytesp) {
+    int r = 0;
+
+    assert(n_vocab);
+    for (uint32_t i = 0; i < sampler->n_threads; i++)
+        scratch_deinit(&sampler->scratch[i]);
+    for (uint32_t i = 0; !r && i < sampler->n_threads; i++) {
+        Scratch *s = &sampler->scratch[i];
+
+        r = scratch_init(s, n_vocab);
+        *bytesp += n_vocab * (sizeof(*s->z) + sizeof(*s->counts) + sizeof(*s->candidates));
+    }
+    return r;
 }
 
 /* arithmetic */
@@ -501,8 +513,7 @@ int cpu_sample(CpuSampler *sampler, Team *team, const SampleArgs *args) {
 
     assert(n_threads <= sampler->n_threads && args->n_vocab);
     for (uint32_t i = 0; i < n_threads; i++)
-        if (scratch_reserve(&sampler->scratch[i], args->n_vocab))
-            return -ENOMEM;
+        assert(args->n_vocab <= sampler->scratch[i].n_vocab);
     if (team)
         team_run(team, sample_row, &task, args->n_rows);
     for (uint32_t i = 0; !team && i < args->n_rows; i++)

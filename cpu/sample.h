@@ -21,6 +21,9 @@ int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads);
 CpuSampler *cpu_sampler_free(CpuSampler *sampler);
 CLEANUP_DEFINE(CpuSampler, cpu_sampler_free);
 
-/* `team` may be NULL. -ENOMEM: the scratch, which grows with the widest vocabulary it meets, could
- * not be made; no result was written. */
+/* Makes the scratch for rows of up to n_vocab logits, in place of the one it has, and adds its
+ * bytes to *bytesp. 0, or -ENOMEM: it has none. */
+int cpu_sampler_reserve(CpuSampler *sampler, uint32_t n_vocab, size_t *bytesp);
+
+/* `team` may be NULL. Rows may be no wider than what was reserved. Returns 0. */
 int cpu_sample(CpuSampler *sampler, Team *team, const SampleArgs *args);

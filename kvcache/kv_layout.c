@@ -15,13 +15,14 @@
 
 #define EXACT_BYTES 2 /* of a bf16 or f16 number */
 
-static bool add_aligned(size_t *offset, size_t size) {
+/* Moves *offset behind `size` bytes and to where the next part may begin. */
+static bool add_aligned(KvStore *store, size_t *offset, size_t size) {
     size_t end;
 
-    if (__builtin_add_overflow(*offset, size, &end) ||
-        __builtin_add_overflow(end, KV_BLOCK_ALIGN_BYTES - 1, &end))
+    if (__builtin_add_overflow(*offset, size, &end) || end > SIZE_MAX - KV_BLOCK_ALIGN_BYTES)
         return false;
-    *offset = end & ~(size_t)(KV_BLOCK_ALIGN_BYTES - 1);
+    *offset = (end + KV_BLOCK_ALIGN_BYTES - 1) & ~(size_t)(KV_BLOCK_ALIGN_BYTES - 1);
+    store->padding_bytes += *offset - end;
     return true;
 }
 
@@ -42,18 +43,19 @@ static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSi
     region->offset = *offset;
     if (__builtin_mul_overflow(region->block_bytes, geometry->n_kv_heads, &region->page_bytes) ||
         __builtin_mul_overflow(region->page_bytes, store->n_pages, &size) ||
-        !add_aligned(offset, size))
+        !add_aligned(store, offset, size))
         return -EOVERFLOW;
     return 0;
 }
 
 /* `n` slots of one part for every (layer, side, head). */
-static int place_slots(const KvGeometry *geometry, size_t part_bytes, size_t n, size_t *offset) {
+static int place_slots(KvStore *store, size_t part_bytes, size_t n, size_t *offset) {
+    const KvGeometry *geometry = &store->geometry;
     size_t size;
 
     if (__builtin_mul_overflow(part_bytes, geometry->n_kv_heads, &size) ||
         __builtin_mul_overflow(size, (size_t)geometry->n_layers * KV_SIDES, &size) ||
-        __builtin_mul_overflow(size, n, &size) || !add_aligned(offset, size))
+        __builtin_mul_overflow(size, n, &size) || !add_aligned(store, offset, size))
         return -EOVERFLOW;
     return 0;
 }
@@ -72,16 +74,16 @@ static int place_all(KvStore *store, const KvPlan *plan) {
     }
     store->tail_block_bytes = exact_bytes(geometry, KV_PAGE_TOKENS);
     store->tails_offset = offset;
-    r = place_slots(geometry, store->tail_block_bytes, store->n_tails, &offset);
+    r = place_slots(store, store->tail_block_bytes, store->n_tails, &offset);
     if (r)
         return r;
     store->sink_block_bytes = exact_bytes(geometry, KV_SINK_TOKENS);
     store->sinks_offset = offset;
-    r = place_slots(geometry, store->sink_block_bytes, store->n_sinks, &offset);
+    r = place_slots(store, store->sink_block_bytes, store->n_sinks, &offset);
     if (r)
         return r;
     store->roundings_offset = offset;
-    if (!add_aligned(&offset, kv_store_roundings_bytes(store)))
+    if (!add_aligned(store, &offset, kv_store_roundings_bytes(store)))
         return -EOVERFLOW;
     store->size_bytes = offset;
     return 0;

@@ -99,8 +99,9 @@ typedef struct KvStore {
     size_t sinks_offset;
     size_t rounding_bytes; /* of one; 0: nothing is quantized */
     size_t roundings_offset;
-    size_t size_bytes; /* of the whole store */
-    DevAddr base;      /* set by whoever allocated size_bytes; KV_BLOCK_ALIGN_BYTES aligned */
+    size_t padding_bytes; /* between regions and behind the last, for alignment */
+    size_t size_bytes;    /* of the whole store */
+    DevAddr base;         /* set by whoever allocated size_bytes; KV_BLOCK_ALIGN_BYTES aligned */
 } KvStore;
 
 typedef struct KvShape {

@@ -110,6 +110,7 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
         .sink_bytes = kv_store_sink_bytes(&store),
         .roundings_bytes = kv_store_roundings_bytes(&store),
         .bits = kv_store_bits(&store),
+        .padding_bytes = store.padding_bytes,
         .kv_bytes = store.size_bytes,
         .kv_tokens = (uint64_t)store.n_pages * KV_PAGE_TOKENS,
         .index_bytes = request->prefix_caching ? prefix_index_bytes(store.n_pages) : 0,
@@ -117,8 +118,6 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
     ledger->pages_bytes = ledger->page_bytes * ledger->n_pages;
     ledger->tails_bytes = ledger->tail_bytes * ledger->n_tails;
     ledger->sinks_bytes = ledger->sink_bytes * ledger->n_sinks;
-    ledger->padding_bytes = ledger->kv_bytes - ledger->pages_bytes - ledger->tails_bytes -
-                            ledger->sinks_bytes - ledger->roundings_bytes;
     return 0;
 }
 

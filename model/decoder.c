@@ -48,6 +48,7 @@ struct Decoder {
 
     DevAddr workspace;
     size_t workspace_bytes;
+    size_t scratch_bytes; /* the backend's own, by decoder_reserve */
     /* slices of the workspace; T = max_batched_tokens, R = max_logit_rows */
     DevAddr x;           /* act [T, dim], the residual stream */
     DevAddr h;           /* act [T, dim], normed */
@@ -73,7 +74,7 @@ size_t decoder_weight_bytes(const Decoder *d) {
 }
 
 size_t decoder_workspace_bytes(const Decoder *d) {
-    return d->workspace_bytes;
+    return d->workspace_bytes + d->scratch_bytes;
 }
 
 /* workspace */
@@ -123,6 +124,24 @@ static int init_workspace(Decoder *d, Reason *why) {
         return r;
     workspace_place(d, d->workspace);
     return 0;
+}
+
+static uint32_t widest_input(const ModelConfig *c) {
+    uint32_t q_dim = c->n_heads * c->head_dim, widest = c->dim;
+
+    widest = q_dim > widest ? q_dim : widest;
+    return c->ffn_dim > widest ? c->ffn_dim : widest;
+}
+
+int decoder_reserve(Decoder *d, const KvStore *store, Reason *why) {
+    d->scratch_bytes = 0;
+    return d->ops->reserve(d->backend,
+                           &(ReserveArgs){ .store = store,
+                                           .max_batched_tokens = d->limits.max_batched_tokens,
+                                           .n_heads = d->config->n_heads,
+                                           .n_cols_max = widest_input(d->config),
+                                           .n_vocab = d->config->n_vocab },
+                           &d->scratch_bytes, why);
 }
 
 /* weights */

@@ -26,7 +26,10 @@ CLEANUP_DEFINE(Decoder, decoder_free);
 
 /* Geometry of the cache this model needs. */
 KvGeometry decoder_kv_geometry(const ModelConfig *config);
-/* Device bytes by purpose, for the ledger. */
+/* Has the backend take the scratch that this decoder's steps on such a store need; the store must
+ * be laid out and need not have its memory yet. To be called before the first step. */
+int decoder_reserve(Decoder *decoder, const KvStore *store, Reason *why);
+/* Device bytes by purpose, for the ledger; the workspace includes the backend's scratch. */
 size_t decoder_weight_bytes(const Decoder *decoder);
 size_t decoder_workspace_bytes(const Decoder *decoder);
 

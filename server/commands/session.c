@@ -12,7 +12,6 @@
 static int reserve(Session *s, Reason *why) {
     CLEANUP(free) KvStore *store = calloc(1, sizeof(*store));
     uint32_t n_tails = s->options.max_sequences ? s->options.max_sequences : 1;
-    size_t bytes = 0;
     int r;
 
     if (!store)
@@ -23,11 +22,7 @@ static int reserve(Session *s, Reason *why) {
     if (r)
         return reason_set(why, r, "%s: this shape of KV cache is not supported",
                           s->options.model_path);
-    return s->ops->reserve(s->backend,
-                           &(ReserveArgs){ .store = store,
-                                           .max_batched_tokens = s->options.max_step_tokens,
-                                           .n_heads = s->config->n_heads },
-                           &bytes, why);
+    return decoder_reserve(s->decoder, store, why);
 }
 
 int session_init(Session *s, const SessionOptions *options, Reason *why) {

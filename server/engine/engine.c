@@ -92,6 +92,7 @@ static void find_ends(Engine *e) {
         log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
 }
 
+/* The cache comes last: it is what can be made smaller. */
 static int make_store(Engine *e, Reason *why) {
     const EngineOptions *o = &e->options;
     const ModelConfig *config = checkpoint_config(o->checkpoint);
@@ -100,17 +101,16 @@ static int make_store(Engine *e, Reason *why) {
                       .n_pages = e->ledger.n_pages,
                       .n_tails = e->ledger.n_tails,
                       .n_sinks = e->ledger.n_sinks };
-    ReserveArgs reserve = { .store = &e->store,
-                            .max_batched_tokens = o->max_batched_tokens,
-                            .n_heads = config->n_heads };
-    size_t scratch_bytes = 0;
     int r;
 
-    r = kv_cache_open(&e->store, o->ops, o->backend, &shape, o->profile, why);
-    if (!r)
-        r = o->ops->reserve(o->backend, &reserve, &scratch_bytes, why);
-    e->ledger.workspace_bytes += scratch_bytes;
-    return r;
+    r = kv_store_layout(&e->store, &shape);
+    if (r)
+        return reason_set(why, r, "the KV cache cannot be laid out");
+    r = decoder_reserve(e->decoder, &e->store, why);
+    if (r)
+        return r;
+    e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
+    return kv_cache_open(&e->store, o->ops, o->backend, &shape, o->profile, why);
 }
 
 static int make_prefixes(Engine *e, Reason *why) {
@@ -134,7 +134,6 @@ static int make_cache(Engine *e, Reason *why) {
     int r;
 
     e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
-    e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
     r = make_store(e, why);
     if (r)
         return r;

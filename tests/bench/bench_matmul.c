@@ -137,7 +137,7 @@ static int bench_open(Bench *bench, uint32_t n_threads, CpuIsa isa, Reason *why)
     if (r == 0)
         r = matmul_new(&bench->matmul, bench->team, isa, why);
     if (r == 0)
-        r = matmul_reserve(bench->matmul, (uint32_t)n_in_max, why);
+        r = matmul_reserve(bench->matmul, (uint32_t)n_in_max, &(size_t){ 0 }, why);
     if (r == 0)
         r = bandwidth_measure(bench->team, bandwidth_memory_bytes(), &bench->bandwidth, why);
     bench->in = malloc(TOKENS_MAX * n_in_max * sizeof(float));

@@ -124,7 +124,7 @@ static Team *new_team(uint32_t n_threads) {
 static Matmul *new_matmul(Team *team, CpuIsa isa) {
     Matmul *matmul = NULL;
     assert_int_equal(matmul_new(&matmul, team, isa, NULL), 0);
-    assert_int_equal(matmul_reserve(matmul, 1024, NULL), 0);
+    assert_int_equal(matmul_reserve(matmul, 1024, &(size_t){ 0 }, NULL), 0);
     return matmul;
 }
 
@@ -416,7 +416,7 @@ static void test_bad_arguments(void **state) {
     MatmulPart part = { .weight = weight, .out = address(out) };
     MatmulArgs args = { .in = address(in), .n_tokens = 1, .n_parts = 1, .parts = &part };
     assert_int_equal(matmul_run(matmul, &args), -EINVAL); /* nothing reserved */
-    assert_int_equal(matmul_reserve(matmul, 32, NULL), 0);
+    assert_int_equal(matmul_reserve(matmul, 32, &(size_t){ 0 }, NULL), 0);
     assert_int_equal(matmul_run(matmul, &args), 0);
 
     CLEANUP(matmul_free) Matmul *unavailable = NULL;

@@ -39,6 +39,7 @@ static SampleResult sample_one(const float *logits, uint32_t n_vocab, const Samp
     memset(&result, 0xAB, sizeof(result));
     memcpy(copy, logits, n_vocab * sizeof(*copy));
     assert_int_equal(cpu_sampler_new(&sampler, 1), 0);
+    assert_int_equal(cpu_sampler_reserve(sampler, n_vocab, &(size_t){ 0 }), 0);
     assert_int_equal(cpu_sample(sampler, NULL,
                                 &(SampleArgs){ .logits = (uintptr_t)copy,
                                                .n_rows = 1,
@@ -346,6 +347,7 @@ static void test_penalties_leave_the_scratch_clean(void **state) {
         z[i * N + 5] = 4;
     }
     assert_int_equal(cpu_sampler_new(&sampler, 1), 0);
+    assert_int_equal(cpu_sampler_reserve(sampler, N, &(size_t){ 0 }), 0);
     assert_int_equal(cpu_sample(sampler, NULL,
                                 &(SampleArgs){ .logits = (uintptr_t)z,
                                                .n_rows = ROWS,
@@ -565,6 +567,7 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     (void)state;
     assert_int_equal(team_new(&team, 3, NULL), 0);
     assert_int_equal(cpu_sampler_new(&sampler, 3), 0);
+    assert_int_equal(cpu_sampler_reserve(sampler, N, &(size_t){ 0 }), 0);
     random_logits(z, ROWS * N, 3);
     for (uint32_t i = 0; i < ROWS; i++) {
         params[i] = (SampleParams){ .temperature = (float)(i % 4),
