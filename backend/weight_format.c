@@ -6,6 +6,8 @@
  */
 #include "backend/weight_format.h"
 
+#include "util/half.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -59,18 +61,8 @@ static float float_of_bits(uint32_t bits) {
     return x;
 }
 
-/* IEEE binary16: 1 sign, 5 exponent, 10 mantissa bits. */
 static float load_f16(const uint8_t *p) {
-    uint32_t x = load_u16(p);
-    uint32_t sign = (x & 0x8000) << 16, exponent = x >> 10 & 0x1f, mantissa = x & 0x3ff;
-    float magnitude;
-
-    if (exponent == 0x1f)
-        return float_of_bits(sign | 0x7f800000 | mantissa << 13);
-    if (exponent)
-        return float_of_bits(sign | (exponent + 127 - 15) << 23 | mantissa << 13);
-    magnitude = (float)mantissa * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
+    return half_value(load_u16(p));
 }
 
 static void f32_block(const uint8_t *block, float *dst) {

@@ -157,7 +157,7 @@ static FourFloats load_sinks(const uint16_t *p) {
     FourFloats x;
 
     for (uint32_t i = 0; i < KV_SINK_TOKENS; i++)
-        x[i] = kv_half_value(p[i]);
+        x[i] = half_value(p[i]);
     return x;
 }
 

@@ -51,8 +51,8 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memcpy(halves[0], scales, n * sizeof(halves[0][0]));
         memcpy(halves[1], centers, n * sizeof(halves[1][0]));
         for (uint32_t i = 0; i < n; i++) {
-            s->scales[i] = kv_half_value(halves[0][i]);
-            s->offsets[i] = kv_half_value(halves[1][i]) + half * s->scales[i];
+            s->scales[i] = half_value(halves[0][i]);
+            s->offsets[i] = half_value(halves[1][i]) + half * s->scales[i];
         }
         return;
     }

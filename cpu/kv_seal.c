@@ -80,14 +80,14 @@ static void fit_uniform(KvFormat format, const KvBlockLayout *l, uint8_t *block,
         block[l->scales_offset + i] = code;
         block[l->centers_offset + i] = (uint8_t)half_steps;
     } else {
-        uint16_t half = kv_half_nearest(middle), step;
+        uint16_t half = half_nearest(middle), step;
         float above, below;
 
-        center = kv_half_value(half);
+        center = half_value(half);
         above = high - center;
         below = center - low;
-        step = kv_half_ceil((above > below ? above : below) * 2 / steps);
-        scale = kv_half_value(step);
+        step = half_ceil((above > below ? above : below) * 2 / steps);
+        scale = half_value(step);
         put_half(block + l->scales_offset + 2 * (size_t)i, step);
         put_half(block + l->centers_offset + 2 * (size_t)i, half);
     }

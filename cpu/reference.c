@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cpu/reference.h"
 
+#include "kvcache/hadamard.h"
 #include "kvcache/kv_format.h"
-#include "kvcache/rounding.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -41,7 +41,7 @@ static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n
         uint32_t u, low;
 
         if (format == KV_FORMAT_F16) {
-            out[i] = kv_half_nearest(in[i]);
+            out[i] = half_nearest(in[i]);
             continue;
         }
 

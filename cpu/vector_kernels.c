@@ -9,8 +9,8 @@
 #include "cpu/vector_kernels.h"
 
 #include "cpu/vector.h"
+#include "kvcache/hadamard.h"
 #include "kvcache/kv_format.h"
-#include "kvcache/rounding.h"
 
 #include <assert.h>
 #include <math.h>
@@ -168,7 +168,7 @@ static void to_f16(uint16_t *out, const float *in, uint32_t n) {
     }
 #endif
     for (; i < n; i++)
-        out[i] = kv_half_nearest(in[i]);
+        out[i] = half_nearest(in[i]);
 }
 
 static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {

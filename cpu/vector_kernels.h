@@ -26,7 +26,7 @@ typedef struct VectorKernels {
     void (*gated)(float *out, const float *gate, const float *up, uint32_t n);
     /* one head, in place: (x[c], x[c + n]) turned by (cos[c], sin[c]) for c < n */
     void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
-    /* hadamard_apply (kvcache/rounding.h) to each of x [n_vectors][n], with the same result */
+    /* hadamard_apply (kvcache/hadamard.h) to each of x [n_vectors][n], with the same result */
     void (*hadamard)(float *x, uint32_t n_vectors, uint32_t n);
     /* to bf16 or f16, rounded to nearest even; NaN stays NaN, and f16 ends at +-65504 */
     void (*to_exact)(KvFormat format, uint16_t *out, const float *in, uint32_t n);

@@ -80,11 +80,6 @@ KvBlockLayout kv_block_layout(KvFormat format, KvSide side, uint32_t head_dim) {
     return l;
 }
 
-double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim) {
-    return 8.0 * (double)kv_block_layout(format, side, head_dim).size_bytes /
-           ((double)head_dim * KV_PAGE_TOKENS);
-}
-
 /* scales */
 
 /* Nine powers of two from _low on. */
@@ -180,38 +175,6 @@ void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_
     }
 }
 
-/* half floats */
-
-static uint32_t float_bits(float x) {
-    uint32_t u;
-
-    memcpy(&u, &x, sizeof(u));
-    return u;
-}
-
-/* `subnormal`: |x| rounded to a multiple of 2^-24, the step of subnormal halves, which normal ones
- * go on from; `carry`: what rounding adds below the 10 bits of mantissa that stay. */
-static uint16_t half_of(float x, float subnormal, uint32_t carry) {
-    uint16_t sign = signbit(x) ? 0x8000 : 0;
-
-    if (isnan(x))
-        return sign | 0x7e00;
-    if (fabsf(x) >= 65504)
-        return sign | 0x7bff;
-    if (fabsf(x) < 0x1p-14f)
-        return sign | (uint16_t)subnormal;
-    /* Rounding up to the next power of two carries into the exponent field, as it should. */
-    return sign | (uint16_t)(((float_bits(fabsf(x)) + carry) >> 13) - ((127 - 15) << 10));
-}
-
-uint16_t kv_half_nearest(float x) {
-    return half_of(x, rintf(fabsf(x) * 0x1p24f), 0xfff + (float_bits(x) >> 13 & 1));
-}
-
-uint16_t kv_half_ceil(float x) {
-    return half_of(x, ceilf(fabsf(x) * 0x1p24f), 0x1fff);
-}
-
 /* the reference */
 
 static float scale_at(KvFormat format, const uint8_t *block, const KvBlockLayout *l, uint32_t i) {
@@ -220,7 +183,7 @@ static float scale_at(KvFormat format, const uint8_t *block, const KvBlockLayout
     if (kv_formats[format].meta_bytes == 1)
         return kv_scales[block[l->scales_offset + i]];
     memcpy(&half, block + l->scales_offset + 2 * (size_t)i, sizeof(half));
-    return kv_half_value(half);
+    return half_value(half);
 }
 
 static float center_at(KvFormat format, const uint8_t *block, const KvBlockLayout *l, uint32_t i,
@@ -230,7 +193,7 @@ static float center_at(KvFormat format, const uint8_t *block, const KvBlockLayou
     if (kv_formats[format].meta_bytes == 1)
         return (float)(int8_t)block[l->centers_offset + i] * (scale / 2);
     memcpy(&half, block + l->centers_offset + 2 * (size_t)i, sizeof(half));
-    return kv_half_value(half);
+    return half_value(half);
 }
 
 void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void *block,

@@ -38,6 +38,7 @@
  */
 
 #include "kvcache/kv_layout.h"
+#include "util/half.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -82,9 +83,6 @@ typedef struct KvBlockLayout {
 /* head_dim: a multiple of 8, at most KV_HEAD_DIM_MAX. */
 KvBlockLayout kv_block_layout(KvFormat format, KvSide side, uint32_t head_dim);
 
-/* Bits per element of a sealed block, metadata included. */
-double kv_block_bits(KvFormat format, KvSide side, uint32_t head_dim);
-
 /*
  * The one-byte scales, rising: 0; then the powers of two from 2^-28 to 2^-11; from 2^-10 to below
  * 2^4, where keys and values of real models live, 1/16 octave apart; then the powers of two up to
@@ -101,32 +99,13 @@ uint8_t kv_scale_nearest(float x);
 void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]);
 void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes);
 
-/* IEEE half floats, at most 65504 in size, NaN stays NaN; ceil never rounds towards zero (x >= 0).
- */
-uint16_t kv_half_nearest(float x);
-uint16_t kv_half_ceil(float x);
-
-static inline float kv_half_value(uint16_t half) {
-    /* Exponent and mantissa moved to f32's places are 2^-112 of the value, subnormals included;
-     * exponent 31 (infinity, NaN) becomes 255. */
-    uint32_t u = (half & 0x7fffu) << 13, special = (half & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
-    float x;
-
-    memcpy(&x, &u, sizeof(x));
-    x *= 0x1p112f;
-    memcpy(&u, &x, sizeof(u));
-    u |= special | (half & 0x8000u) << 16;
-    memcpy(&x, &u, sizeof(x));
-    return x;
-}
-
 /* A number of a bf16 or f16 block. */
 static inline float kv_exact_value(KvFormat format, uint16_t bits) {
     uint32_t u = (uint32_t)bits << 16;
     float x;
 
     if (format == KV_FORMAT_F16)
-        return kv_half_value(bits);
+        return half_value(bits);
     memcpy(&x, &u, sizeof(x));
     return x;
 }

@@ -127,37 +127,3 @@ int rounding_init(Rounding *out, const float *moment, uint32_t n, double damping
             feed_of(out)[(size_t)i * n + j] = (float)(m[(size_t)j * n + i] / m[(size_t)i * n + i]);
     return 0;
 }
-
-uint32_t hadamard_block(uint32_t n) {
-    return n & (0 - n);
-}
-
-void hadamard_apply(float *x, uint32_t n) {
-    uint32_t block = hadamard_block(n);
-    float scale = (float)(1 / sqrt((double)block));
-
-    for (uint32_t half = 1; half < block; half *= 2)
-        for (uint32_t i = 0; i < n; i += 2 * half)
-            for (uint32_t j = i; j < i + half; j++) {
-                float a = x[j], b = x[j + half];
-
-                x[j] = a + b;
-                x[j + half] = a - b;
-            }
-    for (uint32_t i = 0; i < n; i++)
-        x[i] *= scale;
-}
-
-void hadamard_conjugate(float *m, uint32_t n) {
-    for (int side = 0; side < 2; side++) {
-        for (uint32_t i = 0; i < n; i++)
-            hadamard_apply(m + (size_t)i * n, n);
-        for (uint32_t i = 0; i < n; i++)
-            for (uint32_t j = 0; j < i; j++) {
-                float x = m[(size_t)i * n + j];
-
-                m[(size_t)i * n + j] = m[(size_t)j * n + i];
-                m[(size_t)j * n + i] = x;
-            }
-    }
-}

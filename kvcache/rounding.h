@@ -41,14 +41,3 @@ static inline const float *rounding_feed(const Rounding *r, uint32_t i) {
 int rounding_init(Rounding *out, const float *moment, uint32_t n_channels, double damping);
 /* Plain rounding. */
 void rounding_init_plain(Rounding *out, uint32_t n_channels);
-
-/*
- * The orthogonal transform H: blocks of the Hadamard matrix (Sylvester's order, scaled by
- * block^-1/2) along the diagonal; block is the largest power of two that divides n. H is its own
- * inverse and transpose.
- */
-uint32_t hadamard_block(uint32_t n);
-/* x = H x */
-void hadamard_apply(float *x, uint32_t n);
-/* m = H m H, m [n][n] */
-void hadamard_conjugate(float *m, uint32_t n);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/kv_cache.h"
 
+#include "kvcache/hadamard.h"
 #include "kvcache/rounding.h"
 #include "util/cleanup.h"
 

@@ -101,7 +101,7 @@ static void read_cached(const KvStore *store, uint32_t layer, KvSide side, uint3
 
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t c = 0; c < d; c++)
-            x[(size_t)t * d + c] = kv_half_value(*cached(store, layer, side, head, first + t, c));
+            x[(size_t)t * d + c] = half_value(*cached(store, layer, side, head, first + t, c));
 }
 
 static void write_cached(const KvStore *store, uint32_t layer, KvSide side, uint32_t head,
@@ -110,7 +110,7 @@ static void write_cached(const KvStore *store, uint32_t layer, KvSide side, uint
 
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t c = 0; c < d; c++)
-            *cached(store, layer, side, head, first + t, c) = kv_half_nearest(x[(size_t)t * d + c]);
+            *cached(store, layer, side, head, first + t, c) = half_nearest(x[(size_t)t * d + c]);
 }
 
 /* their methods */
@@ -127,10 +127,10 @@ static void quantize_step(const FakeMethod *m, const AttentionArgs *args, KvSide
 
     for (uint32_t i = 0; i < args->batch->n_tokens * n_heads; i++) {
         for (uint32_t c = 0; c < d; c++)
-            x[c] = kv_half_value(own[(size_t)i * d + c]);
+            x[c] = half_value(own[(size_t)i * d + c]);
         m->quantize[side](head_of(args->layer, i % n_heads), m->bits[side], x, 1, d);
         for (uint32_t c = 0; c < d; c++)
-            own[(size_t)i * d + c] = kv_half_nearest(x[c]);
+            own[(size_t)i * d + c] = half_nearest(x[c]);
     }
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/bench/fake_quantizers.h"
 
+#include "kvcache/hadamard.h"
 #include "kvcache/kv_format.h"
-#include "kvcache/rounding.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #define HEADQ_BITS 4
 
 static float half(float x) {
-    return kv_half_value(kv_half_nearest(x));
+    return half_value(half_nearest(x));
 }
 
 /* parts */

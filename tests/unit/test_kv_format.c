@@ -7,6 +7,7 @@
 #include "cpu/cpu_backend.h"
 #include "cpu/kv_kernels.h"
 #include "cpu/reference.h"
+#include "kvcache/hadamard.h"
 #include "tests/unit/random.h"
 
 #include <float.h>
@@ -45,7 +46,7 @@ static KvScratch scratch;
 
 static void set_input(size_t i, float x) {
     reference_kernels.to_exact(KV_FORMAT_F16, &block.tail[i], &x, 1);
-    block.in[i] = kv_half_value(block.tail[i]);
+    block.in[i] = half_value(block.tail[i]);
     if (isnan(block.in[i]))
         block.in[i] = 0;
     block.in[i] = fminf(fmaxf(block.in[i], -65504), 65504);
@@ -381,16 +382,19 @@ static void halves_round_to_even_and_ceil_never_falls_short(void **state) {
 
     (void)state;
     for (uint32_t h = 0; h < 0x7c00; h++) {
-        float x = kv_half_value((uint16_t)h), next = kv_half_value((uint16_t)(h + 1));
+        float x = half_value((uint16_t)h), next = half_value((uint16_t)(h + 1));
+        uint32_t exponent = h >> 10, mantissa = h & 0x3ff;
 
-        assert_int_equal(kv_half_nearest(x), h);
-        assert_int_equal(kv_half_ceil(x), h);
-        assert_int_equal(kv_half_nearest(-x), h | 0x8000);
+        assert_true(x == (exponent ? ldexpf((float)(1024 + mantissa), (int)exponent - 25)
+                                   : ldexpf((float)mantissa, -24)));
+        assert_int_equal(half_nearest(x), h);
+        assert_int_equal(half_ceil(x), h);
+        assert_int_equal(half_nearest(-x), h | 0x8000);
         if (h < 0x7bff) {
             float between = x + (next - x) * (float)random_uniform(&r);
 
-            assert_int_equal(kv_half_nearest(x + (next - x) / 2), h + (h & 1));
-            assert_true(kv_half_value(kv_half_ceil(between)) >= between);
+            assert_int_equal(half_nearest(x + (next - x) / 2), h + (h & 1));
+            assert_true(half_value(half_ceil(between)) >= between);
         }
     }
 }
@@ -413,15 +417,21 @@ static void scales_rise_and_cover(void **state) {
     }
 }
 
+/* Of an element of a sealed block, metadata included. */
+static double block_bits(KvFormat format, KvSide side, uint32_t head_dim) {
+    return 8.0 * (double)kv_block_layout(format, side, head_dim).size_bytes /
+           ((double)head_dim * KV_PAGE_TOKENS);
+}
+
 /* Figures people are told: DESIGN C with head_dim 64. */
 static void bits_count_the_metadata(void **state) {
     (void)state;
-    assert_true(kv_block_bits(KV_FORMAT_BF16, KV_SIDE_K, 64) == 16);
-    assert_true(kv_block_bits(KV_FORMAT_8, KV_SIDE_K, 64) == 8.5);
-    assert_true(kv_block_bits(KV_FORMAT_6, KV_SIDE_V, 64) == 6.25);
-    assert_true(kv_block_bits(KV_FORMAT_4, KV_SIDE_K, 64) == 4.25);
-    assert_true(kv_block_bits(KV_FORMAT_3, KV_SIDE_V, 64) == 3.125);
-    assert_true(kv_block_bits(KV_FORMAT_2, KV_SIDE_V, 128) == 2.0625);
+    assert_true(block_bits(KV_FORMAT_BF16, KV_SIDE_K, 64) == 16);
+    assert_true(block_bits(KV_FORMAT_8, KV_SIDE_K, 64) == 8.5);
+    assert_true(block_bits(KV_FORMAT_6, KV_SIDE_V, 64) == 6.25);
+    assert_true(block_bits(KV_FORMAT_4, KV_SIDE_K, 64) == 4.25);
+    assert_true(block_bits(KV_FORMAT_3, KV_SIDE_V, 64) == 3.125);
+    assert_true(block_bits(KV_FORMAT_2, KV_SIDE_V, 128) == 2.0625);
 }
 
 int main(void) {
