@@ -32,8 +32,6 @@ struct Checkpoint {
     GenerationDefaults generation;
     TensorView *views; /* [3 + n_layers * N_LAYER_ROLES]; name NULL: not there */
     size_t n_views;
-    size_t weight_bytes;
-    uint64_t n_parameters;
 };
 
 /* roles */
@@ -255,8 +253,6 @@ static int fill_view(Checkpoint *ck, TensorRole role, uint32_t layer, Reason *wh
         .data = t.data,
         .size_bytes = t.size_bytes,
     };
-    ck->weight_bytes += t.size_bytes;
-    ck->n_parameters += (uint64_t)rows * columns;
     ck->n_views++;
     return 0;
 }
@@ -391,12 +387,4 @@ const TensorView *checkpoint_tensor(const Checkpoint *ck, TensorRole role, uint3
     assert(role < TENSOR_ROLES && (role < N_GLOBAL_ROLES || layer < ck->config.n_layers));
     view = &ck->views[view_index(role, layer)];
     return view->name ? view : NULL;
-}
-
-size_t checkpoint_weight_bytes(const Checkpoint *ck) {
-    return ck->weight_bytes;
-}
-
-uint64_t checkpoint_parameters(const Checkpoint *ck) {
-    return ck->n_parameters;
 }

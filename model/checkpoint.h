@@ -126,8 +126,5 @@ const GenerationDefaults *checkpoint_generation(const Checkpoint *checkpoint);
 /* The tensor of a role (`layer` ignored for the first three); NULL if this model has none there
  * (no bias, tied output). Shapes were checked at open. */
 const TensorView *checkpoint_tensor(const Checkpoint *checkpoint, TensorRole role, uint32_t layer);
-/* Bytes of all tensors, and how many parameters they hold. */
-size_t checkpoint_weight_bytes(const Checkpoint *checkpoint);
-uint64_t checkpoint_parameters(const Checkpoint *checkpoint);
 
 const char *model_arch_name(ModelArch arch);

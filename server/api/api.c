@@ -212,7 +212,7 @@ static void refuse_method(HttpExchange *exchange, const Buffer *allow) {
     char message[96];
 
     snprintf(message, sizeof(message), "This path takes %s.", buffer_text(allow));
-    http_error_body(&body, 405, message);
+    http_error_body(&body, 405, message, NULL, NULL);
     http_exchange_log_refusal(exchange, 405, message);
     buffer_printf(&headers, "Allow: %s\r\n", buffer_text(allow));
     http_exchange_reply(exchange, &(HttpReply){ .status = 405,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_error.h"
 
+#include "server/http/http_exchange.h"
 #include "server/http/http_request.h"
 #include "util/text.h"
 
@@ -55,19 +56,7 @@ int api_fail_account(ApiError *error, const Account *account) {
     return -ENOMEM;
 }
 
-static const char *error_type(unsigned status) {
-    return status < 500 ? "invalid_request_error" : "server_error";
-}
-
 void api_error_write(Buffer *out, const ApiError *error) {
-    JsonWriter w = JSON_WRITER(out);
-
-    json_begin_object(&w, NULL);
-    json_begin_object(&w, "error");
-    json_put_text(&w, "message", error->why.text);
-    json_put_text(&w, "type", error_type(error->status));
-    json_put_text(&w, "param", *error->param ? error->param : NULL);
-    json_put_text(&w, "code", error->code);
-    json_end_object(&w);
-    json_end_object(&w);
+    http_error_body(out, error->status, error->why.text, *error->param ? error->param : NULL,
+                    error->code);
 }

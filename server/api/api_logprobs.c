@@ -13,23 +13,12 @@ static const Tokenizer *tokenizer_of(const ApiChoice *choice) {
     return choice->call->job.context.tokenizer;
 }
 
-static bool is_utf8(const Buffer *text) {
-    for (size_t i = 0; i < text->size;) {
-        Utf8Unit unit = utf8_unit(text->data + i, text->size - i);
-
-        if (!unit.valid)
-            return false;
-        i += unit.size;
-    }
-    return true;
-}
-
 /* A token as text. */
 static void name_token(const ApiChoice *choice, uint32_t id, Buffer *bytes, Buffer *name) {
     buffer_clear(bytes);
     buffer_clear(name);
     tokenizer_token_bytes(tokenizer_of(choice), id, bytes);
-    if (is_utf8(bytes)) {
+    if (utf8_is_valid(buffer_text(bytes), bytes->size)) {
         buffer_append(name, buffer_text(bytes), bytes->size);
         return;
     }

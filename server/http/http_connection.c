@@ -225,7 +225,7 @@ static void refuse(HttpConnection *c, unsigned status, const char *message) {
     c->last = true;
     buffer_deinit(&c->parser.request.body);
     become_answering(c);
-    http_error_body(&body, status, message);
+    http_error_body(&body, status, message, NULL, NULL);
     http_exchange_log_refusal(&c->exchange, status, message);
     http_exchange_reply(&c->exchange, &(HttpReply){ .status = status,
                                                     .content_type = "application/json",

@@ -51,15 +51,16 @@ const char *http_status_text(unsigned status) {
     return "Unknown";
 }
 
-void http_error_body(Buffer *out, unsigned status, const char *message) {
+void http_error_body(Buffer *out, unsigned status, const char *message, const char *param,
+                     const char *code) {
     JsonWriter w = JSON_WRITER(out);
 
     json_begin_object(&w, NULL);
     json_begin_object(&w, "error");
     json_put_text(&w, "message", message);
     json_put_text(&w, "type", status < 500 ? "invalid_request_error" : "server_error");
-    json_put_null(&w, "param");
-    json_put_null(&w, "code");
+    json_put_text(&w, "param", param);
+    json_put_text(&w, "code", code);
     json_end_object(&w);
     json_end_object(&w);
 }
@@ -142,7 +143,7 @@ static void reply_without_memory(HttpExchange *x) {
     Reason why;
     unsigned status = http_memory_refusal(http_connection_account(connection_of(x)), &why);
 
-    http_error_body(&body, status, why.text);
+    http_error_body(&body, status, why.text, NULL, NULL);
     http_exchange_log_refusal(x, status, why.text);
     http_exchange_reply(x, &(HttpReply){ .status = status,
                                          .content_type = "application/json",

@@ -59,5 +59,7 @@ void http_exchange_end(HttpExchange *exchange);
 
 /* "Not Found"; "Unknown" for what this server never answers. */
 const char *http_status_text(unsigned status);
-/* {"error": {...}} with a plain message, for refusals below the API. Appends. */
-void http_error_body(Buffer *out, unsigned status, const char *message);
+/* Appends {"error": {...}} as OpenAI's API has it. `param` is the parameter at fault and `code` a
+ * word for programs; either may be NULL. */
+void http_error_body(Buffer *out, unsigned status, const char *message, const char *param,
+                     const char *code);
