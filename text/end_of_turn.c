@@ -52,8 +52,8 @@ static const char *const text_ends[] = {
     "<|eos|>",
     "<EOT>",
     "\xe2\x96\x81<EOT>",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", /* DeepSeek */
+    ("<\xef\xbd\x9c"
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"), /* DeepSeek */
 };
 
 #define COUNT(_array) (sizeof(_array) / sizeof((_array)[0]))

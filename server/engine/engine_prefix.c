@@ -75,24 +75,24 @@ void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
 
 /* First who holds each page: a client, or several; then who else does. */
 void engine_prefix_count_shared(Engine *e, bool has_newcomers) {
-    enum { NOBODY = 0, SEVERAL = UINT32_MAX };
+    static const uint32_t nobody = 0, several = UINT32_MAX;
 
     if (!e->options.prefix_caching || (!has_newcomers && e->pool.n_free >= e->n_running))
         return;
-    memset(e->page_holders, NOBODY, e->pool.n_pages * sizeof(*e->page_holders));
+    memset(e->page_holders, 0, e->pool.n_pages * sizeof(*e->page_holders));
     for (uint32_t i = 0; i < e->n_running; i++)
         for (uint32_t j = 0; j < e->running[i]->n_pages; j++) {
             uint32_t *holder = &e->page_holders[e->running[i]->pages[j]];
             uint32_t client = e->view_running[i].client + 1;
 
-            *holder = *holder == NOBODY || *holder == client ? client : SEVERAL;
+            *holder = *holder == nobody || *holder == client ? client : several;
         }
     for (uint32_t i = 0; i < e->n_running; i++)
         for (uint32_t j = 0; j < e->running[i]->n_pages; j++) {
             uint32_t *holder = &e->page_holders[e->running[i]->pages[j]];
 
-            e->view_running[i].n_shared_pages += *holder == SEVERAL;
-            *holder = SEVERAL; /* for the younger ones of the same client */
+            e->view_running[i].n_shared_pages += *holder == several;
+            *holder = several; /* for the younger ones of the same client */
         }
 }
 

@@ -94,7 +94,7 @@ static void put_head(HttpConnection *c, unsigned status, const char *content_typ
         log_client_line(LOG_LEVEL_DEBUG, "answering", "id=%s method=%s path=%s status=%u",
                         request->id, http_method_name(request->method), buffer_text(&request->path),
                         status);
-    buffer_printf(out, "%s%u %s\r\n", HTTP_ANSWER_START + c->n_probed, status,
+    buffer_printf(out, "%s%u %s\r\n", &HTTP_ANSWER_START[c->n_probed], status,
                   http_status_text(status));
     put_date(out);
     if (content_type)

@@ -97,7 +97,7 @@ static int start_server(void **state) {
     HttpServerOptions options = { .loop = &server.loop,
                                   .handler = api_handle,
                                   .handler_userdata = &server.api,
-                                  .parser = { 4096, 1 << 20 },
+                                  .parser = { .header_bytes_max = 4096, .body_bytes_max = 1 << 20 },
                                   .account = &server.memory,
                                   .client_bytes_max = 16 << 20,
                                   .client_connections_max = 10,

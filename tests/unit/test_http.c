@@ -18,7 +18,7 @@
 static HttpPeer peer(const char *text, uint16_t port) {
     struct sockaddr_in in4 = { .sin_family = AF_INET, .sin_port = htons(port) };
     struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-    HttpPeer found;
+    HttpPeer found = { 0 };
 
     if (inet_pton(AF_INET, text, &in4.sin_addr) == 1)
         http_peer_set(&found, (const struct sockaddr *)&in4);
