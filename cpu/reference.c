@@ -105,12 +105,13 @@ static void values(KvFormat format, float *out, const float *weights, const uint
 }
 
 static double log_sum_exp(const float *x, uint32_t n) {
-    double max = -INFINITY, sum = 0;
+    float max = -INFINITY;
+    double sum = 0;
 
     for (uint32_t i = 0; i < n; i++)
-        max = fmax(max, x[i]);
+        max = fmaxf(max, x[i]);
     for (uint32_t i = 0; i < n; i++)
-        sum += exp(x[i] - max);
+        sum += exp(x[i] - (double)max);
     return log(sum) + max;
 }
 

@@ -89,12 +89,15 @@ static void seal_and_read(const KvKernels *kernels, KvFormat format, KvSide side
 /* The most a uniform format may be off: half of its step, which is the range over the number of
  * steps, raised to the next scale there is, and what a center's own rounding adds. */
 static double uniform_bound(KvFormat format, const float *x, size_t n, size_t stride) {
-    double low = x[0], high = x[0], steps = (1 << kv_formats[format].bits) - 1, step, middle;
+    double steps = (1 << kv_formats[format].bits) - 1, low, high, step, middle;
+    float least = x[0], most = x[0];
 
     for (size_t i = 0; i < n; i++) {
-        low = fmin(low, x[i * stride]);
-        high = fmax(high, x[i * stride]);
+        least = fminf(least, x[i * stride]);
+        most = fmaxf(most, x[i * stride]);
     }
+    low = least;
+    high = most;
     middle = fabs(low + high) / 2;
     if (kv_formats[format].meta_bytes == 2) {
         step = (high - low + 2 * middle * 0x1p-11 + 0x1p-23) / steps;
