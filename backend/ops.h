@@ -10,7 +10,7 @@
  * allocates but memory_new, weight_new and reserve, and each says how much it took.
  *
  * A row's result depends on that row's input alone, never on how many rows share the step or how
- * they were chunked: the CPU backend holds this to the bit.
+ * they were chunked: to the bit where the backend is `row_exact`, else to its rounding.
  *
  * Errors: 0 or -errno. A step that failed leaves the cache of its sequences undefined.
  */
@@ -167,9 +167,17 @@ typedef struct ReserveArgs {
     uint32_t n_vocab;    /* of the rows that are sampled */
 } ReserveArgs;
 
+typedef struct MemoryInfo {
+    uint64_t total_bytes; /* of the device, or what of it this process may use */
+    uint64_t free_bytes;  /* of those, now */
+    uint64_t cache_bytes; /* what a cache of no given size may take now, at most free_bytes: less
+                             where others need the device's memory as well */
+} MemoryInfo;
+
 typedef struct BackendOps {
-    const char *name;   /* "cpu", "cuda" */
+    const char *name;   /* "cpu", "cuda"; what users call the device */
     uint32_t act_bytes; /* size of an activation: 4 (f32) or 2 (bf16) */
+    bool row_exact;     /* equal input gives a row equal bits, whatever else is in its step */
 
     Backend *(*free)(Backend *backend); /* NULL is fine; returns NULL */
 
@@ -180,6 +188,7 @@ typedef struct BackendOps {
     int (*memory_new)(Backend *backend, DevAddr *outp, size_t size_bytes, const char *purpose,
                       Reason *why);
     void (*memory_free)(Backend *backend, DevAddr address);
+    int (*memory_info)(Backend *backend, MemoryInfo *info);
     int (*upload)(Backend *backend, DevAddr to, const void *from, size_t size_bytes);
     int (*download)(Backend *backend, void *to, DevAddr from, size_t size_bytes); /* syncs */
     int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);

@@ -84,6 +84,7 @@ typedef struct Config {
     uint32_t max_batched_tokens;
     uint32_t max_waiting_requests;
     uint64_t max_waiting_tokens;
+    char *device;
     uint32_t n_threads;
 
     /* http */

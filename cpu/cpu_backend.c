@@ -8,6 +8,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/matmul.h"
+#include "cpu/memory_info.h"
 #include "cpu/reference.h"
 #include "cpu/sample.h"
 #include "cpu/team.h"
@@ -355,9 +356,11 @@ int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *wh
 const BackendOps cpu_ops = {
     .name = "cpu",
     .act_bytes = sizeof(float),
+    .row_exact = true,
     .free = cpu_free,
     .memory_new = cpu_memory_new,
     .memory_free = cpu_memory_free,
+    .memory_info = cpu_memory_info,
     .upload = cpu_upload,
     .download = cpu_download,
     .weight_new = cpu_weight_new,

@@ -38,18 +38,22 @@ static int too_small(const LedgerRequest *request, const KvStore *unit, Reason *
     uint64_t tail_bytes = kv_store_tail_bytes(unit);
     uint64_t page_bytes = unit->size_bytes - unit->n_tails * tail_bytes; /* and all but tails */
     uint64_t n_fit = budget > page_bytes ? (budget - page_bytes) / tail_bytes : 0;
+    const char *whose =
+        request->memory_is_default ? "a cache of no given size may take" : "kv_memory is";
+    const char *help = request->memory_is_default ? "give kv_memory" : "raise kv_memory";
 
     if (!n_fit)
         return reason_set(why, -ENOSPC,
-                          "kv_memory is %" PRIu64 " bytes, but one page and one tail take %" PRIu64
-                          ": %" PRIu64 " bytes are missing; raise kv_memory",
-                          budget, page_bytes + tail_bytes, page_bytes + tail_bytes - budget);
-    return reason_set(
-        why, -ENOSPC,
-        "kv_memory is %" PRIu64 " bytes, but the tails of %" PRIu32
-        " sequences and one page take %zu: %" PRIu64
-        " bytes are missing; raise kv_memory, or lower max_num_seqs to %" PRIu64 " or less",
-        budget, request->max_num_seqs, unit->size_bytes, unit->size_bytes - budget, n_fit);
+                          "%s %" PRIu64 " bytes, but one page and one tail take %" PRIu64
+                          ": %" PRIu64 " bytes are missing; %s",
+                          whose, budget, page_bytes + tail_bytes, page_bytes + tail_bytes - budget,
+                          help);
+    return reason_set(why, -ENOSPC,
+                      "%s %" PRIu64 " bytes, but the tails of %" PRIu32
+                      " sequences and one page take %zu: %" PRIu64
+                      " bytes are missing; %s, or lower max_num_seqs to %" PRIu64 " or less",
+                      whose, budget, request->max_num_seqs, unit->size_bytes,
+                      unit->size_bytes - budget, help, n_fit);
 }
 
 static int pages_of_memory(const LedgerRequest *request, const KvStore *unit, uint64_t *n_pagesp,

@@ -13,6 +13,7 @@
 typedef struct LedgerRequest {
     KvGeometry geometry;
     uint64_t kv_memory_bytes; /* budget for pages and tails; 0: decided by kv_tokens */
+    bool memory_is_default;   /* nobody gave that budget: words do not say so */
     uint64_t kv_tokens;       /* tokens that must fit; used when kv_memory_bytes is 0 */
     uint32_t max_num_seqs;    /* one tail each */
     uint32_t n_sinks;         /* sink slots, where the plan quantizes */

@@ -312,6 +312,7 @@ static int run(const Config *config, Reason *why) {
     if (!r)
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
+                                            .device = config->device,
                                             .n_threads = config->n_threads,
                                             .max_step_tokens = MODEL_RUN_STEP_TOKENS,
                                             .max_logit_rows = DECODE_SEQUENCES,

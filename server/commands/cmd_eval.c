@@ -92,6 +92,7 @@ static int set_up(Eval *e, Reason *why) {
         return r;
     r = session_init(&e->session,
                      &(SessionOptions){ .model_path = e->config->model,
+                                        .device = e->config->device,
                                         .n_threads = e->config->n_threads,
                                         .max_step_tokens = KV_PAGE_TOKENS,
                                         .max_logit_rows = KV_PAGE_TOKENS },

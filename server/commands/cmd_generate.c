@@ -90,6 +90,7 @@ static int run(const Config *config, Reason *why) {
     if (!r)
         r = session_init(&session,
                          &(SessionOptions){ .model_path = config->model,
+                                            .device = config->device,
                                             .n_threads = config->n_threads,
                                             .max_step_tokens = config->chunk
                                                                    ? config->chunk

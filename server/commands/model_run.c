@@ -2,10 +2,6 @@
 #include "server/commands/model_run.h"
 
 #include <stdio.h>
-#include <uv.h>
-
-/* Of the machine's memory, what a cache takes whose size nobody gave. */
-#define KV_DEFAULT_SHARE 4
 
 ProfileStoreOptions model_run_profile_options(const Config *config) {
     return (ProfileStoreOptions){
@@ -13,16 +9,10 @@ ProfileStoreOptions model_run_profile_options(const Config *config) {
         .state_dir = config->state_dir,
         .text_path = config->input.command == COMMAND_PROFILE ? config->text_path : NULL,
         .model_path = config->model,
+        .device = config->device,
         .n_threads = config->n_threads,
         .time_ms_max = config->profile_seconds * UINT64_C(1000),
     };
-}
-
-/* The machine's, or less where a container is held to less. */
-static uint64_t memory_bytes(void) {
-    uint64_t total = uv_get_total_memory(), limit = uv_get_constrained_memory();
-
-    return limit && limit < total ? limit : total;
 }
 
 EngineOptions model_run_engine_options(const Config *config) {
@@ -31,7 +21,6 @@ EngineOptions model_run_engine_options(const Config *config) {
         .page_exact = config->prefill_exact == PREFILL_EXACT_PAGE,
         .kv_memory_bytes = config->kv_memory_bytes,
         .kv_tokens = config->kv_tokens,
-        .kv_default_bytes = memory_bytes() / KV_DEFAULT_SHARE,
         .max_model_len = config->max_model_len,
         .max_num_seqs = config->max_num_seqs,
         .max_batched_tokens = config->max_batched_tokens,

@@ -143,6 +143,7 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
     if (!r)
         r = session_init(&session,
                          &(SessionOptions){ .model_path = options->model_path,
+                                            .device = options->device,
                                             .n_threads = options->n_threads,
                                             .max_step_tokens = CHUNK_TOKENS,
                                             .max_logit_rows = 1 },

@@ -15,6 +15,7 @@ typedef struct ProfileStoreOptions {
     const char *state_dir; /* NULL: as the option's help says */
     const char *text_path; /* to measure on; NULL: the passage built in */
     const char *model_path;
+    const char *device; /* to measure on, as for backend_open */
     uint32_t n_threads;
     uint64_t time_ms_max; /* of measuring */
 } ProfileStoreOptions;

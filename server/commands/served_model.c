@@ -2,6 +2,7 @@
 #include "server/commands/served_model.h"
 
 #include "server/api/api_tokenizer_info.h"
+#include "server/commands/backend_open.h"
 #include "server/commands/model_run.h"
 
 #include <errno.h>
@@ -40,6 +41,8 @@ static int check_cache(const ServedModel *model, const Config *config, Reason *w
     if (!plan)
         return reason_set(why, -ENOMEM, "out of memory");
     r = kv_spec_parse(plan, config->kv, checkpoint_config(model->checkpoint)->n_layers, why);
+    options.ops = model->ops;
+    options.backend = model->backend;
     options.checkpoint = model->checkpoint;
     options.plan = plan;
     return r ? r : engine_plan(&options, &ledger, why);
@@ -70,10 +73,13 @@ static int write_tokenizer_info(ServedModel *model, const Config *config, Reason
 
 int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
-    CpuBackendOptions backend = { .n_threads = config->n_threads };
+    BackendOptions backend = { .device = config->device, .n_threads = config->n_threads };
     int r;
 
-    model->ops = &cpu_ops;
+    on_phase("opening the device", userdata);
+    r = backend_open(&model->backend, &model->ops, &backend, why);
+    if (r)
+        return r;
     on_phase("opening the checkpoint", userdata);
     r = checkpoint_open(&model->checkpoint, config->model, why);
     if (r)
@@ -94,9 +100,7 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     if (r)
         return r;
     on_phase("loading the weights and making the cache", userdata);
-    r = cpu_backend_new(&model->backend, &backend, why);
-    if (!r)
-        r = load_engine(model, config, events, why);
+    r = load_engine(model, config, events, why);
     return r ? r : write_tokenizer_info(model, config, why);
 }
 

@@ -7,7 +7,6 @@
  */
 
 #include "config/config.h"
-#include "cpu/cpu_backend.h"
 #include "model/checkpoint.h"
 #include "server/engine/engine.h"
 #include "text/chat_template.h"

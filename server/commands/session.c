@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/commands/session.h"
 
-#include "cpu/cpu_backend.h"
 #include "model/kv_cache.h"
+#include "server/commands/backend_open.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -26,14 +26,17 @@ static int reserve(Session *s, Reason *why) {
 }
 
 int session_init(Session *s, const SessionOptions *options, Reason *why) {
+    BackendOptions backend = { .device = options->device, .n_threads = options->n_threads };
     int r;
 
-    *s = (Session){ .options = *options, .ops = options->ops ? options->ops : &cpu_ops };
+    *s = (Session){ .options = *options };
     r = checkpoint_open(&s->checkpoint, options->model_path, why);
     if (r)
         return r;
     s->config = checkpoint_config(s->checkpoint);
-    r = cpu_backend_new(&s->backend, &(CpuBackendOptions){ .n_threads = options->n_threads }, why);
+    r = backend_open(&s->backend, &s->ops, &backend, why);
+    if (!r && options->ops)
+        s->ops = options->ops;
     if (!r)
         r = decoder_new(&s->decoder, s->ops, s->backend, s->checkpoint,
                         &(DecoderLimits){ .max_batched_tokens = options->max_step_tokens,

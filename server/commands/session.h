@@ -15,7 +15,8 @@
 
 typedef struct SessionOptions {
     const char *model_path;
-    const BackendOps *ops;    /* the CPU's, or what stands before them; borrowed; NULL: the CPU's */
+    const char *device;       /* as for backend_open; NULL: the best there is */
+    const BackendOps *ops;    /* what stands before the device's own; borrowed; NULL: those */
     uint32_t n_threads;       /* 0: one per core */
     uint32_t max_step_tokens; /* most rows of one step */
     uint32_t max_logit_rows;

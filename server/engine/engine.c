@@ -50,18 +50,38 @@ static uint32_t n_sinks_of(uint32_t max_num_seqs, bool prefix_caching) {
     return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
 }
 
+static int default_bytes(const EngineOptions *o, uint64_t *bytesp, Reason *why) {
+    MemoryInfo info;
+    int r;
+
+    *bytesp = o->kv_default_bytes ? o->kv_default_bytes : UINT64_MAX;
+    if (o->kv_default_bytes || !o->backend)
+        return 0;
+    r = o->ops->memory_info(o->backend, &info);
+    if (r)
+        return reason_set(why, r,
+                          "the device does not say how much memory it has; give kv_memory or "
+                          "kv_tokens");
+    *bytesp = info.cache_bytes;
+    return 0;
+}
+
 /* Where neither bytes nor tokens are given: room for every sequence at its longest, or what memory
  * there is for it. */
 static int plan_default(const EngineOptions *o, LedgerRequest *request, Ledger *ledger,
                         Reason *why) {
-    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
+    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS, bytes;
     int r;
 
+    r = default_bytes(o, &bytes, why);
+    if (r)
+        return r;
     request->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
     r = ledger_plan(ledger, request, why);
-    if (!o->kv_default_bytes || (!r && ledger->kv_bytes <= o->kv_default_bytes))
+    if (bytes == UINT64_MAX || (!r && ledger->kv_bytes <= bytes))
         return r;
-    request->kv_memory_bytes = o->kv_default_bytes;
+    request->kv_memory_bytes = bytes;
+    request->memory_is_default = true;
     return ledger_plan(ledger, request, why);
 }
 
@@ -92,24 +112,31 @@ static void find_ends(Engine *e) {
         log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
 }
 
-/* The cache comes last: it is what can be made smaller. */
-static int make_store(Engine *e, Reason *why) {
-    const EngineOptions *o = &e->options;
-    const ModelConfig *config = checkpoint_config(o->checkpoint);
-    KvShape shape = { .geometry = decoder_kv_geometry(config),
-                      .plan = o->plan,
+static KvShape cache_shape(const Engine *e) {
+    return (KvShape){ .geometry = decoder_kv_geometry(checkpoint_config(e->options.checkpoint)),
+                      .plan = e->options.plan,
                       .n_pages = e->ledger.n_pages,
                       .n_tails = e->ledger.n_tails,
                       .n_sinks = e->ledger.n_sinks };
+}
+
+/* The cache comes last, from what weights and scratch have left: it alone can be smaller. */
+static int make_store(Engine *e, Reason *why) {
+    const EngineOptions *o = &e->options;
+    KvShape shape = cache_shape(e);
     int r;
 
     r = kv_store_layout(&e->store, &shape);
     if (r)
         return reason_set(why, r, "the KV cache cannot be laid out");
     r = decoder_reserve(e->decoder, &e->store, why);
+    if (!r)
+        r = engine_plan(&e->options, &e->ledger, why);
     if (r)
         return r;
+    e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
     e->ledger.workspace_bytes = decoder_workspace_bytes(e->decoder);
+    shape = cache_shape(e);
     return kv_cache_open(&e->store, o->ops, o->backend, &shape, o->profile, why);
 }
 
@@ -133,7 +160,6 @@ static int make_cache(Engine *e, Reason *why) {
     const EngineOptions *o = &e->options;
     int r;
 
-    e->ledger.weights_bytes = decoder_weight_bytes(e->decoder);
     r = make_store(e, why);
     if (r)
         return r;
@@ -187,9 +213,6 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     r = engine_plan(&e->options, &e->ledger, why);
     if (r)
         return r;
-    wait_quota_init(&e->quota, e->options.max_waiting_requests,
-                    e->options.max_waiting_tokens ? e->options.max_waiting_tokens
-                                                  : WAITING_CACHES_MAX * e->ledger.kv_tokens);
     e->n_logit_rows_max = e->options.max_batched_tokens < ENGINE_LOGIT_ROWS_MAX
                               ? e->options.max_batched_tokens
                               : ENGINE_LOGIT_ROWS_MAX;
@@ -208,6 +231,9 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
         r = make_step_arrays(e, why);
     if (r)
         return r;
+    wait_quota_init(&e->quota, e->options.max_waiting_requests,
+                    e->options.max_waiting_tokens ? e->options.max_waiting_tokens
+                                                  : WAITING_CACHES_MAX * e->ledger.kv_tokens);
     *outp = TAKE(e);
     return 0;
 }

@@ -119,11 +119,12 @@ typedef struct EngineOptions {
     const Tokenizer *tokenizer;   /* borrowed */
     uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
     uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs, within the next */
-    uint64_t kv_default_bytes;    /* the most that a cache of no given size takes; 0: any */
-    uint32_t max_model_len;       /* 0: the model's */
-    const KvPlan *plan;           /* borrowed; NULL: f16 */
-    const Profile *profile; /* borrowed for engine_new; keys are rounded by it; NULL: plainly */
-    bool prefix_caching;    /* share full pages between requests */
+    uint64_t kv_default_bytes; /* the most that a cache of no given size takes; 0: what the backend
+                                  tells, or any where there is none */
+    uint32_t max_model_len;    /* 0: the model's */
+    const KvPlan *plan;        /* borrowed; NULL: f16 */
+    const Profile *profile;    /* borrowed for engine_new; keys are rounded by it; NULL: plainly */
+    bool prefix_caching;       /* share full pages between requests */
     bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */
     uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
     uint32_t max_batched_tokens;
@@ -147,9 +148,10 @@ typedef struct EngineStats {
     atomic_ullong prefix_query_tokens, prefix_hit_tokens;
 } EngineStats;
 
-/* What engine_new would make of these options: fills in those that have defaults, and plans the
- * cache. Needs the checkpoint's configuration, no weights and no backend. -EINVAL, -ENOSPC with the
- * words in `why`. */
+/* What engine_new would make of these options, were the backend's memory then as it is now: fills
+ * in those that have defaults, and plans the cache. Needs the checkpoint's configuration and no
+ * weights; asks the backend, if there is one, for a cache of no given size. -EINVAL, -ENOSPC with
+ * the words in `why`. */
 int engine_plan(EngineOptions *options, Ledger *ledger, Reason *why);
 /* Allocates everything (weights, workspace, cache). -ENOSPC etc. with the words in `why`. */
 int engine_new(Engine **outp, const EngineOptions *options, Reason *why);

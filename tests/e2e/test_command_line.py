@@ -179,6 +179,15 @@ def test_misspelt_variable_is_pointed_out_and_others_are_not(run):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command", [["plan"], ["bench"], ["profile"], ["eval"], ["generate"], ["logits"]],
+    ids=lambda command: command[0])
+def test_every_command_that_computes_takes_a_device(command, kvasird, clean_environment):
+    help_text = subprocess.run([kvasird, *command, "--help"], capture_output=True, text=True,
+                               env=clean_environment).stdout
+    assert "--device NAME" in help_text
+
+
 def test_file_errors_name_the_line(run, tmp_path):
     file = tmp_path / "bad.json"
     file.write_text('{\n  # comment\n  "port": "80"\n}\n')

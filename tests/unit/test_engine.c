@@ -267,6 +267,7 @@ static void test_an_answer_does_not_depend_on_company_chunks_or_preemption(void 
     unsigned long long n_preemptions, n_forced = 0;
 
     (void)state;
+    need_row_exact(&cpu_ops);
     run_company(settings[0], alone, &n_preemptions);
     assert_int_equal(n_preemptions, 0);
     for (size_t k = 1; k < sizeof(settings) / sizeof(settings[0]); k++) {
@@ -436,6 +437,7 @@ static void test_prompt_logprobs_are_the_same_in_every_chunking(void **state) {
     TokenLogprob *first = NULL;
 
     (void)state;
+    need_row_exact(&cpu_ops);
     for (size_t k = 0; k < 4; k++) {
         CLEANUP(answer_free) Answer *a = answer_new();
         BenchOptions options = { .n_pages = 50,

@@ -245,6 +245,7 @@ static void test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache(void *
     };
 
     (void)state;
+    need_row_exact(&cpu_ops);
     check_settings("f16", settings, sizeof(settings) / sizeof(settings[0]));
     check_settings("bf16", settings, sizeof(settings) / sizeof(settings[0]));
 }
@@ -289,6 +290,7 @@ static void test_page_exact_answers_depend_on_neither_chunks_nor_the_cache(void 
     static const char *const specs[] = { "k4v2", "k2v3", "k8v6", "k16v2" };
 
     (void)state;
+    need_row_exact(&cpu_ops);
     for (size_t i = 0; i < sizeof(specs) / sizeof(specs[0]); i++)
         check_settings(specs[i], settings, sizeof(settings) / sizeof(settings[0]));
 }

@@ -103,6 +103,26 @@ static void test_too_little_memory_says_what_is_missing(void **state) {
     assert_null(strstr(why.text, "max_num_seqs"));
 }
 
+/* Nobody gave kv_memory: no sentence may say what it is. */
+static void test_a_default_is_not_told_as_an_option(void **state) {
+    LedgerRequest request = { .geometry = geometry,
+                              .kv_memory_bytes = 9 * PAGE_BYTES - 1,
+                              .memory_is_default = true,
+                              .max_num_seqs = 8 };
+    Reason why = REASON_NULL;
+    Ledger l;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ledger_plan(&l, &request, &why), -ENOSPC);
+        assert_null(strstr(why.text, "kv_memory is"));
+        assert_null(strstr(why.text, "raise kv_memory"));
+        assert_non_null(strstr(why.text, "a cache of no given size may take"));
+        assert_non_null(strstr(why.text, "give kv_memory"));
+        request.kv_memory_bytes = PAGE_BYTES;
+    }
+}
+
 static void test_impossible_requests_are_refused(void **state) {
     LedgerRequest request = { .geometry = geometry, .max_num_seqs = 1 };
     Reason why = REASON_NULL;
@@ -169,6 +189,7 @@ int main(void) {
         cmocka_unit_test(test_tokens_in_pages_out),
         cmocka_unit_test(test_odd_shapes_fit_to_the_byte),
         cmocka_unit_test(test_too_little_memory_says_what_is_missing),
+        cmocka_unit_test(test_a_default_is_not_told_as_an_option),
         cmocka_unit_test(test_impossible_requests_are_refused),
         cmocka_unit_test(test_printed_table_holds_every_byte),
         cmocka_unit_test(test_prefix_index_is_counted),

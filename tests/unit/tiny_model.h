@@ -26,6 +26,12 @@ static struct {
     Backend *backend;
 } model;
 
+/* For tests of what only such a backend promises. */
+static inline void need_row_exact(const BackendOps *ops) {
+    if (!ops->row_exact)
+        skip();
+}
+
 static int setup_model(void **state) {
     const char *root = getenv("KVASIR_SOURCE_ROOT");
     CpuBackendOptions options = { .n_threads = 2 };

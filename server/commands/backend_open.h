@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Which backends this build has, and opening the one that was asked for. Nobody else names one.
+ */
+
+#include "backend/ops.h"
+#include "util/reason.h"
+
+typedef struct BackendOptions {
+    const char *device; /* the option: "auto", or a backend's name; NULL: "auto" */
+    uint32_t n_threads; /* of the CPU; 0: one per available core */
+} BackendOptions;
+
+/* *opsp is static; *outp is the caller's, to be freed by (*opsp)->free. -EINVAL: this build has no
+ * such device, and `why` lists what it has. */
+int backend_open(Backend **outp, const BackendOps **opsp, const BackendOptions *options,
+                 Reason *why);
