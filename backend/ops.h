@@ -5,9 +5,11 @@
  * The op table: the one seam between the decoder (model/) and a backend (cpu/, cuda/).
  *
  * A backend implements this table and nothing else. Calls are made by one thread, the engine's,
- * and are ordered; results may be read after `sync`. Host arrays in the arguments are borrowed for
- * the call. Activations are of the backend's own type (`act_bytes` each); "act" below. Nothing
- * allocates but memory_new, weight_new and reserve, and each says how much it took.
+ * and are ordered. A step is step_begin, which takes all that the host has to say of it
+ * (backend/step.h), then ops on device addresses, which a backend may only enqueue, then step_wait
+ * for what was sampled; "the step" below is the one begun last. Structs and arrays in the arguments
+ * are borrowed for the call. Activations are of the backend's own type (`act_bytes` each); "act"
+ * below. Nothing allocates but memory_new, weight_new and reserve, and each says how much it took.
  *
  * A row's result depends on that row's input alone, never on how many rows share the step or how
  * they were chunked: to the bit where the backend is `row_exact`, else to its rounding.
@@ -16,8 +18,9 @@
  */
 
 #include "backend/sample.h"
+#include "backend/step.h"
 #include "backend/weight_format.h"
-#include "kvcache/kv_layout.h"
+#include "kvcache/kv_layer.h"
 #include "util/dev_addr.h"
 #include "util/reason.h"
 
@@ -30,25 +33,6 @@
 typedef struct Backend Backend; /* worker team or device stream; each backend defines its own */
 typedef struct Weight Weight;   /* a weight matrix in the backend's own arrangement */
 
-/* one step's shape */
-
-typedef struct StepSequence {
-    uint32_t i_token;      /* first row of this sequence in the step */
-    uint32_t n_tokens;     /* rows it has in the step, >= 1 */
-    uint32_t n_past;       /* its tokens already in the cache */
-    uint32_t tail;         /* its tail slot */
-    uint32_t sink;         /* the sink slot of its first page, or KV_NO_SINK */
-    const uint32_t *pages; /* ids of its pages: [ceil((n_past + n_tokens) / 64)]; page i holds
-                              tokens 64 i .. 64 i + 63. The last, if not full, is reserved for the
-                              seal to come: until then its tokens lie in the tail slot. */
-} StepSequence;
-
-typedef struct StepBatch {
-    uint32_t n_tokens; /* rows of the step: the sum over its sequences */
-    uint32_t n_sequences;
-    const StepSequence *sequences; /* [n_sequences], in row order, without gaps */
-} StepBatch;
-
 /* op arguments */
 
 typedef struct WeightSource {
@@ -60,11 +44,10 @@ typedef struct WeightSource {
                                   row_order[r]; borrowed for the call */
 } WeightSource;
 
+/* The table's rows of the step's tokens. */
 typedef struct EmbedArgs {
-    DevAddr out;            /* act [n_tokens, n_cols] */
-    const Weight *table;    /* [n_vocab, n_cols] */
-    const uint32_t *tokens; /* [n_tokens], each < n_vocab */
-    uint32_t n_tokens;
+    DevAddr out;         /* act [rows of the step, n_cols] */
+    const Weight *table; /* [n_vocab, n_cols] */
 } EmbedArgs;
 
 typedef struct RmsnormArgs {
@@ -93,11 +76,10 @@ typedef struct MatmulArgs {
 
 /* cos and sin of every row's rotation, once a step: angle = position * inv_freq, in f32. */
 typedef struct RopeTableArgs {
-    DevAddr out;      /* f32 [n_tokens, 2, n_freqs]: cosines, then sines, times `scale` */
+    DevAddr out;      /* f32 [rows of the step, 2, n_freqs]: cosines, then sines, times `scale` */
     DevAddr inv_freq; /* f32 [n_freqs] */
     uint32_t n_freqs; /* half of the rotated channels */
     float scale;      /* attention factor (yarn), else 1 */
-    const StepBatch *batch;
 } RopeTableArgs;
 
 /* Rotates queries in place; rotates keys and rounds keys and values to what the layer's tails are.
@@ -107,12 +89,11 @@ typedef struct RopeTableArgs {
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
-    DevAddr k_out; /* kv_store_tail_format() [n_tokens, n_kv_heads, head_dim] */
+    DevAddr k_out; /* kv_layer_tail_format() [n_tokens, n_kv_heads, head_dim] */
     DevAddr v_out; /* the same */
     DevAddr table; /* from rope_table */
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim, n_freqs;
-    uint32_t layer;
-    const KvStore *store; /* what that layer is kept as */
+    const KvLayer *layer; /* what it is kept as */
 } RopeArgs;
 
 /* Causal attention of the step's rows: over the sequence's sealed pages, its tail as it was before
@@ -122,12 +103,12 @@ typedef struct RopeArgs {
 typedef struct AttentionArgs {
     DevAddr out;  /* act [n_tokens, n_heads, head_dim]; 0: nothing attends, the cache only holds */
     DevAddr q;    /* act [n_tokens, n_heads, head_dim] */
-    DevAddr k, v; /* kv_store_tail_format() [n_tokens, n_kv_heads, head_dim], rotated */
-    uint32_t layer, n_heads;
-    uint32_t window; /* a row at position p sees p - window + 1 .. p; 0: everything */
+    DevAddr k, v; /* kv_layer_tail_format() [n_tokens, n_kv_heads, head_dim], rotated */
+    const KvLayer *layer;
+    uint32_t n_heads;
+    uint32_t window; /* a row at position p sees p - window + 1 .. p; 0: everything. One of those
+                        that `reserve` was told of */
     float scale;     /* of the scores, usually head_dim^-1/2 */
-    const StepBatch *batch;
-    const KvStore *store;
 } AttentionArgs;
 
 /* out[h] += sum over rows and the query heads of KV head h of q q^T: what profiles are made of. */
@@ -143,28 +124,31 @@ typedef struct GatedArgs {
     uint32_t n_tokens, dim;
 } GatedArgs;
 
+/* Rows logit_rows[first .. first + n_rows - 1] of the step. */
 typedef struct GatherRowsArgs {
-    DevAddr out;          /* act [n_rows, dim] */
-    DevAddr in;           /* act [.., dim] */
-    const uint32_t *rows; /* [n_rows] */
-    uint32_t n_rows, dim;
+    DevAddr out; /* act [n_rows, dim] */
+    DevAddr in;  /* act [rows of the step, dim] */
+    uint32_t first, n_rows, dim;
 } GatherRowsArgs;
 
+/* Draws, or scores, what logit_rows[first .. first + n_rows - 1] of the step ask for. A slot that
+ * draws follows: later rows may be what it drew. Results come with step_wait. */
 typedef struct SampleArgs {
     DevAddr logits; /* f32 [n_rows, n_vocab]; destroyed */
-    uint32_t n_rows, n_vocab;
-    const SampleRow *rows; /* [n_rows] */
-    SampleResult *results; /* [n_rows], complete when the op returns */
+    uint32_t first, n_rows, n_vocab;
 } SampleArgs;
 
 /* The most that any step will ask for, so that scratch is allocated once, at start. */
 typedef struct ReserveArgs {
-    const KvStore *store;        /* laid out; it need not have its memory yet, and only its geometry
-                                    and its tails count */
-    uint32_t max_batched_tokens; /* rows of a step */
-    uint32_t n_heads;
+    KvGeometry geometry; /* of every store that steps will be run on */
+    uint32_t n_heads;    /* of queries */
     uint32_t n_cols_max; /* the widest input of a product */
-    uint32_t n_vocab;    /* of the rows that are sampled */
+    uint32_t n_vocab;
+    const uint32_t *windows; /* [n_windows] the distinct ones attention will be asked for */
+    uint32_t n_windows;
+    uint32_t max_rows;      /* of a step */
+    uint32_t max_sequences; /* of a step; slots are less than this */
+    uint32_t max_pages;     /* of a step's page table */
 } ReserveArgs;
 
 typedef struct MemoryInfo {
@@ -194,11 +178,16 @@ typedef struct BackendOps {
     int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);
     Weight *(*weight_free)(Backend *backend, Weight *weight);
     size_t (*weight_bytes)(const Weight *weight); /* of memory the backend itself holds for it */
-    /* Takes all scratch that steps need, in place of what an earlier call took, and adds its bytes
-     * to *bytesp. Called after the weights are made and before the first step. */
+    /* Takes all scratch and slots that steps need, in place of what an earlier call took, and adds
+     * its bytes to *bytesp; slots are then empty. Called after the weights are made and before the
+     * first step, and again, between steps, to change it. */
     int (*reserve)(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why);
 
+    /* Fills a slot; between steps, before the first step of its sequence. */
+    int (*slot_set)(Backend *backend, uint32_t slot, const SlotState *state);
+
     /* steps */
+    int (*step_begin)(Backend *backend, const StepInput *input);
     int (*embed)(Backend *backend, const EmbedArgs *args);
     int (*rmsnorm)(Backend *backend, const RmsnormArgs *args);
     int (*matmul)(Backend *backend, const MatmulArgs *args);
@@ -209,5 +198,8 @@ typedef struct BackendOps {
     int (*moments)(Backend *backend, const MomentsArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
     int (*sample)(Backend *backend, const SampleArgs *args);
+    /* Waits for the step; sets *resultsp to the results of its logit rows, by their place in
+     * logit_rows. They are there for those that were sampled, until the next step_begin. */
+    int (*step_wait)(Backend *backend, const SampleResult **resultsp);
     int (*sync)(Backend *backend);
 } BackendOps;

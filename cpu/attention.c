@@ -11,7 +11,11 @@
  * into the lanes of the tail at and after n_past, where nobody else looks, and into extra blocks
  * behind it. What is left to do afterwards is to seal what is full.
  *
- * State: scratch, sized once. Runs on the engine's thread and the team's.
+ * Tiles and tasks depend on the window but on no layer: they are planned once a step, for each
+ * distinct window of the model.
+ *
+ * State: scratch, sized once, and the plans of the step at hand. Runs on the engine's thread and
+ * the team's.
  */
 #include "cpu/attention.h"
 
@@ -43,25 +47,37 @@ typedef struct SplitTile {
     uint32_t i_count; /* of its first head */
 } SplitTile;
 
+/* What the layers of one window do in the step at hand. */
+typedef struct WindowPlan {
+    uint32_t window;
+    Tile *tiles;         /* [max_rows] */
+    SplitTile *splits;   /* [max_rows], of the tiles that are cut */
+    TileTask *tasks;     /* [n_tasks] of max_rows + n_part_queries, each for every KV head */
+    atomic_uint *n_left; /* [n_counts] segments of a cut tile and head that are not done; whoever
+                            does the last one sets it back, for the next layer */
+    uint32_t n_tasks;
+} WindowPlan;
+
 struct Attention {
     Team *team;
     const VectorKernels *kernels;
     const KvKernels *kv_kernels;
-    uint32_t head_dim, n_kv_heads;
+    uint32_t head_dim, n_kv_heads, group;
     uint32_t tile_tokens;  /* rows of a tile: as many as fit, at least one */
     uint32_t tile_queries; /* (row, query head) pairs of a tile, at most: TILE_QUERIES, or one row's
                               group of query heads where that is larger */
 
+    /* the step at hand */
+    const StepInput *input; /* borrowed */
+    bool any_page_fills;
+
     void *memory;           /* owned; everything below lies in it */
     TileScratch *scratch;   /* [threads] */
-    Tile *tiles;            /* [max_batched_tokens] */
-    SplitTile *splits;      /* [max_batched_tokens], of the tiles that are cut */
-    TileTask *tasks;        /* [max_batched_tokens + n_part_queries] */
+    WindowPlan *plans;      /* [n_windows] */
     TilePart parts;         /* [n_part_queries] */
-    atomic_uint *n_left;    /* [n_counts] segments of a cut tile and head that are not done */
-    uint32_t *extra_first;  /* [n_tails] first extra block of each sequence of the step */
+    uint32_t *extra_first;  /* [max_sequences] first extra block of each sequence of the step */
     uint16_t *extra_blocks; /* [n_extra_max][n_kv_heads][2 sides][64 * head_dim] */
-    uint32_t n_extra_max, n_part_queries, n_counts;
+    uint32_t n_windows, n_extra_max, n_part_queries, n_counts;
 };
 
 /* scratch */
@@ -83,10 +99,28 @@ static TilePart place_part(Placer *p, uint32_t n_queries, uint32_t head_dim) {
                        .states = place(p, n_queries * sizeof(SoftmaxState)) };
 }
 
+static void place_plans(Attention *a, Placer *p, const ReserveArgs *reserve) {
+    size_t n_rows = reserve->max_rows;
+
+    a->plans = place(p, a->n_windows * sizeof(*a->plans));
+    for (uint32_t i = 0; i < a->n_windows; i++) {
+        WindowPlan plan = {
+            .window = reserve->windows[i],
+            .tiles = place(p, n_rows * sizeof(*plan.tiles)),
+            .splits = place(p, n_rows * sizeof(*plan.splits)),
+            .tasks = place(p, (n_rows + a->n_part_queries) * sizeof(*plan.tasks)),
+            .n_left = place(p, a->n_counts * sizeof(*plan.n_left)),
+        };
+
+        if (p->base)
+            a->plans[i] = plan;
+    }
+}
+
 static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     Placer p = { .base = base };
     size_t head_bytes = a->head_dim * sizeof(float);
-    uint32_t n_threads = team_threads(a->team), n_tokens = reserve->max_batched_tokens;
+    uint32_t n_threads = team_threads(a->team);
 
     a->scratch = place(&p, n_threads * sizeof(*a->scratch));
     for (uint32_t i = 0; i < n_threads; i++) {
@@ -101,22 +135,19 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
         if (base)
             a->scratch[i] = s;
     }
-    a->tiles = place(&p, n_tokens * sizeof(*a->tiles));
-    a->splits = place(&p, n_tokens * sizeof(*a->splits));
-    a->tasks = place(&p, ((size_t)n_tokens + a->n_part_queries) * sizeof(*a->tasks));
+    place_plans(a, &p, reserve);
     a->parts = place_part(&p, a->n_part_queries, a->head_dim);
-    a->n_left = place(&p, a->n_counts * sizeof(*a->n_left));
-    a->extra_first = place(&p, reserve->store->n_tails * sizeof(*a->extra_first));
-    a->extra_blocks = place(&p, (size_t)a->n_extra_max * a->n_kv_heads * KV_SIDES *
-                                    reserve->store->tail_block_bytes);
+    a->extra_first = place(&p, reserve->max_sequences * sizeof(*a->extra_first));
+    a->extra_blocks = place(&p, (size_t)a->n_extra_max * a->n_kv_heads * KV_SIDES * a->head_dim *
+                                    KV_PAGE_TOKENS * sizeof(*a->extra_blocks));
     return p.used;
 }
 
 int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
                   const KvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp) {
     CLEANUP(attention_free) Attention *a = calloc(1, sizeof(*a));
-    const KvGeometry *g = &reserve->store->geometry;
-    uint32_t group = reserve->n_heads / g->n_kv_heads, n_tokens = reserve->max_batched_tokens;
+    uint32_t group = reserve->n_heads / reserve->geometry.n_kv_heads;
+    uint32_t n_rows = reserve->max_rows, n_sequences = reserve->max_sequences;
     size_t size;
 
     if (!a)
@@ -124,17 +155,18 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
     a->team = team;
     a->kernels = kernels;
     a->kv_kernels = kv_kernels;
-    a->head_dim = g->head_dim;
-    a->n_kv_heads = g->n_kv_heads;
+    a->head_dim = reserve->geometry.head_dim;
+    a->n_kv_heads = reserve->geometry.n_kv_heads;
+    a->group = group;
     a->tile_queries = group > TILE_QUERIES ? group : TILE_QUERIES;
     a->tile_tokens = a->tile_queries / group;
+    a->n_windows = reserve->n_windows;
     /* A sequence has at most n / 64 + 1 extra blocks, and none with a single token. */
     a->n_extra_max =
-        n_tokens / KV_PAGE_TOKENS +
-        (n_tokens / 2 < reserve->store->n_tails ? n_tokens / 2 : reserve->store->n_tails);
+        n_rows / KV_PAGE_TOKENS + (n_rows / 2 < n_sequences ? n_rows / 2 : n_sequences);
     a->n_part_queries =
         (uint32_t)(SPLIT_PART_BYTES / (a->head_dim * sizeof(float) + sizeof(SoftmaxState)));
-    a->n_counts = SPLIT_SHARES * team_threads(team) * g->n_kv_heads;
+    a->n_counts = SPLIT_SHARES * team_threads(team) * a->n_kv_heads;
     size = place_all(a, NULL, reserve);
     a->memory = aligned_alloc(64, size);
     if (!a->memory)
@@ -157,24 +189,24 @@ Attention *attention_free(Attention *a) {
 /* planning */
 
 /* Where the step's tokens beyond the tails' blocks go. */
-static void place_extra_blocks(Attention *a, const StepBatch *batch) {
+static void place_extra_blocks(Attention *a) {
     uint32_t n_extra = 0;
 
-    for (uint32_t i = 0; i < batch->n_sequences; i++) {
+    for (uint32_t i = 0; i < a->input->n_sequences; i++) {
         a->extra_first[i] = n_extra;
-        n_extra += step_extra_blocks(&batch->sequences[i]);
+        n_extra += step_extra_blocks(&a->input->sequences[i]);
     }
     assert(n_extra <= a->n_extra_max);
 }
 
 /* Cuts the step's rows into tiles. Late tiles of a sequence see the most keys and come first, so
  * that the short ones even out the end of the region. */
-static uint32_t cut_tiles(Attention *a, const AttentionStep *step) {
+static uint32_t cut_tiles(const Attention *a, WindowPlan *plan, const AttentionStep *step) {
     uint32_t n_tiles = 0;
 
-    for (uint32_t i = 0; i < step->batch->n_sequences; i++)
-        for (uint32_t end = step->batch->sequences[i].n_tokens; end;) {
-            Tile *tile = &a->tiles[n_tiles++];
+    for (uint32_t i = 0; i < step->input->n_sequences; i++)
+        for (uint32_t end = step->input->sequences[i].n_rows; end;) {
+            Tile *tile = &plan->tiles[n_tiles++];
 
             *tile = (Tile){ .i_sequence = i,
                             .first = (end - 1) / a->tile_tokens * a->tile_tokens,
@@ -191,40 +223,72 @@ static uint64_t tile_work(const AttentionStep *step, const Tile *tile) {
 
 /* Tasks, each for every KV head: first the segments of tiles that are a large share of the work,
  * then the other tiles. */
-static uint32_t plan_tasks(Attention *a, const AttentionStep *step, uint32_t n_tiles) {
+static void plan_tasks(const Attention *a, WindowPlan *plan, const AttentionStep *step,
+                       uint32_t n_tiles) {
     uint32_t n_tasks = 0, n_counts = 0, n_part_queries = 0;
     uint64_t work = 0;
 
     for (uint32_t i = 0; i < n_tiles; i++)
-        work += tile_work(step, &a->tiles[i]);
+        work += tile_work(step, &plan->tiles[i]);
     for (uint32_t i = 0; i < n_tiles; i++) {
-        const Tile *tile = &a->tiles[i];
+        const Tile *tile = &plan->tiles[i];
         uint64_t part_queries = tile_work(step, tile) * a->n_kv_heads;
         bool large = tile->n_segments > 1 &&
                      part_queries * team_threads(a->team) * SPLIT_SHARES > work * a->n_kv_heads;
 
-        a->splits[i].i_count = SPLIT_NONE;
+        plan->splits[i].i_count = SPLIT_NONE;
         if (!large || part_queries > a->n_part_queries - n_part_queries ||
             a->n_kv_heads > a->n_counts - n_counts)
             continue;
-        a->splits[i] = (SplitTile){ .i_part = n_part_queries, .i_count = n_counts };
+        plan->splits[i] = (SplitTile){ .i_part = n_part_queries, .i_count = n_counts };
         for (uint32_t head = 0; head < a->n_kv_heads; head++)
-            atomic_init(&a->n_left[n_counts + head], tile->n_segments);
+            atomic_init(&plan->n_left[n_counts + head], tile->n_segments);
         for (uint32_t k = 0; k < tile->n_segments; k++)
-            a->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = tile->first_segment + k };
+            plan->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = tile->first_segment + k };
         n_part_queries += (uint32_t)part_queries;
         n_counts += a->n_kv_heads;
     }
     for (uint32_t i = 0; i < n_tiles; i++)
-        if (a->splits[i].i_count == SPLIT_NONE)
-            a->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = SPLIT_NONE };
-    return n_tasks;
+        if (plan->splits[i].i_count == SPLIT_NONE)
+            plan->tasks[n_tasks++] = (TileTask){ .i_tile = i, .segment = SPLIT_NONE };
+    plan->n_tasks = n_tasks;
+}
+
+static uint32_t full_pages(const StepSequence *s) {
+    return (s->n_past + s->n_rows) / KV_PAGE_TOKENS;
+}
+
+static bool any_page_fills(const StepInput *input) {
+    for (uint32_t i = 0; i < input->n_sequences; i++)
+        if (full_pages(&input->sequences[i]) > input->sequences[i].n_past / KV_PAGE_TOKENS)
+            return true;
+    return false;
+}
+
+void attention_plan(Attention *a, const StepInput *input) {
+    a->input = input;
+    a->any_page_fills = any_page_fills(input);
+    place_extra_blocks(a);
+    for (uint32_t i = 0; i < a->n_windows; i++) {
+        WindowPlan *plan = &a->plans[i];
+        AttentionStep step = { .input = input, .window = plan->window, .group = a->group };
+
+        plan_tasks(a, plan, &step, cut_tiles(a, plan, &step));
+    }
+}
+
+static const WindowPlan *plan_of(const Attention *a, uint32_t window) {
+    for (uint32_t i = 0; i < a->n_windows; i++)
+        if (a->plans[i].window == window)
+            return &a->plans[i];
+    return NULL;
 }
 
 /* attention */
 
 typedef struct Region {
     Attention *attention;
+    const WindowPlan *plan; /* NULL: nothing attends */
     AttentionStep step;
     uint32_t n_items, n_run; /* of attention: how many there are, and how many a task takes */
 } Region;
@@ -252,35 +316,40 @@ static void whole_tile(const AttentionStep *step, const Tile *tile, uint32_t hea
     tile_store(step, tile, head, scratch->total);
 }
 
-static TilePart split_part(const Attention *a, const AttentionStep *step, uint32_t i_tile,
-                           uint32_t head, uint32_t i_segment) {
-    size_t i = a->splits[i_tile].i_part +
-               ((size_t)i_segment * a->n_kv_heads + head) * tile_queries(step, &a->tiles[i_tile]);
+static TilePart split_part(const Region *region, uint32_t i_tile, uint32_t head,
+                           uint32_t i_segment) {
+    const Attention *a = region->attention;
+    size_t i = region->plan->splits[i_tile].i_part +
+               ((size_t)i_segment * a->n_kv_heads + head) *
+                   tile_queries(&region->step, &region->plan->tiles[i_tile]);
 
     return (TilePart){ .out = a->parts.out + i * a->head_dim, .states = a->parts.states + i };
 }
 
 /* One segment of a cut tile; whoever is last merges them all. */
-static void split_tile(const Attention *a, const AttentionStep *step, const TileTask *task,
-                       uint32_t head, const BlockRef *next, const TileScratch *scratch) {
-    const Tile *tile = &a->tiles[task->i_tile];
+static void split_tile(const Region *region, const TileTask *task, uint32_t head,
+                       const BlockRef *next, const TileScratch *scratch) {
+    const AttentionStep *step = &region->step;
+    const Tile *tile = &region->plan->tiles[task->i_tile];
+    atomic_uint *n_left = &region->plan->n_left[region->plan->splits[task->i_tile].i_count + head];
     uint32_t i_segment = task->segment - tile->first_segment, n_queries = tile_queries(step, tile);
 
     tile_segment(step, tile, head, task->segment, next, scratch,
-                 split_part(a, step, task->i_tile, head, i_segment));
-    if (atomic_fetch_sub(&a->n_left[a->splits[task->i_tile].i_count + head], 1) != 1)
+                 split_part(region, task->i_tile, head, i_segment));
+    if (atomic_fetch_sub(n_left, 1) != 1)
         return;
+    atomic_store_explicit(n_left, tile->n_segments, memory_order_relaxed);
     tile_reset(scratch->total, n_queries, step->head_dim);
     for (uint32_t i = 0; i < tile->n_segments; i++)
-        tile_merge(scratch->total, split_part(a, step, task->i_tile, head, i), n_queries,
+        tile_merge(scratch->total, split_part(region, task->i_tile, head, i), n_queries,
                    step->head_dim);
     tile_store(step, tile, head, scratch->total);
 }
 
 static BlockRef item_block(const Region *region, uint32_t i_item) {
     const Attention *a = region->attention;
-    const TileTask *task = &a->tasks[i_item / a->n_kv_heads];
-    const Tile *tile = &a->tiles[task->i_tile];
+    const TileTask *task = &region->plan->tasks[i_item / a->n_kv_heads];
+    const Tile *tile = &region->plan->tiles[task->i_tile];
 
     return tile_block(&region->step, tile, i_item % a->n_kv_heads,
                       task->segment == SPLIT_NONE ? tile->first_segment : task->segment);
@@ -290,15 +359,15 @@ static BlockRef item_block(const Region *region, uint32_t i_item) {
 static void run_item(const Region *region, uint32_t i_item, const BlockRef *next,
                      const TileScratch *scratch) {
     const Attention *a = region->attention;
-    const TileTask *task = &a->tasks[i_item / a->n_kv_heads];
-    const Tile *tile = &a->tiles[task->i_tile];
+    const TileTask *task = &region->plan->tasks[i_item / a->n_kv_heads];
+    const Tile *tile = &region->plan->tiles[task->i_tile];
     uint32_t head = i_item % a->n_kv_heads;
 
     tile_load(&region->step, tile, head, scratch);
     if (task->segment == SPLIT_NONE)
         whole_tile(&region->step, tile, head, next, scratch);
     else
-        split_tile(a, &region->step, task, head, next, scratch);
+        split_tile(region, task, head, next, scratch);
 }
 
 /* A run of items: the blocks of one are asked for while the one before is worked on. */
@@ -319,25 +388,27 @@ static void items_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 /* `args` must live as long as the region. */
 static Region region_of(Attention *a, const AttentionArgs *args) {
     return (Region){ .attention = a,
+                     .plan = args->out ? plan_of(a, args->window) : NULL,
                      .step = { .kernels = a->kernels,
                                .kv_kernels = a->kv_kernels,
-                               .store = args->store,
-                               .batch = args->batch,
+                               .input = a->input,
                                .k = args->k,
                                .v = args->v,
                                .layer = args->layer,
                                .head_dim = a->head_dim,
                                .n_kv_heads = a->n_kv_heads,
+                               .window = args->window,
                                .extra_blocks = a->extra_blocks,
                                .extra_first = a->extra_first,
                                .args = args,
-                               .group = args->n_heads / a->n_kv_heads } };
+                               .group = a->group } };
 }
 
 static void attend(Attention *a, Region *region) {
     uint32_t n_shares = RUN_SHARES * team_threads(a->team);
 
-    region->n_items = plan_tasks(a, &region->step, cut_tiles(a, &region->step)) * a->n_kv_heads;
+    assert(region->plan && region->step.args->n_heads == a->group * a->n_kv_heads);
+    region->n_items = region->plan->n_tasks * a->n_kv_heads;
     region->n_run = region->n_items / n_shares;
     region->n_run = region->n_run < 1 ? 1 : region->n_run > RUN_MAX ? RUN_MAX : region->n_run;
     team_run(a->team, items_task, region, (region->n_items + region->n_run - 1) / region->n_run);
@@ -348,11 +419,10 @@ static void attend(Attention *a, Region *region) {
 /* The first tokens of a full first page, into the sequence's sink slot. */
 static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequence *s, uint32_t head,
                        const uint16_t *tail) {
-    const KvStore *store = step->store;
-    uint16_t *sinks = (uint16_t *)(uintptr_t)kv_store_sink(store, step->layer, side, s->sink, head);
+    uint16_t *sinks = (uint16_t *)(uintptr_t)kv_layer_sink(step->layer, side, s->sink, head);
 
     if (side == KV_SIDE_V)
-        memcpy(sinks, tail, store->sink_block_bytes);
+        memcpy(sinks, tail, step->layer->sink_block_bytes);
     else
         for (uint32_t c = 0; c < step->head_dim; c++)
             memcpy(sinks + (size_t)c * KV_SINK_TOKENS, tail + (size_t)c * KV_PAGE_TOKENS,
@@ -361,29 +431,23 @@ static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequenc
 
 /* A block that is full now into its page. */
 static void seal_page(const AttentionStep *step, BlockRef block, KvScratch *scratch) {
-    const StepSequence *s = &step->batch->sequences[block.i_sequence];
-    const KvStore *store = step->store;
+    const StepSequence *s = &step->input->sequences[block.i_sequence];
 
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
         const uint16_t *tail = step_block(step, block, side);
-        void *page = (void *)(uintptr_t)kv_store_block(store, step->layer, side, s->pages[block.i],
-                                                       block.head);
+        void *page = (void *)(uintptr_t)kv_layer_block(
+            step->layer, side, step_page(step->input, block.i_sequence, block.i), block.head);
 
-        if (!kv_store_quantizes(store, step->layer, side)) {
-            memcpy(page, tail, store->tail_block_bytes);
+        if (!kv_layer_quantizes(step->layer, side)) {
+            memcpy(page, tail, step->layer->tail_block_bytes);
             continue;
         }
         step->kv_kernels->seal(
-            store->regions[step->layer][side].format, side, step->head_dim, tail,
-            (const Rounding *)(uintptr_t)kv_store_rounding(store, step->layer, block.head), page,
-            scratch);
-        if (!block.i && store->n_sinks && s->sink != KV_NO_SINK)
+            step->layer->sides[side].format, side, step->head_dim, tail,
+            (const Rounding *)(uintptr_t)kv_layer_rounding(step->layer, block.head), page, scratch);
+        if (!block.i && step->layer->n_sinks && s->sink != KV_NO_SINK)
             keep_sinks(step, side, s, block.head, tail);
     }
-}
-
-static uint32_t full_pages(const StepSequence *s) {
-    return (s->n_past + s->n_tokens) / KV_PAGE_TOKENS;
 }
 
 /* One (sequence, KV head), whose tokens are staged: pages that are full now are sealed, and what
@@ -392,36 +456,28 @@ static void finish_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     const Region *region = arg;
     const AttentionStep *step = &region->step;
     uint32_t i_sequence = i_task / step->n_kv_heads, head = i_task % step->n_kv_heads;
-    const StepSequence *s = &step->batch->sequences[i_sequence];
+    const StepSequence *s = &step->input->sequences[i_sequence];
     BlockRef tail = { i_sequence, s->n_past / KV_PAGE_TOKENS, head }, block = tail;
 
     for (; block.i < full_pages(s); block.i++)
         seal_page(step, block, region->attention->scratch[i_thread].kv);
-    if (block.i == tail.i || (s->n_past + s->n_tokens) % KV_PAGE_TOKENS == 0)
+    if (block.i == tail.i || (s->n_past + s->n_rows) % KV_PAGE_TOKENS == 0)
         return;
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
         memcpy(step_block(step, tail, side), step_block(step, block, side),
-               step->store->tail_block_bytes);
-}
-
-static bool any_page_fills(const StepBatch *batch) {
-    for (uint32_t i = 0; i < batch->n_sequences; i++)
-        if (full_pages(&batch->sequences[i]) > batch->sequences[i].n_past / KV_PAGE_TOKENS)
-            return true;
-    return false;
+               step->layer->tail_block_bytes);
 }
 
 void attention_run(Attention *a, const AttentionArgs *args) {
-    const StepBatch *batch = args->batch;
+    const StepInput *input = a->input;
     Region region = region_of(a, args);
-    uint32_t n_tasks = batch->n_sequences * a->n_kv_heads;
+    uint32_t n_tasks = input->n_sequences * a->n_kv_heads;
 
-    place_extra_blocks(a, batch);
     /* A single token of a sequence is staged by the one task that meets its block. */
-    if (batch->n_tokens > batch->n_sequences || !args->out)
+    if (input->n_rows > input->n_sequences || !args->out)
         team_run(a->team, stage_task, &region, n_tasks);
     if (args->out)
         attend(a, &region);
-    if (any_page_fills(batch))
+    if (a->any_page_fills)
         team_run(a->team, finish_task, &region, n_tasks);
 }

@@ -20,5 +20,8 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
 Attention *attention_free(Attention *attention);
 CLEANUP_DEFINE(Attention, attention_free);
 
-/* The op of backend/ops.h. */
+/* Plans a step for each window that was reserved; once, before the ops of its layers. `input` is
+ * borrowed until the next plan. */
+void attention_plan(Attention *attention, const StepInput *input);
+/* The op of backend/ops.h, of the planned step. */
 void attention_run(Attention *attention, const AttentionArgs *args);

@@ -26,24 +26,23 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 /* blocks */
 
 uint32_t step_extra_blocks(const StepSequence *s) {
-    return (s->n_past % KV_PAGE_TOKENS + s->n_tokens - 1) / KV_PAGE_TOKENS;
+    return (s->n_past % KV_PAGE_TOKENS + s->n_rows - 1) / KV_PAGE_TOKENS;
 }
 
 static uint32_t tail_index(const AttentionStep *step, uint32_t i_sequence) {
-    return step->batch->sequences[i_sequence].n_past / KV_PAGE_TOKENS;
+    return step->input->sequences[i_sequence].n_past / KV_PAGE_TOKENS;
 }
 
 uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side) {
-    const StepSequence *s = &step->batch->sequences[block.i_sequence];
+    const StepSequence *s = &step->input->sequences[block.i_sequence];
     uint32_t tail = tail_index(step, block.i_sequence);
     size_t i_extra;
 
     if (block.i < tail)
-        return (uint16_t *)(uintptr_t)kv_store_block(step->store, step->layer, side,
-                                                     s->pages[block.i], block.head);
+        return (uint16_t *)(uintptr_t)kv_layer_block(
+            step->layer, side, step_page(step->input, block.i_sequence, block.i), block.head);
     if (block.i == tail)
-        return (uint16_t *)(uintptr_t)kv_store_tail(step->store, step->layer, side, s->tail,
-                                                    block.head);
+        return (uint16_t *)(uintptr_t)kv_layer_tail(step->layer, side, s->slot, block.head);
     i_extra = step->extra_first[block.i_sequence] + block.i - tail - 1;
     return step->extra_blocks + ((i_extra * step->n_kv_heads + block.head) * KV_SIDES + side) *
                                     ((size_t)KV_PAGE_TOKENS * step->head_dim);
@@ -55,26 +54,25 @@ static bool is_sealed(const AttentionStep *step, BlockRef block) {
 
 /* A sealed page of a side that is quantized, or NULL. */
 static const void *quantized_block(const AttentionStep *step, BlockRef block, KvSide side) {
-    return is_sealed(step, block) && kv_store_quantizes(step->store, step->layer, side)
+    return is_sealed(step, block) && kv_layer_quantizes(step->layer, side)
                ? step_block(step, block, side)
                : NULL;
 }
 
 /* The exact first tokens that stand in for those of a quantized first page, or NULL. */
 static const uint16_t *sink_block(const AttentionStep *step, BlockRef block, KvSide side) {
-    uint32_t sink = step->batch->sequences[block.i_sequence].sink;
+    uint32_t sink = step->input->sequences[block.i_sequence].sink;
 
-    if (block.i || !step->store->n_sinks || sink == KV_NO_SINK)
+    if (block.i || !step->layer->n_sinks || sink == KV_NO_SINK)
         return NULL;
-    return (const uint16_t *)(uintptr_t)kv_store_sink(step->store, step->layer, side, sink,
-                                                      block.head);
+    return (const uint16_t *)(uintptr_t)kv_layer_sink(step->layer, side, sink, block.head);
 }
 
 /* Keys of a block that are there after the step. */
 static uint32_t block_keys(const AttentionStep *step, BlockRef block) {
-    const StepSequence *s = &step->batch->sequences[block.i_sequence];
+    const StepSequence *s = &step->input->sequences[block.i_sequence];
 
-    return min_u32(s->n_past + s->n_tokens - block.i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
+    return min_u32(s->n_past + s->n_rows - block.i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
 }
 
 /* Inlined always: of a function that only prefetches GCC 12 finds that it does nothing, and drops
@@ -82,13 +80,13 @@ static uint32_t block_keys(const AttentionStep *step, BlockRef block) {
 static inline __attribute__((__always_inline__)) void prefetch_side(const AttentionStep *step,
                                                                     BlockRef block, KvSide side) {
     const char *at = (const char *)step_block(step, block, side);
-    size_t size_bytes = step->store->regions[step->layer][side].block_bytes;
+    size_t size_bytes = step->layer->sides[side].block_bytes;
     size_t step_bytes = CACHE_LINE_BYTES;
 
     if (!is_sealed(step, block)) { /* 16 bits, and mostly not full */
         uint32_t n_keys = block_keys(step, block);
 
-        size_bytes = side == KV_SIDE_K ? step->store->tail_block_bytes
+        size_bytes = side == KV_SIDE_K ? step->layer->tail_block_bytes
                                        : (size_t)n_keys * step->head_dim * sizeof(uint16_t);
         if (side == KV_SIDE_K && n_keys * sizeof(uint16_t) <= CACHE_LINE_BYTES)
             step_bytes = KV_PAGE_TOKENS * sizeof(uint16_t);
@@ -121,19 +119,19 @@ static const uint16_t *token_at(const AttentionStep *step, DevAddr base, uint32_
 }
 
 void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head) {
-    const StepSequence *s = &step->batch->sequences[i_sequence];
+    const StepSequence *s = &step->input->sequences[i_sequence];
 
-    for (uint32_t r = 0; r < s->n_tokens; r++) {
+    for (uint32_t r = 0; r < s->n_rows; r++) {
         BlockRef block = { i_sequence, (s->n_past + r) / KV_PAGE_TOKENS, head };
         uint32_t lane = (s->n_past + r) % KV_PAGE_TOKENS;
         uint16_t *k_block = step_block(step, block, KV_SIDE_K);
         uint16_t *v_block = step_block(step, block, KV_SIDE_V);
-        const uint16_t *k = token_at(step, step->k, s->i_token + r, head);
+        const uint16_t *k = token_at(step, step->k, s->first_row + r, head);
 
         for (uint32_t c = 0; c < step->head_dim; c++)
             k_block[(size_t)c * KV_PAGE_TOKENS + lane] = k[c];
         memcpy(v_block + (size_t)lane * step->head_dim,
-               token_at(step, step->v, s->i_token + r, head), step->head_dim * sizeof(*v_block));
+               token_at(step, step->v, s->first_row + r, head), step->head_dim * sizeof(*v_block));
     }
 }
 
@@ -180,12 +178,12 @@ static void block_scores(const AttentionStep *step, BlockRef block, const BlockR
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_K);
 
     if (!quantized) {
-        step->kernels->scores(kv_store_tail_format(step->store, step->layer, KV_SIDE_K),
-                              scratch->scores, scratch->queries, step_block(step, block, KV_SIDE_K),
-                              ahead, n_queries, block_keys(step, block), step->head_dim);
+        step->kernels->scores(kv_layer_tail_format(step->layer, KV_SIDE_K), scratch->scores,
+                              scratch->queries, step_block(step, block, KV_SIDE_K), ahead,
+                              n_queries, block_keys(step, block), step->head_dim);
         return;
     }
-    step->kv_kernels->scores(step->store->regions[step->layer][KV_SIDE_K].format, scratch->scores,
+    step->kv_kernels->scores(step->layer->sides[KV_SIDE_K].format, scratch->scores,
                              scratch->queries, quantized, ahead, n_queries, step->head_dim,
                              scratch->kv);
     if (sinks)
@@ -198,7 +196,7 @@ static void block_values(const AttentionStep *step, BlockRef block, const BlockR
     const void *quantized = quantized_block(step, block, KV_SIDE_V);
     const uint16_t *sinks = sink_block(step, block, KV_SIDE_V);
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_V);
-    KvFormat exact = kv_store_tail_format(step->store, step->layer, KV_SIDE_V);
+    KvFormat exact = kv_layer_tail_format(step->layer, KV_SIDE_V);
     uint32_t head_dim = step->head_dim;
 
     if (!quantized) {
@@ -212,22 +210,20 @@ static void block_values(const AttentionStep *step, BlockRef block, const BlockR
         for (uint32_t i = 0; i < n_queries; i++)
             memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));
     }
-    step->kv_kernels->values(step->store->regions[step->layer][KV_SIDE_V].format, out,
-                             scratch->scores, quantized, ahead, n_queries, head_dim, low, high,
-                             scratch->kv);
+    step->kv_kernels->values(step->layer->sides[KV_SIDE_V].format, out, scratch->scores, quantized,
+                             ahead, n_queries, head_dim, low, high, scratch->kv);
 }
 
 static void add_block(const AttentionStep *step, const Tile *tile, BlockRef block,
                       const BlockRef *next, const TileScratch *scratch, TilePart part) {
-    uint32_t n_past = step->batch->sequences[tile->i_sequence].n_past;
+    uint32_t n_past = step->input->sequences[tile->i_sequence].n_past;
     uint32_t n_queries = tile_queries(step, tile), first = KV_PAGE_TOKENS, end = 0;
 
     block_scores(step, block, next, n_queries, scratch);
     for (uint32_t i = 0; i < n_queries; i++) {
         uint32_t low, high;
 
-        visible_lanes(n_past + tile->first + i / step->group, step->args->window, block.i, &low,
-                      &high);
+        visible_lanes(n_past + tile->first + i / step->group, step->window, block.i, &low, &high);
         step->kernels->softmax(scratch->scores + i * ATTENTION_BLOCK_KEYS, low, high,
                                &part.states[i], part.out + (size_t)i * step->head_dim,
                                step->head_dim);
@@ -244,14 +240,14 @@ static void add_block(const AttentionStep *step, const Tile *tile, BlockRef bloc
 
 /* The blocks that rows of the tile see. */
 static uint32_t tile_first_block(const AttentionStep *step, const Tile *tile) {
-    uint32_t position = step->batch->sequences[tile->i_sequence].n_past + tile->first;
-    uint32_t window = step->args->window;
+    uint32_t position = step->input->sequences[tile->i_sequence].n_past + tile->first;
+    uint32_t window = step->window;
 
     return (window && position >= window ? position - window + 1 : 0) / KV_PAGE_TOKENS;
 }
 
 static uint32_t tile_last_block(const AttentionStep *step, const Tile *tile) {
-    return (step->batch->sequences[tile->i_sequence].n_past + tile->end - 1) / KV_PAGE_TOKENS;
+    return (step->input->sequences[tile->i_sequence].n_past + tile->end - 1) / KV_PAGE_TOKENS;
 }
 
 void tile_find_segments(const AttentionStep *step, Tile *tile) {
@@ -267,7 +263,7 @@ static void scale_row(float *restrict out, const float *restrict in, float scale
 void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
                const TileScratch *scratch) {
     const AttentionArgs *args = step->args;
-    uint32_t row = step->batch->sequences[tile->i_sequence].i_token + tile->first;
+    uint32_t row = step->input->sequences[tile->i_sequence].first_row + tile->first;
     uint32_t head_dim = step->head_dim, group = step->group;
 
     for (uint32_t i = 0; i < tile_queries(step, tile); i++) {
@@ -299,7 +295,7 @@ void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, ui
 
         following.i++;
         if (block.i == tail_index(step, block.i_sequence) &&
-            step->batch->sequences[block.i_sequence].n_tokens == 1)
+            step->input->sequences[block.i_sequence].n_rows == 1)
             step_stage(step, block.i_sequence, head);
         add_block(step, tile, block, block.i < last ? &following : next, scratch, part);
         block = following;
@@ -339,7 +335,7 @@ void tile_merge(TilePart total, TilePart part, uint32_t n_queries, uint32_t head
 
 void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, TilePart total) {
     const AttentionArgs *args = step->args;
-    uint32_t row = step->batch->sequences[tile->i_sequence].i_token + tile->first;
+    uint32_t row = step->input->sequences[tile->i_sequence].first_row + tile->first;
     uint32_t head_dim = step->head_dim, group = step->group;
 
     for (uint32_t i = 0; i < tile_queries(step, tile); i++) {
@@ -348,7 +344,7 @@ void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, Tile
             ((size_t)(row + i / group) * args->n_heads + head * group + i % group) * head_dim;
 
         scale_row(out, total.out + (size_t)i * head_dim, 1 / total.states[i].sum, head_dim);
-        if (kv_store_rotates(step->store, step->layer, KV_SIDE_V))
+        if (kv_layer_rotates(step->layer, KV_SIDE_V))
             step->kernels->hadamard(out, 1, head_dim);
     }
 }

@@ -14,14 +14,15 @@
 #define SEGMENT_BLOCKS 8
 #define TILE_QUERIES 32 /* of a tile, or one row of a larger group of query heads */
 
-/* One step at one layer. */
+/* One step at one layer; what is planned for all layers of a window looks at the input, the shape
+ * and the window alone. */
 typedef struct AttentionStep {
     const VectorKernels *kernels;
     const KvKernels *kv_kernels;
-    const KvStore *store;
-    const StepBatch *batch;
+    const KvLayer *layer;
+    const StepInput *input;
     DevAddr k, v; /* the step's own, as in AttentionArgs */
-    uint32_t layer, head_dim, n_kv_heads;
+    uint32_t head_dim, n_kv_heads, window;
     uint16_t *extra_blocks;      /* [extra][n_kv_heads][2 sides][64 * head_dim] */
     const uint32_t *extra_first; /* [n_sequences] */
     const AttentionArgs *args;

@@ -2,7 +2,7 @@
 /*
  * The op table of the CPU: activations are f32, addresses are pointers, and an op is done when its
  * call returns. State: the worker team, the kernels picked for this processor, scratch of matmul
- * and attention. Runs on the engine's thread.
+ * and attention, the step at hand. Runs on the engine's thread.
  */
 #include "cpu/cpu_backend.h"
 
@@ -11,6 +11,7 @@
 #include "cpu/memory_info.h"
 #include "cpu/reference.h"
 #include "cpu/sample.h"
+#include "cpu/step.h"
 #include "cpu/team.h"
 #include "cpu/vector_kernels.h"
 #include "cpu/weight.h"
@@ -32,8 +33,10 @@ struct Backend {
     const VectorKernels *kernels;
     const KvKernels *kv_kernels;
     Matmul *matmul;
-    Attention *attention; /* after reserve */
+    /* after reserve */
+    Attention *attention;
     CpuSampler *sampler;
+    CpuStep step;
 };
 
 static float *floats(DevAddr address) {
@@ -97,6 +100,10 @@ static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp
     int r;
 
     backend->attention = attention_free(backend->attention);
+    cpu_step_deinit(&backend->step);
+    r = cpu_step_init(&backend->step, args, bytesp);
+    if (r)
+        return reason_set(why, r, "no memory for the input of a step");
     r = attention_new(&backend->attention, backend->team, backend->kernels, backend->kv_kernels,
                       args, bytesp);
     if (r)
@@ -104,8 +111,25 @@ static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp
     r = matmul_reserve(backend->matmul, args->n_cols_max, bytesp, why);
     if (r)
         return r;
-    r = cpu_sampler_reserve(backend->sampler, args->n_vocab, bytesp);
-    return r ? reason_set(why, r, "no memory for the scratch of sampling") : 0;
+    backend->sampler = cpu_sampler_free(backend->sampler);
+    r = cpu_sampler_new(&backend->sampler, team_threads(backend->team), args->max_sequences,
+                        args->n_vocab, bytesp);
+    if (r)
+        return reason_set(why, r, "no memory for sampling in %u slots; lower max_num_seqs",
+                          args->max_sequences);
+    return 0;
+}
+
+static int cpu_slot_set(Backend *backend, uint32_t slot, const SlotState *state) {
+    cpu_sampler_set(backend->sampler, slot, state);
+    return 0;
+}
+
+static int cpu_step_begin(Backend *backend, const StepInput *input) {
+    assert(backend->attention);
+    cpu_step_set(&backend->step, input);
+    attention_plan(backend->attention, &backend->step.input);
+    return 0;
 }
 
 /* ops on rows */
@@ -136,14 +160,16 @@ static void for_rows(Backend *backend, RowFn fn, const void *args, uint32_t n_ro
 
 static void embed_row(Backend *backend, const void *arg, uint32_t row) {
     const EmbedArgs *args = arg;
+    uint32_t token = backend->step.input.tokens[row];
 
-    (void)backend;
-    weight_row_to_f32(args->table, args->tokens[row],
+    if (token & STEP_TOKEN_DRAWN)
+        token = cpu_sampler_drawn(backend->sampler, token & ~STEP_TOKEN_DRAWN);
+    weight_row_to_f32(args->table, token,
                       floats(args->out) + (size_t)row * weight_cols(args->table));
 }
 
 static int cpu_embed(Backend *backend, const EmbedArgs *args) {
-    for_rows(backend, embed_row, args, args->n_tokens);
+    for_rows(backend, embed_row, args, backend->step.input.n_rows);
     return 0;
 }
 
@@ -168,12 +194,11 @@ static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
     const float *inv_freq = floats(args->inv_freq);
     float *out = floats(args->out);
 
-    (void)backend;
-    for (uint32_t i = 0; i < args->batch->n_sequences; i++) {
-        const StepSequence *s = &args->batch->sequences[i];
+    for (uint32_t i = 0; i < backend->step.input.n_sequences; i++) {
+        const StepSequence *s = &backend->step.input.sequences[i];
 
-        for (uint32_t r = 0; r < s->n_tokens; r++) {
-            float *row = out + (size_t)(s->i_token + r) * 2 * args->n_freqs;
+        for (uint32_t r = 0; r < s->n_rows; r++) {
+            float *row = out + (size_t)(s->first_row + r) * 2 * args->n_freqs;
 
             for (uint32_t c = 0; c < args->n_freqs; c++) {
                 float angle = (float)(s->n_past + r) * inv_freq[c];
@@ -198,16 +223,16 @@ static void rope_row(Backend *backend, const void *arg, uint32_t row) {
         backend->kernels->rotate(q + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
     for (uint32_t h = 0; h < args->n_kv_heads; h++)
         backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
-    if (kv_store_rotates(args->store, args->layer, KV_SIDE_K)) {
+    if (kv_layer_rotates(args->layer, KV_SIDE_K)) {
         backend->kernels->hadamard(q, args->n_heads, args->head_dim);
         backend->kernels->hadamard(k, args->n_kv_heads, args->head_dim);
     }
-    if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
+    if (kv_layer_rotates(args->layer, KV_SIDE_V))
         backend->kernels->hadamard(v, args->n_kv_heads, args->head_dim);
-    backend->kernels->to_exact(kv_store_tail_format(args->store, args->layer, KV_SIDE_K),
+    backend->kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_K),
                                (uint16_t *)(uintptr_t)args->k_out + kv_at, k,
                                args->n_kv_heads * args->head_dim);
-    backend->kernels->to_exact(kv_store_tail_format(args->store, args->layer, KV_SIDE_V),
+    backend->kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_V),
                                (uint16_t *)(uintptr_t)args->v_out + kv_at, v,
                                args->n_kv_heads * args->head_dim);
 }
@@ -252,10 +277,13 @@ static int cpu_moments(Backend *backend, const MomentsArgs *args) {
 }
 
 static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
-    (void)backend;
+    const StepInput *input = &backend->step.input;
+
+    assert(args->first + args->n_rows <= input->n_logit_rows);
     for (uint32_t i = 0; i < args->n_rows; i++)
         memcpy(floats(args->out) + (size_t)i * args->dim,
-               floats(args->in) + (size_t)args->rows[i] * args->dim, args->dim * sizeof(float));
+               floats(args->in) + (size_t)input->logit_rows[args->first + i].row * args->dim,
+               args->dim * sizeof(float));
     return 0;
 }
 
@@ -264,9 +292,8 @@ static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
 static int cpu_attention(Backend *backend, const AttentionArgs *args) {
     AttentionArgs rest = *args;
 
-    assert(backend->attention);
     if (backend->kernels == &reference_kernels && args->out) {
-        reference_attention(args);
+        reference_attention(args, &backend->step.input);
         rest.out = 0;
     }
     attention_run(backend->attention, &rest);
@@ -274,7 +301,16 @@ static int cpu_attention(Backend *backend, const AttentionArgs *args) {
 }
 
 static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
-    return cpu_sample(backend->sampler, backend->team, args);
+    assert(args->first + args->n_rows <= backend->step.input.n_logit_rows);
+    cpu_sample(backend->sampler, backend->team, floats(args->logits),
+               backend->step.logit_rows + args->first, args->n_rows,
+               backend->step.results + args->first);
+    return 0;
+}
+
+static int cpu_step_wait(Backend *backend, const SampleResult **resultsp) {
+    *resultsp = backend->step.results;
+    return 0;
 }
 
 static int cpu_sync(Backend *backend) {
@@ -323,6 +359,7 @@ static Backend *cpu_free(Backend *backend) {
         return NULL;
     cpu_sampler_free(backend->sampler);
     attention_free(backend->attention);
+    cpu_step_deinit(&backend->step);
     matmul_free(backend->matmul);
     team_free(backend->team);
     free(backend);
@@ -346,8 +383,6 @@ int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *wh
     r = team_new(&backend->team, options->n_threads, why);
     if (!r)
         r = matmul_new(&backend->matmul, backend->team, isa, why);
-    if (!r && cpu_sampler_new(&backend->sampler, team_threads(backend->team)))
-        r = reason_set(why, -ENOMEM, "out of memory");
     if (!r)
         *outp = TAKE(backend);
     return r;
@@ -367,6 +402,8 @@ const BackendOps cpu_ops = {
     .weight_free = cpu_weight_free,
     .weight_bytes = weight_bytes,
     .reserve = cpu_reserve,
+    .slot_set = cpu_slot_set,
+    .step_begin = cpu_step_begin,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
     .matmul = cpu_matmul,
@@ -377,5 +414,6 @@ const BackendOps cpu_ops = {
     .moments = cpu_moments,
     .gather_rows = cpu_gather_rows,
     .sample = cpu_sample_op,
+    .step_wait = cpu_step_wait,
     .sync = cpu_sync,
 };

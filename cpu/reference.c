@@ -144,32 +144,34 @@ typedef struct Context {
     float *k, *v;
 } Context;
 
-static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide side,
-                        uint32_t head, float *out) {
-    const KvStore *store = args->store;
-    KvFormat exact = kv_store_tail_format(store, args->layer, side);
-    uint32_t n = store->geometry.head_dim;
+static void gather_side(const AttentionArgs *args, const StepInput *input, uint32_t i_sequence,
+                        KvSide side, uint32_t head, float *out) {
+    const StepSequence *s = &input->sequences[i_sequence];
+    const KvLayer *layer = args->layer;
+    KvFormat exact = kv_layer_tail_format(layer, side);
+    uint32_t n = layer->head_dim;
     float *block = malloc((size_t)n * KV_PAGE_TOKENS * sizeof(*block));
 
-    for (uint32_t p = 0; p < s->n_past + s->n_tokens; p++) {
+    for (uint32_t p = 0; p < s->n_past + s->n_rows; p++) {
         uint32_t page = p / KV_PAGE_TOKENS, lane = p % KV_PAGE_TOKENS;
 
         if (p >= s->n_past) {
             DevAddr own = side == KV_SIDE_K ? args->k : args->v;
-            size_t row = s->i_token + p - s->n_past;
+            size_t row = s->first_row + p - s->n_past;
 
             for (uint32_t c = 0; c < n; c++)
                 out[(size_t)p * n + c] = kv_exact_value(
-                    exact, ((const uint16_t *)(uintptr_t)
-                                own)[(row * store->geometry.n_kv_heads + head) * n + c]);
+                    exact,
+                    ((const uint16_t *)(uintptr_t)own)[(row * layer->n_kv_heads + head) * n + c]);
             continue;
         }
         if (lane == 0) {
             bool sealed = page < s->n_past / KV_PAGE_TOKENS;
-            DevAddr at = sealed ? kv_store_block(store, args->layer, side, s->pages[page], head)
-                                : kv_store_tail(store, args->layer, side, s->tail, head);
+            DevAddr at = sealed
+                             ? kv_layer_block(layer, side, step_page(input, i_sequence, page), head)
+                             : kv_layer_tail(layer, side, s->slot, head);
 
-            kv_block_to_f32(sealed ? store->regions[args->layer][side].format : exact, side, n,
+            kv_block_to_f32(sealed ? layer->sides[side].format : exact, side, n,
                             (const void *)(uintptr_t)at, block);
         }
         for (uint32_t c = 0; c < n; c++)
@@ -182,14 +184,14 @@ static void gather_side(const AttentionArgs *args, const StepSequence *s, KvSide
 /* A quantized first page's first tokens are read from the sinks. */
 static void gather_sinks(const AttentionArgs *args, const StepSequence *s, KvSide side,
                          uint32_t head, float *out) {
-    const KvStore *store = args->store;
-    uint32_t n = store->geometry.head_dim;
+    const KvLayer *layer = args->layer;
+    uint32_t n = layer->head_dim;
     const uint16_t *sinks;
 
-    if (s->n_past < KV_PAGE_TOKENS || !store->n_sinks || s->sink == KV_NO_SINK ||
-        !kv_store_quantizes(store, args->layer, side))
+    if (s->n_past < KV_PAGE_TOKENS || !layer->n_sinks || s->sink == KV_NO_SINK ||
+        !kv_layer_quantizes(layer, side))
         return;
-    sinks = (const uint16_t *)(uintptr_t)kv_store_sink(store, args->layer, side, s->sink, head);
+    sinks = (const uint16_t *)(uintptr_t)kv_layer_sink(layer, side, s->sink, head);
     for (uint32_t j = 0; j < KV_SINK_TOKENS; j++)
         for (uint32_t c = 0; c < n; c++)
             out[(size_t)j * n + c] =
@@ -199,9 +201,9 @@ static void gather_sinks(const AttentionArgs *args, const StepSequence *s, KvSid
 
 static void attend_row(const AttentionArgs *args, const StepSequence *s, uint32_t r,
                        uint32_t q_head, const Context *context, double *weights) {
-    uint32_t n = args->store->geometry.head_dim, position = s->n_past + r;
+    uint32_t n = args->layer->head_dim, position = s->n_past + r;
     uint32_t oldest = args->window && position >= args->window ? position - args->window + 1 : 0;
-    size_t at = ((size_t)(s->i_token + r) * args->n_heads + q_head) * n;
+    size_t at = ((size_t)(s->first_row + r) * args->n_heads + q_head) * n;
     const float *q = (const float *)(uintptr_t)args->q + at;
     float *out = (float *)(uintptr_t)args->out + at;
     double max = -INFINITY, sum = 0;
@@ -221,22 +223,24 @@ static void attend_row(const AttentionArgs *args, const StepSequence *s, uint32_
             mean += weights[p] / sum * context->v[(size_t)p * n + c];
         out[c] = (float)mean;
     }
-    if (kv_store_rotates(args->store, args->layer, KV_SIDE_V))
+    if (kv_layer_rotates(args->layer, KV_SIDE_V))
         hadamard_apply(out, n);
 }
 
-static void attend_head(const AttentionArgs *args, const StepSequence *s, uint32_t head) {
-    size_t n = s->n_past + s->n_tokens, head_dim = args->store->geometry.head_dim;
-    uint32_t group = args->n_heads / args->store->geometry.n_kv_heads;
+static void attend_head(const AttentionArgs *args, const StepInput *input, uint32_t i_sequence,
+                        uint32_t head) {
+    const StepSequence *s = &input->sequences[i_sequence];
+    size_t n = s->n_past + s->n_rows, head_dim = args->layer->head_dim;
+    uint32_t group = args->n_heads / args->layer->n_kv_heads;
     Context context = { .k = malloc(n * head_dim * sizeof(float)),
                         .v = malloc(n * head_dim * sizeof(float)) };
     double *weights = malloc(n * sizeof(*weights));
 
-    gather_side(args, s, KV_SIDE_K, head, context.k);
-    gather_side(args, s, KV_SIDE_V, head, context.v);
+    gather_side(args, input, i_sequence, KV_SIDE_K, head, context.k);
+    gather_side(args, input, i_sequence, KV_SIDE_V, head, context.v);
     gather_sinks(args, s, KV_SIDE_K, head, context.k);
     gather_sinks(args, s, KV_SIDE_V, head, context.v);
-    for (uint32_t r = 0; r < s->n_tokens; r++)
+    for (uint32_t r = 0; r < s->n_rows; r++)
         for (uint32_t g = 0; g < group; g++)
             attend_row(args, s, r, head * group + g, &context, weights);
     free(weights);
@@ -244,8 +248,8 @@ static void attend_head(const AttentionArgs *args, const StepSequence *s, uint32
     free(context.v);
 }
 
-void reference_attention(const AttentionArgs *args) {
-    for (uint32_t i = 0; i < args->batch->n_sequences; i++)
-        for (uint32_t h = 0; h < args->store->geometry.n_kv_heads; h++)
-            attend_head(args, &args->batch->sequences[i], h);
+void reference_attention(const AttentionArgs *args, const StepInput *input) {
+    for (uint32_t i = 0; i < input->n_sequences; i++)
+        for (uint32_t h = 0; h < args->layer->n_kv_heads; h++)
+            attend_head(args, input, i, h);
 }

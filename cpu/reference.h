@@ -15,4 +15,4 @@ extern const VectorKernels reference_kernels;
 /* Attention by the definition: softmax over all visible keys of each row, read one by one through
  * the store's accessors. Reads the cache as it is before the step and leaves it so. It allocates,
  * as a reference may. */
-void reference_attention(const AttentionArgs *args);
+void reference_attention(const AttentionArgs *args, const StepInput *input);

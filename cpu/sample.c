@@ -7,7 +7,10 @@
  * histogram of mass; without either, the weights are summed where they stand. Sums are in f64, in
  * a fixed order: a row's answer is a function of the row alone.
  *
- * Scratch belongs to a thread of the team and is left clean (counts all zero) after every row.
+ * State: of every slot its parameters and two tables over the vocabulary, which are written only
+ * where a request asks for it, so that most of their memory is never touched; of every thread of
+ * the team scratch. Slots are filled on the engine's thread; a slot draws on any thread of the
+ * team, once in a step.
  */
 
 #include "cpu/sample.h"
@@ -23,7 +26,10 @@
 /* Weights, from 0 to 1, by exponent and five bits of mantissa. */
 #define BUCKET_SHIFT 18
 #define BUCKETS ((0x3F800000 >> BUCKET_SHIFT) + 1)
-#define SEEN (UINT32_C(1) << 31) /* in counts: the id is in the prompt or the output */
+/* In counts, beside the occurrences in the output: */
+#define SEEN (UINT32_C(1) << 31)   /* the id is in the prompt or the output */
+#define BANNED (UINT32_C(1) << 30) /* it is not drawn before min_output */
+#define COUNT (BANNED - 1)
 
 typedef struct Candidate {
     float value; /* a logit or a weight */
@@ -32,72 +38,148 @@ typedef struct Candidate {
 
 typedef struct Scratch {
     float *z;              /* [n_vocab] logits after bias and penalties, then weights */
-    uint32_t *counts;      /* [n_vocab] SEEN | occurrences in the output; zero between rows */
     Candidate *candidates; /* [n_vocab] */
     double mass[BUCKETS];
-    uint32_t n_vocab;
 } Scratch;
 
+typedef struct Slot {
+    SampleParams params; /* without the bias */
+    float *bias;         /* [n_vocab]; all 0 unless has_bias */
+    uint32_t *counts;    /* [n_vocab]; all 0 unless has_counts */
+    bool has_bias, has_counts, has_banned;
+    uint32_t n_output, min_output;
+    uint32_t drawn; /* last */
+} Slot;
+
 struct CpuSampler {
-    uint32_t n_threads;
+    uint32_t n_threads, n_slots, n_vocab;
+    void *memory;      /* owned; what the arrays of slots and scratch lie in */
+    Slot *slots;       /* [n_slots], owned */
     Scratch scratch[]; /* [n_threads] */
 };
 
-int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads) {
-    CpuSampler *sampler = calloc(1, sizeof(*sampler) + n_threads * sizeof(Scratch));
+static void place_arrays(CpuSampler *sampler) {
+    size_t n_vocab = sampler->n_vocab;
+    float *at = sampler->memory;
 
-    assert(n_threads);
+    for (uint32_t i = 0; i < sampler->n_threads; i++, at += 2 * n_vocab)
+        sampler->scratch[i].candidates = (Candidate *)at;
+    for (uint32_t i = 0; i < sampler->n_threads; i++, at += n_vocab)
+        sampler->scratch[i].z = at;
+    for (uint32_t i = 0; i < sampler->n_slots; i++, at += n_vocab)
+        sampler->slots[i].bias = at;
+    for (uint32_t i = 0; i < sampler->n_slots; i++, at += n_vocab)
+        sampler->slots[i].counts = (uint32_t *)at;
+}
+
+int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads, uint32_t n_slots, uint32_t n_vocab,
+                    size_t *bytesp) {
+    static const SampleParams greedy = SAMPLE_PARAMS_GREEDY;
+    size_t struct_bytes = sizeof(CpuSampler) + n_threads * sizeof(Scratch);
+    size_t n_arrays = 3 * (size_t)n_threads + 2 * (size_t)n_slots;
+    CLEANUP(cpu_sampler_free) CpuSampler *sampler = calloc(1, struct_bytes);
+
+    assert(n_threads && n_slots && n_vocab);
     if (!sampler)
         return -ENOMEM;
     sampler->n_threads = n_threads;
-    *outp = sampler;
+    sampler->n_slots = n_slots;
+    sampler->n_vocab = n_vocab;
+    sampler->slots = calloc(n_slots, sizeof(*sampler->slots));
+    sampler->memory = calloc(n_arrays, n_vocab * sizeof(float));
+    if (!sampler->slots || !sampler->memory)
+        return -ENOMEM;
+    place_arrays(sampler);
+    for (uint32_t i = 0; i < n_slots; i++)
+        sampler->slots[i].params = greedy;
+    *bytesp +=
+        struct_bytes + n_slots * sizeof(*sampler->slots) + n_arrays * n_vocab * sizeof(float);
+    *outp = TAKE(sampler);
     return 0;
-}
-
-static void scratch_deinit(Scratch *s) {
-    free(s->z);
-    free(s->counts);
-    free(s->candidates);
-    s->z = NULL;
-    s->counts = NULL;
-    s->candidates = NULL;
-    s->n_vocab = 0;
 }
 
 CpuSampler *cpu_sampler_free(CpuSampler *sampler) {
     if (!sampler)
         return NULL;
-    for (uint32_t i = 0; i < sampler->n_threads; i++)
-        scratch_deinit(&sampler->scratch[i]);
+    free(sampler->memory);
+    free(sampler->slots);
     free(sampler);
     return NULL;
 }
 
-static int scratch_init(Scratch *s, uint32_t n_vocab) {
-    s->z = calloc(n_vocab, sizeof(*s->z));
-    s->counts = calloc(n_vocab, sizeof(*s->counts));
-    s->candidates = calloc(n_vocab, sizeof(*s->candidates));
-    if (!s->z || !s->counts || !s->candidates) {
-        scratch_deinit(s);
-        return -ENOMEM;
-    }
-    s->n_vocab = n_vocab;
-    return 0;
+/* slots */
+
+static bool has_penalties(const SampleParams *p) {
+    return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
 }
 
-int cpu_sampler_reserve(CpuSampler *sampler, uint32_t n_vocab, size_t *bytesp) {
-    int r = 0;
+static void slot_clear(Slot *slot, uint32_t n_vocab) {
+    if (slot->has_bias)
+        memset(slot->bias, 0, n_vocab * sizeof(*slot->bias));
+    if (slot->has_counts)
+        memset(slot->counts, 0, n_vocab * sizeof(*slot->counts));
+    slot->has_bias = slot->has_counts = slot->has_banned = false;
+}
 
-    assert(n_vocab);
-    for (uint32_t i = 0; i < sampler->n_threads; i++)
-        scratch_deinit(&sampler->scratch[i]);
-    for (uint32_t i = 0; !r && i < sampler->n_threads; i++) {
-        Scratch *s = &sampler->scratch[i];
+static void slot_fill_bias(Slot *slot, const SampleParams *p, uint32_t n_vocab) {
+    for (uint32_t i = 0; i < p->n_logit_bias; i++)
+        if (p->logit_bias[i].token < n_vocab)
+            slot->bias[p->logit_bias[i].token] = p->logit_bias[i].bias;
+    slot->has_bias = p->n_logit_bias;
+}
 
-        r = scratch_init(s, n_vocab);
-        *bytesp += n_vocab * (sizeof(*s->z) + sizeof(*s->counts) + sizeof(*s->candidates));
+static void slot_ban(Slot *slot, const SlotState *state, uint32_t n_vocab) {
+    for (uint32_t i = 0; i < state->n_banned; i++)
+        if (state->banned[i] < n_vocab)
+            slot->counts[state->banned[i]] |= BANNED;
+    slot->has_banned = state->n_banned && state->n_output < state->min_output;
+    slot->has_counts |= state->n_banned;
+}
+
+static void slot_count(Slot *slot, uint32_t token) {
+    slot->counts[token] = (slot->counts[token] | SEEN) + 1;
+}
+
+static void slot_count_history(Slot *slot, const SlotState *state, uint32_t n_vocab) {
+    for (uint32_t i = 0; i < state->n_prompt; i++) {
+        assert(state->prompt[i] < n_vocab);
+        slot->counts[state->prompt[i]] |= SEEN;
     }
-    return r;
+    for (uint32_t i = 0; i < state->n_output; i++) {
+        assert(state->output[i] < n_vocab);
+        slot_count(slot, state->output[i]);
+    }
+    slot->has_counts = true;
+}
+
+void cpu_sampler_set(CpuSampler *sampler, uint32_t i_slot, const SlotState *state) {
+    Slot *slot = &sampler->slots[i_slot];
+
+    assert(i_slot < sampler->n_slots);
+    slot_clear(slot, sampler->n_vocab);
+    slot->params = *state->params;
+    slot->params.logit_bias = NULL;
+    slot->params.n_logit_bias = 0;
+    slot->n_output = state->n_output;
+    slot->min_output = state->min_output;
+    slot->drawn = state->n_output ? state->output[state->n_output - 1] : 0;
+    slot_fill_bias(slot, state->params, sampler->n_vocab);
+    slot_ban(slot, state, sampler->n_vocab);
+    if (has_penalties(&slot->params))
+        slot_count_history(slot, state, sampler->n_vocab);
+}
+
+uint32_t cpu_sampler_drawn(const CpuSampler *sampler, uint32_t slot) {
+    assert(slot < sampler->n_slots);
+    return sampler->slots[slot].drawn;
+}
+
+static void slot_follow(Slot *slot, uint32_t token) {
+    slot->drawn = token;
+    slot->n_output++;
+    slot->has_banned = slot->has_banned && slot->n_output < slot->min_output;
+    if (has_penalties(&slot->params))
+        slot_count(slot, token);
 }
 
 /* arithmetic */
@@ -283,49 +365,24 @@ static void report_logprobs(Scratch *s, const float *logits, uint32_t n_vocab, i
 
 /* bias, bans, penalties */
 
-static bool has_penalties(const SampleParams *p) {
-    return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+static float penalized(float z, uint32_t count, const SampleParams *p) {
+    z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
+    if (count & COUNT)
+        z -= p->frequency_penalty * (float)(count & COUNT) + p->presence_penalty;
+    return logit_clean(z);
 }
 
-/* Penalizes each distinct id of `tokens` that is still counted, and stops counting it. */
-static void penalize(Scratch *s, const SampleParams *p, const uint32_t *tokens, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t token = tokens[i], count = s->counts[token] & ~SEEN;
-        float z = s->z[token];
-
-        if (!s->counts[token])
-            continue;
-        s->counts[token] = 0;
-        z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
-        if (count)
-            z -= p->frequency_penalty * (float)count + p->presence_penalty;
-        s->z[token] = logit_clean(z);
-    }
-}
-
-static void apply_penalties(Scratch *s, const SampleRow *row) {
-    for (uint32_t i = 0; i < row->n_prompt; i++)
-        s->counts[row->prompt[i]] = SEEN;
-    for (uint32_t i = 0; i < row->n_output; i++)
-        s->counts[row->output[i]] = (s->counts[row->output[i]] | SEEN) + 1;
-    penalize(s, row->params, row->prompt, row->n_prompt);
-    penalize(s, row->params, row->output, row->n_output);
-}
-
-static void adjust_logits(Scratch *s, const float *logits, uint32_t n_vocab, const SampleRow *row) {
-    const SampleParams *p = row->params;
-
+static void adjust_logits(float *z, const float *logits, uint32_t n_vocab, const Slot *slot) {
     for (uint32_t i = 0; i < n_vocab; i++)
-        s->z[i] = logit_clean(logits[i]);
-    for (uint32_t i = 0; i < p->n_logit_bias; i++)
-        if (p->logit_bias[i].token < n_vocab)
-            s->z[p->logit_bias[i].token] =
-                logit_clean(s->z[p->logit_bias[i].token] + p->logit_bias[i].bias);
-    for (uint32_t i = 0; i < row->n_banned; i++)
-        if (row->banned[i] < n_vocab)
-            s->z[row->banned[i]] = -INFINITY;
-    if (has_penalties(p))
-        apply_penalties(s, row);
+        z[i] = logit_clean(logits[i]);
+    for (uint32_t i = 0; slot->has_bias && i < n_vocab; i++)
+        z[i] = logit_clean(z[i] + slot->bias[i]);
+    for (uint32_t i = 0; slot->has_banned && i < n_vocab; i++)
+        z[i] = slot->counts[i] & BANNED ? -INFINITY : z[i];
+    if (has_penalties(&slot->params))
+        for (uint32_t i = 0; i < n_vocab; i++)
+            if (slot->counts[i] & SEEN)
+                z[i] = penalized(z[i], slot->counts[i], &slot->params);
 }
 
 /* the draw */
@@ -434,28 +491,23 @@ static uint32_t draw_top_p(Scratch *s, uint32_t n_vocab, const SampleParams *p, 
     return draw_all(s->z, n_vocab, row_sum(s->z, n_vocab), u);
 }
 
-static uint32_t lowest_allowed(const SampleRow *row, uint32_t n_vocab) {
-    for (uint32_t token = 0; token < n_vocab; token++) {
-        bool banned = false;
-
-        for (uint32_t i = 0; i < row->n_banned; i++)
-            banned |= row->banned[i] == token;
-        if (!banned)
+static uint32_t lowest_allowed(const Slot *slot, uint32_t n_vocab) {
+    for (uint32_t token = 0; token < n_vocab; token++)
+        if (!slot->has_banned || !(slot->counts[token] & BANNED))
             return token;
-    }
     return 0;
 }
 
-static uint32_t draw(Scratch *s, uint32_t n_vocab, const SampleRow *row) {
-    const SampleParams *p = row->params;
+static uint32_t draw(Scratch *s, uint32_t n_vocab, const Slot *slot) {
+    const SampleParams *p = &slot->params;
     float max = row_max(s->z, n_vocab);
     double u, total;
 
     if (max == -INFINITY)
-        return lowest_allowed(row, n_vocab);
+        return lowest_allowed(slot, n_vocab);
     if (p->temperature == 0)
         return row_find(s->z, n_vocab, max);
-    u = uniform(p->seed, row->n_output);
+    u = uniform(p->seed, slot->n_output);
     if (p->top_k && p->top_k < n_vocab)
         return draw_top_k(s, n_vocab, max, p, u);
     row_weights(s->z, s->z, n_vocab, max, p->temperature, p->min_p);
@@ -465,58 +517,57 @@ static uint32_t draw(Scratch *s, uint32_t n_vocab, const SampleRow *row) {
     return draw_all(s->z, n_vocab, total, u);
 }
 
-static bool is_plain_greedy(const SampleRow *row) {
-    const SampleParams *p = row->params;
-
-    return p->temperature == 0 && !p->n_logit_bias && !row->n_banned && !has_penalties(p);
+static bool is_plain_greedy(const Slot *slot) {
+    return slot->params.temperature == 0 && !slot->has_bias && !slot->has_banned &&
+           !has_penalties(&slot->params);
 }
 
-static uint32_t sample_token(Scratch *s, const float *logits, uint32_t n_vocab,
-                             const SampleRow *row) {
+static uint32_t sample_token(Scratch *s, const float *logits, uint32_t n_vocab, const Slot *slot) {
     uint32_t token;
 
-    if (row->score_only) {
-        assert(row->target < n_vocab);
-        return row->target;
-    }
-    if (is_plain_greedy(row)) {
+    if (is_plain_greedy(slot)) {
         token = row_find(logits, n_vocab, row_max(logits, n_vocab));
         return token < n_vocab ? token : 0; /* every logit is NaN */
     }
-    adjust_logits(s, logits, n_vocab, row);
-    return draw(s, n_vocab, row);
+    adjust_logits(s->z, logits, n_vocab, slot);
+    return draw(s, n_vocab, slot);
 }
 
 typedef struct SampleTask {
     CpuSampler *sampler;
-    const SampleArgs *args;
+    const float *logits;
+    const StepLogits *rows;
+    SampleResult *results;
 } SampleTask;
 
 static void sample_row(void *arg, uint32_t i_row, uint32_t i_thread) {
     const SampleTask *task = arg;
-    const SampleArgs *args = task->args;
+    uint32_t n_vocab = task->sampler->n_vocab;
     Scratch *s = &task->sampler->scratch[i_thread];
-    const float *logits = (const float *)(uintptr_t)args->logits + (size_t)i_row * args->n_vocab;
-    const SampleRow *row = &args->rows[i_row];
-    SampleResult *result = &args->results[i_row];
+    const float *logits = task->logits + (size_t)i_row * n_vocab;
+    const StepLogits *row = &task->rows[i_row];
+    SampleResult *result = &task->results[i_row];
 
+    assert(row->slot < task->sampler->n_slots);
     result->n_top = 0;
     result->logprob = 0;
-    result->token = sample_token(s, logits, args->n_vocab, row);
+    result->token = row->target;
+    if (row->target == STEP_DRAW) {
+        result->token = sample_token(s, logits, n_vocab, &task->sampler->slots[row->slot]);
+        slot_follow(&task->sampler->slots[row->slot], result->token);
+    }
+    assert(result->token < n_vocab);
     if (row->n_top_logprobs >= 0)
-        report_logprobs(s, logits, args->n_vocab, row->n_top_logprobs, result);
+        report_logprobs(s, logits, n_vocab, row->n_top_logprobs, result);
 }
 
-int cpu_sample(CpuSampler *sampler, Team *team, const SampleArgs *args) {
-    SampleTask task = { .sampler = sampler, .args = args };
-    uint32_t n_threads = team ? team_threads(team) : 1;
+void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
+                uint32_t n_rows, SampleResult *results) {
+    SampleTask task = { .sampler = sampler, .logits = logits, .rows = rows, .results = results };
 
-    assert(n_threads <= sampler->n_threads && args->n_vocab);
-    for (uint32_t i = 0; i < n_threads; i++)
-        assert(args->n_vocab <= sampler->scratch[i].n_vocab);
+    assert((team ? team_threads(team) : 1) <= sampler->n_threads);
     if (team)
-        team_run(team, sample_row, &task, args->n_rows);
-    for (uint32_t i = 0; !team && i < args->n_rows; i++)
+        team_run(team, sample_row, &task, n_rows);
+    for (uint32_t i = 0; !team && i < n_rows; i++)
         sample_row(&task, i, 0);
-    return 0;
 }

@@ -14,16 +14,22 @@
 #include "backend/ops.h"
 #include "cpu/team.h"
 
-typedef struct CpuSampler CpuSampler; /* scratch of every thread */
+typedef struct CpuSampler CpuSampler; /* the slots, and scratch of every thread */
 
-/* `n_threads`: of the team that cpu_sample will be given; 1 without one. 0 or -ENOMEM. */
-int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads);
+/* Takes all its memory: 8 bytes for each slot and id of the vocabulary, and 12 for each thread and
+ * id; adds that to *bytesp. `n_threads`: of the team that cpu_sample will be given; 1 without one.
+ * 0 or -ENOMEM. */
+int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads, uint32_t n_slots, uint32_t n_vocab,
+                    size_t *bytesp);
 CpuSampler *cpu_sampler_free(CpuSampler *sampler);
 CLEANUP_DEFINE(CpuSampler, cpu_sampler_free);
 
-/* Makes the scratch for rows of up to n_vocab logits, in place of the one it has, and adds its
- * bytes to *bytesp. 0, or -ENOMEM: it has none. */
-int cpu_sampler_reserve(CpuSampler *sampler, uint32_t n_vocab, size_t *bytesp);
+/* The op slot_set. */
+void cpu_sampler_set(CpuSampler *sampler, uint32_t slot, const SlotState *state);
+/* What a slot drew last. */
+uint32_t cpu_sampler_drawn(const CpuSampler *sampler, uint32_t slot);
 
-/* `team` may be NULL. Rows may be no wider than what was reserved. Returns 0. */
-int cpu_sample(CpuSampler *sampler, Team *team, const SampleArgs *args);
+/* f32 `logits` [n_rows, n_vocab] of `rows` [n_rows], into `results` [n_rows]. `team` may be NULL.
+ */
+void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
+                uint32_t n_rows, SampleResult *results);

@@ -2,8 +2,13 @@
 #pragma once
 
 /*
- * How a block (one KV head of one page) is stored at each width, to the byte. This is what every
- * backend reads and writes.
+ * How a block (one KV head of one page) is stored at each width.
+ *
+ * Common to all backends, and not to change, are the values: which numbers share a scale, what a
+ * code of each width stands for, the scales and centers there are, the levels; so that a model
+ * gives the same quality wherever it runs. Where codes, scales and centers lie within a block is
+ * each backend's own, as long as it fits the block's bytes: a page never leaves the process. What
+ * follows of placement (parts, planes, the order of channels and tokens) is the CPU's.
  *
  * A quantized block is, in this order, each part without padding, the whole padded to 16 bytes:
  *

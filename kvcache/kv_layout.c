@@ -7,6 +7,7 @@
 #include "kvcache/kv_layout.h"
 
 #include "kvcache/kv_format.h"
+#include "kvcache/kv_layer.h"
 #include "kvcache/rounding.h"
 
 #include <errno.h>
@@ -145,4 +146,36 @@ double kv_store_bits(const KvStore *store) {
 
     return 8.0 * (double)kv_store_page_bytes(store) /
            ((double)g->n_layers * KV_SIDES * g->n_kv_heads * g->head_dim * KV_PAGE_TOKENS);
+}
+
+_Static_assert(sizeof(KvLayer) <= 256, "a small part of a kernel's arguments");
+
+KvLayer kv_store_layer(const KvStore *s, uint32_t layer) {
+    size_t tail_side_bytes = s->geometry.n_kv_heads * s->tail_block_bytes;
+    size_t sink_side_bytes = s->geometry.n_kv_heads * s->sink_block_bytes;
+    KvLayer l = {
+        .roundings = s->base + s->roundings_offset +
+                     (size_t)layer * s->geometry.n_kv_heads * s->rounding_bytes,
+        .tail_slot_bytes = s->geometry.n_layers * KV_SIDES * tail_side_bytes,
+        .sink_slot_bytes = s->geometry.n_layers * KV_SIDES * sink_side_bytes,
+        .tail_block_bytes = (uint32_t)s->tail_block_bytes,
+        .sink_block_bytes = (uint32_t)s->sink_block_bytes,
+        .rounding_bytes = (uint32_t)s->rounding_bytes,
+        .n_kv_heads = s->geometry.n_kv_heads,
+        .head_dim = s->geometry.head_dim,
+        .n_sinks = s->n_sinks,
+    };
+
+    for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
+        const KvRegion *region = &s->regions[layer][side];
+        size_t i_side = (size_t)layer * KV_SIDES + side;
+
+        l.sides[side] =
+            (KvLayerSide){ .pages = s->base + region->offset,
+                           .tails = s->base + s->tails_offset + i_side * tail_side_bytes,
+                           .sinks = s->base + s->sinks_offset + i_side * sink_side_bytes,
+                           .block_bytes = (uint32_t)region->block_bytes,
+                           .format = region->format };
+    }
+    return l;
 }

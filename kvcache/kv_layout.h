@@ -6,7 +6,7 @@
  *
  * A *page* is 64 consecutive tokens of one sequence; its id is the same in every layer. A *tail*
  * is the not yet full last page of a sequence, always 16-bit floats, in the slot of its sequence.
- * Backends read and write both through the accessors below and through nothing else.
+ * Backends read and write both through kvcache/kv_layer.h and through nothing else.
  *
  *   store memory = regions, one per (layer, side), then tails, sinks, roundings
  *   region(layer, side) = [n_pages][n_kv_heads] blocks of block_bytes
@@ -22,7 +22,12 @@
  * IEEE half floats. A half float's 11 bits of significand matter: bf16's 8 cost more than 8-bit
  * pages do. What it cannot hold, beyond +-65504, becomes +-65504 (NaN stays), as in sealing.
  *
- * A block holds one KV head of one page. Quantized blocks: kvcache/kv_format.h. In 16 bits:
+ * Common to all backends are the pages, the slots and how many bytes each takes, which is what the
+ * ledger counts. Where a value lies within a block is its backend's own: pages never leave the
+ * process, and nobody else reads them.
+ *
+ * A block holds one KV head of one page. On the CPU, quantized ones are as kvcache/kv_format.h
+ * says, and those in 16 bits:
  *   K  [head_dim][64 tokens]   channel-major: a scale per channel folds into the query once, and
  *                              scores of 64 tokens are lanes of a vector, without reductions
  *   V  [64 tokens][head_dim]   token-major: a scale per token folds into the softmax weight, and
@@ -123,49 +128,8 @@ size_t kv_store_roundings_bytes(const KvStore *store);
 /* Bits per element of a sealed page, metadata included. */
 double kv_store_bits(const KvStore *store);
 
-/* inline helpers */
-
-static inline DevAddr kv_store_block(const KvStore *s, uint32_t layer, KvSide side, uint32_t page,
-                                     uint32_t head) {
-    const KvRegion *r = &s->regions[layer][side];
-
-    return s->base + r->offset + (size_t)page * r->page_bytes + (size_t)head * r->block_bytes;
-}
+/* inline helpers; kvcache/kv_layer.h has those of one layer's memory */
 
 static inline bool kv_store_quantizes(const KvStore *s, uint32_t layer, KvSide side) {
     return kv_format_quantizes(s->regions[layer][side].format);
-}
-
-/* What tails and sinks of a side, and a step's own keys and values, are stored as. */
-static inline KvFormat kv_store_tail_format(const KvStore *s, uint32_t layer, KvSide side) {
-    return kv_store_quantizes(s, layer, side) ? KV_FORMAT_F16 : s->regions[layer][side].format;
-}
-
-/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. */
-static inline bool kv_store_rotates(const KvStore *s, uint32_t layer, KvSide side) {
-    return kv_store_quantizes(s, layer, side);
-}
-
-static inline size_t kv_store_slot_index(const KvStore *s, uint32_t layer, KvSide side,
-                                         uint32_t slot, uint32_t head) {
-    return (((size_t)slot * s->geometry.n_layers + layer) * KV_SIDES + side) *
-               s->geometry.n_kv_heads +
-           head;
-}
-
-static inline DevAddr kv_store_tail(const KvStore *s, uint32_t layer, KvSide side, uint32_t slot,
-                                    uint32_t head) {
-    return s->base + s->tails_offset +
-           kv_store_slot_index(s, layer, side, slot, head) * s->tail_block_bytes;
-}
-
-static inline DevAddr kv_store_sink(const KvStore *s, uint32_t layer, KvSide side, uint32_t slot,
-                                    uint32_t head) {
-    return s->base + s->sinks_offset +
-           kv_store_slot_index(s, layer, side, slot, head) * s->sink_block_bytes;
-}
-
-static inline DevAddr kv_store_rounding(const KvStore *s, uint32_t layer, uint32_t head) {
-    return s->base + s->roundings_offset +
-           ((size_t)layer * s->geometry.n_kv_heads + head) * s->rounding_bytes;
 }

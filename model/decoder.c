@@ -133,17 +133,6 @@ static uint32_t widest_input(const ModelConfig *c) {
     return c->ffn_dim > widest ? c->ffn_dim : widest;
 }
 
-int decoder_reserve(Decoder *d, const KvStore *store, Reason *why) {
-    d->scratch_bytes = 0;
-    return d->ops->reserve(d->backend,
-                           &(ReserveArgs){ .store = store,
-                                           .max_batched_tokens = d->limits.max_batched_tokens,
-                                           .n_heads = d->config->n_heads,
-                                           .n_cols_max = widest_input(d->config),
-                                           .n_vocab = d->config->n_vocab },
-                           &d->scratch_bytes, why);
-}
-
 /* weights */
 
 /* Source row of every row of a projection whose heads the file stores as pairs (0, 1), (2, 3), ...
@@ -388,11 +377,11 @@ static int matmul(Decoder *d, DevAddr in, uint32_t n_tokens, const MatmulPart *p
                                       });
 }
 
-static int collect_moments(Decoder *d, uint32_t l, const KvStore *store, uint32_t n_tokens) {
+static int collect_moments(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_tokens) {
     const ModelConfig *c = d->config;
     size_t size = (size_t)c->n_kv_heads * c->head_dim * c->head_dim * sizeof(float);
 
-    assert(!kv_store_quantizes(store, l, KV_SIDE_K));
+    assert(!kv_layer_quantizes(kept, KV_SIDE_K));
     return d->ops->moments(d->backend, &(MomentsArgs){
                                            .out = d->moments + l * size,
                                            .q = d->q,
@@ -403,7 +392,7 @@ static int collect_moments(Decoder *d, uint32_t l, const KvStore *store, uint32_
                                        });
 }
 
-static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t n_tokens) {
+static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_tokens) {
     const DecoderLayer *layer = &d->layers[l];
     const ModelConfig *c = d->config;
     const MatmulPart parts[] = {
@@ -432,42 +421,39 @@ static int project_heads(Decoder *d, uint32_t l, const KvStore *store, uint32_t 
                                      .n_kv_heads = c->n_kv_heads,
                                      .head_dim = c->head_dim,
                                      .n_freqs = c->head_dim / 2,
-                                     .layer = l,
-                                     .store = store,
+                                     .layer = kept,
                                  });
     if (!r && d->moments)
-        r = collect_moments(d, l, store, n_tokens);
+        r = collect_moments(d, l, kept, n_tokens);
     return r;
 }
 
-static int attend(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
+static int attend(Decoder *d, uint32_t l, const KvLayer *kept) {
     return d->ops->attention(d->backend, &(AttentionArgs){
                                              .out = d->attended,
                                              .q = d->q,
                                              .k = d->k_exact,
                                              .v = d->v_exact,
-                                             .layer = l,
+                                             .layer = kept,
                                              .n_heads = d->config->n_heads,
                                              .window = d->layers[l].window,
                                              .scale = 1 / sqrtf((float)d->config->head_dim),
-                                             .batch = batch,
-                                             .store = store,
                                          });
 }
 
-static int attention_block(Decoder *d, uint32_t l, const KvStore *store, const StepBatch *batch) {
+static int attention_block(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_rows) {
     const DecoderLayer *layer = &d->layers[l];
     int r;
 
-    r = norm(d, d->h, d->x, layer->attention_norm, batch->n_tokens, d->config->dim);
+    r = norm(d, d->h, d->x, layer->attention_norm, n_rows, d->config->dim);
     if (!r)
-        r = project_heads(d, l, store, batch->n_tokens);
+        r = project_heads(d, l, kept, n_rows);
     if (!r)
-        r = attend(d, l, store, batch);
+        r = attend(d, l, kept);
     if (r)
         return r;
     return matmul(
-        d, d->attended, batch->n_tokens,
+        d, d->attended, n_rows,
         &(MatmulPart){ .weight = layer->o, .bias = layer->o_bias, .out = d->x, .accumulate = true },
         1);
 }
@@ -502,29 +488,59 @@ void decoder_collect_moments(Decoder *d, DevAddr moments) {
     d->moments = moments;
 }
 
-int decoder_step(Decoder *d, const KvStore *store, const StepBatch *batch, const uint32_t *tokens) {
+/* The distinct windows of the layers, of which there are at most two, into `windows`. */
+static uint32_t list_windows(const Decoder *d, uint32_t windows[2]) {
+    uint32_t n = 0;
+
+    for (uint32_t l = 0; l < d->config->n_layers; l++) {
+        uint32_t window = d->layers[l].window;
+
+        if (n == 0 || (windows[0] != window && n == 1))
+            windows[n++] = window;
+    }
+    return n;
+}
+
+int decoder_reserve(Decoder *d, uint32_t max_sequences, uint32_t max_pages, Reason *why) {
+    uint32_t windows[2], n_windows = list_windows(d, windows);
+
+    d->scratch_bytes = 0;
+    return d->ops->reserve(d->backend,
+                           &(ReserveArgs){ .geometry = decoder_kv_geometry(d->config),
+                                           .n_heads = d->config->n_heads,
+                                           .n_cols_max = widest_input(d->config),
+                                           .n_vocab = d->config->n_vocab,
+                                           .windows = windows,
+                                           .n_windows = n_windows,
+                                           .max_rows = d->limits.max_batched_tokens,
+                                           .max_sequences = max_sequences,
+                                           .max_pages = max_pages },
+                           &d->scratch_bytes, why);
+}
+
+int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
     int r;
 
-    assert(batch->n_tokens && batch->n_tokens <= d->limits.max_batched_tokens);
-    r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x,
-                                                .table = d->embed,
-                                                .tokens = tokens,
-                                                .n_tokens = batch->n_tokens });
+    assert(input->n_rows && input->n_rows <= d->limits.max_batched_tokens);
+    r = d->ops->step_begin(d->backend, input);
+    if (!r)
+        r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x, .table = d->embed });
     if (!r)
         r = d->ops->rope_table(d->backend, &(RopeTableArgs){ .out = d->rope_table,
                                                              .inv_freq = d->inv_freq,
                                                              .n_freqs = d->config->head_dim / 2,
-                                                             .scale = d->rope_scale,
-                                                             .batch = batch });
+                                                             .scale = d->rope_scale });
     for (uint32_t l = 0; !r && l < d->config->n_layers; l++) {
-        r = attention_block(d, l, store, batch);
+        KvLayer kept = kv_store_layer(store, l);
+
+        r = attention_block(d, l, &kept, input->n_rows);
         if (!r)
-            r = ffn_block(d, l, batch->n_tokens);
+            r = ffn_block(d, l, input->n_rows);
     }
     return r;
 }
 
-int decoder_logits(Decoder *d, const uint32_t *rows, uint32_t n_rows, DevAddr *logitsp) {
+int decoder_logits(Decoder *d, uint32_t first, uint32_t n_rows, DevAddr *logitsp) {
     const MatmulPart head = { .weight = d->output, .out = d->logits };
     int r;
 
@@ -532,7 +548,7 @@ int decoder_logits(Decoder *d, const uint32_t *rows, uint32_t n_rows, DevAddr *l
     r = d->ops->gather_rows(
         d->backend,
         &(GatherRowsArgs){
-            .out = d->rows, .in = d->x, .rows = rows, .n_rows = n_rows, .dim = d->config->dim });
+            .out = d->rows, .in = d->x, .first = first, .n_rows = n_rows, .dim = d->config->dim });
     if (!r)
         r = norm(d, d->rows, d->rows, d->output_norm, n_rows, d->config->dim);
     if (!r)
@@ -542,4 +558,11 @@ int decoder_logits(Decoder *d, const uint32_t *rows, uint32_t n_rows, DevAddr *l
                 .in = d->rows, .n_tokens = n_rows, .n_parts = 1, .parts = &head, .out_f32 = true });
     *logitsp = d->logits;
     return r;
+}
+
+int decoder_sample(Decoder *d, uint32_t first, uint32_t n_rows) {
+    SampleArgs args = { .first = first, .n_rows = n_rows, .n_vocab = d->config->n_vocab };
+    int r = decoder_logits(d, first, n_rows, &args.logits);
+
+    return r ? r : d->ops->sample(d->backend, &args);
 }

@@ -26,21 +26,23 @@ CLEANUP_DEFINE(Decoder, decoder_free);
 
 /* Geometry of the cache this model needs. */
 KvGeometry decoder_kv_geometry(const ModelConfig *config);
-/* Has the backend take the scratch that this decoder's steps on such a store need; the store must
- * be laid out and need not have its memory yet. To be called before the first step. */
-int decoder_reserve(Decoder *decoder, const KvStore *store, Reason *why);
 /* Device bytes by purpose, for the ledger; the workspace includes the backend's scratch. */
 size_t decoder_weight_bytes(const Decoder *decoder);
 size_t decoder_workspace_bytes(const Decoder *decoder);
 
-/* Runs one step over `tokens` [batch->n_tokens]: fills the cache and keeps the hidden states of
- * all rows until the next step. */
-int decoder_step(Decoder *decoder, const KvStore *store, const StepBatch *batch,
-                 const uint32_t *tokens);
+/* Has the backend take what steps of this decoder need beyond weights and workspace: scratch, and
+ * slots, for at most max_sequences at once and page tables of max_pages. Before the first step; and
+ * again, between steps, to ask for more. */
+int decoder_reserve(Decoder *decoder, uint32_t max_sequences, uint32_t max_pages, Reason *why);
+
+/* Runs one step: fills the cache and keeps the hidden states of all rows until the next step. */
+int decoder_step(Decoder *decoder, const KvStore *store, const StepInput *input);
 /* From now on steps add the second moments of their queries (after rotary embedding) to `moments`,
  * f32 [n_layers, n_kv_heads, head_dim, head_dim] on the device; 0 ends it. The store must not
  * quantize. */
 void decoder_collect_moments(Decoder *decoder, DevAddr moments);
-/* Logits of some rows of the last step: f32 [n_rows, n_vocab] on the device, valid until the next
- * call. n_rows <= max_logit_rows. */
-int decoder_logits(Decoder *decoder, const uint32_t *rows, uint32_t n_rows, DevAddr *logitsp);
+/* Logits of the last step's rows logit_rows[first .. first + n_rows - 1]: f32 [n_rows, n_vocab] on
+ * the device, valid until the next call. n_rows <= max_logit_rows. */
+int decoder_logits(Decoder *decoder, uint32_t first, uint32_t n_rows, DevAddr *logitsp);
+/* The same, and what those rows ask for is drawn or scored: the results come with step_wait. */
+int decoder_sample(Decoder *decoder, uint32_t first, uint32_t n_rows);

@@ -14,6 +14,7 @@
 static int upload_rounding(const KvStore *store, const BackendOps *ops, Backend *backend,
                            const Profile *profile, uint32_t layer, uint32_t head) {
     uint32_t n = store->geometry.head_dim;
+    KvLayer kept = kv_store_layer(store, layer);
     size_t matrix = (size_t)n * n;
     CLEANUP(free) Rounding *rounding = calloc(1, store->rounding_bytes);
     CLEANUP(free) float *moment = malloc(matrix * sizeof(*moment));
@@ -25,14 +26,14 @@ static int upload_rounding(const KvStore *store, const BackendOps *ops, Backend 
         memcpy(moment,
                profile->q_moments + ((size_t)layer * store->geometry.n_kv_heads + head) * matrix,
                matrix * sizeof(*moment));
-        if (kv_store_rotates(store, layer, KV_SIDE_K))
+        if (kv_layer_rotates(&kept, KV_SIDE_K))
             hadamard_conjugate(moment, n);
         r = rounding_init(rounding, moment, n, DAMPING);
     } else {
         rounding_init_plain(rounding, n);
     }
     return r ? r
-             : ops->upload(backend, kv_store_rounding(store, layer, head), rounding,
+             : ops->upload(backend, kv_layer_rounding(&kept, head), rounding,
                            store->rounding_bytes);
 }
 

@@ -55,34 +55,21 @@ static uint32_t some_token(const Session *session, uint32_t i) {
 
 /* A step in which each sequence gets n tokens, and the greedy choice after each sequence's last. */
 static int step(BenchCache *cache, uint32_t n, const uint32_t *tokens, uint32_t *next) {
-    static const SampleParams greedy = SAMPLE_PARAMS_GREEDY;
     Session *s = cache->session;
-    StepBatch batch = bench_cache_batch(cache, n);
-    CLEANUP(free) uint32_t *last = calloc(batch.n_sequences, sizeof(*last));
-    CLEANUP(free) SampleRow *rows = calloc(batch.n_sequences, sizeof(*rows));
-    CLEANUP(free) SampleResult *results = calloc(batch.n_sequences, sizeof(*results));
-    DevAddr logits = 0;
+    StepInput input = bench_cache_step(cache, n);
+    const SampleResult *results;
     int r;
 
-    if (!last || !rows || !results)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < batch.n_sequences; i++) {
-        last[i] = (i + 1) * n - 1;
-        rows[i] = (SampleRow){ .params = &greedy, .n_top_logprobs = -1 };
-    }
-    r = decoder_step(s->decoder, cache->store, &batch, tokens);
+    input.tokens = tokens;
+    r = decoder_step(s->decoder, cache->store, &input);
     cache->n_tokens += n;
     if (!next)
         return r ? r : s->ops->sync(s->backend);
     if (!r)
-        r = decoder_logits(s->decoder, last, batch.n_sequences, &logits);
+        r = decoder_sample(s->decoder, 0, input.n_sequences);
     if (!r)
-        r = s->ops->sample(s->backend, &(SampleArgs){ .logits = logits,
-                                                      .n_rows = batch.n_sequences,
-                                                      .n_vocab = s->config->n_vocab,
-                                                      .rows = rows,
-                                                      .results = results });
-    for (uint32_t i = 0; !r && i < batch.n_sequences; i++)
+        r = s->ops->step_wait(s->backend, &results);
+    for (uint32_t i = 0; !r && i < input.n_sequences; i++)
         next[i] = results[i].token;
     return r;
 }

@@ -27,7 +27,9 @@ typedef struct BenchCache {
     Session *session;        /* borrowed */
     KvStore *store;          /* owned */
     uint32_t *pages;         /* [n_sequences][pages of one]; owned */
+    uint32_t *page_indptr;   /* [n_sequences + 1]; owned */
     StepSequence *sequences; /* [n_sequences]; owned */
+    StepLogits *last_rows;   /* [n_sequences]; owned */
     uint32_t n_sequences;
     uint32_t n_tokens; /* in each */
 } BenchCache;
@@ -42,9 +44,9 @@ int bench_cache_init(BenchCache *cache, Session *session, uint32_t n_sequences,
 void bench_cache_deinit(BenchCache *cache);
 CLEANUP_DEINIT_DEFINE(BenchCache, bench_cache_deinit);
 
-/* The batch of a step in which each sequence gets n_tokens more; lent by the cache. Add them to
- * n_tokens once it ran. */
-StepBatch bench_cache_batch(BenchCache *cache, uint32_t n_tokens);
+/* A step in which each sequence gets n_tokens more, without the tokens; each one's last row
+ * draws, greedily. Lent by the cache. Add them to n_tokens once it ran. */
+StepInput bench_cache_step(BenchCache *cache, uint32_t n_tokens);
 
 double bench_now_s(void);
 double bench_median(double *values, uint32_t n);

@@ -59,6 +59,16 @@ static int open_store(BenchCache *cache, uint32_t n_pages, const KvPlan *plan, R
                          profile, why);
 }
 
+static int fill_slots(BenchCache *cache) {
+    static const SampleParams greedy = SAMPLE_PARAMS_GREEDY;
+    Session *s = cache->session;
+    int r = 0;
+
+    for (uint32_t i = 0; !r && i < cache->n_sequences; i++)
+        r = s->ops->slot_set(s->backend, i, &(SlotState){ .params = &greedy });
+    return r;
+}
+
 int bench_cache_init(BenchCache *cache, Session *session, uint32_t n_sequences,
                      uint32_t n_tokens_max, const KvPlan *plan, Reason *why) {
     uint32_t n_pages_each = (n_tokens_max + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -69,18 +79,25 @@ int bench_cache_init(BenchCache *cache, Session *session, uint32_t n_sequences,
     *cache = (BenchCache){ .session = session, .n_sequences = n_sequences };
     cache->store = calloc(1, sizeof(*cache->store));
     cache->pages = calloc(n_pages, sizeof(*cache->pages));
+    cache->page_indptr = calloc((size_t)n_sequences + 1, sizeof(*cache->page_indptr));
     cache->sequences = calloc(n_sequences, sizeof(*cache->sequences));
-    if (!cache->store || !cache->pages || !cache->sequences) {
+    cache->last_rows = calloc(n_sequences, sizeof(*cache->last_rows));
+    if (!cache->store || !cache->pages || !cache->page_indptr || !cache->sequences ||
+        !cache->last_rows) {
         bench_cache_deinit(cache);
         return reason_set(why, -ENOMEM, "out of memory");
     }
     for (uint32_t i = 0; i < n_pages; i++)
         cache->pages[i] = i;
-    for (uint32_t i = 0; i < n_sequences; i++)
-        cache->sequences[i] = (StepSequence){ .tail = i,
-                                              .sink = i,
-                                              .pages = cache->pages + (size_t)i * n_pages_each };
+    for (uint32_t i = 0; i < n_sequences; i++) {
+        cache->sequences[i] = (StepSequence){ .slot = i, .sink = i };
+        cache->page_indptr[i + 1] = (i + 1) * n_pages_each;
+    }
     r = open_store(cache, n_pages, plan, why);
+    if (!r)
+        r = session_reserve(session, n_pages, why);
+    if (!r && fill_slots(cache))
+        r = reason_set(why, -EIO, "the slots of a benchmark could not be filled");
     if (r)
         bench_cache_deinit(cache);
     return r;
@@ -91,19 +108,28 @@ void bench_cache_deinit(BenchCache *cache) {
         kv_cache_close(cache->store, cache->session->ops, cache->session->backend);
     free(cache->store);
     free(cache->pages);
+    free(cache->page_indptr);
     free(cache->sequences);
+    free(cache->last_rows);
     *cache = (BenchCache)BENCH_CACHE_NULL;
 }
 
-StepBatch bench_cache_batch(BenchCache *cache, uint32_t n_tokens) {
+StepInput bench_cache_step(BenchCache *cache, uint32_t n_tokens) {
     for (uint32_t i = 0; i < cache->n_sequences; i++) {
-        cache->sequences[i].i_token = i * n_tokens;
-        cache->sequences[i].n_tokens = n_tokens;
+        cache->sequences[i].first_row = i * n_tokens;
+        cache->sequences[i].n_rows = n_tokens;
         cache->sequences[i].n_past = cache->n_tokens;
+        cache->last_rows[i] = (StepLogits){
+            .row = (i + 1) * n_tokens - 1, .slot = i, .target = STEP_DRAW, .n_top_logprobs = -1
+        };
     }
-    return (StepBatch){ .n_tokens = cache->n_sequences * n_tokens,
+    return (StepInput){ .n_rows = cache->n_sequences * n_tokens,
                         .n_sequences = cache->n_sequences,
-                        .sequences = cache->sequences };
+                        .n_logit_rows = cache->n_sequences,
+                        .sequences = cache->sequences,
+                        .page_indptr = cache->page_indptr,
+                        .page_indices = cache->pages,
+                        .logit_rows = cache->last_rows };
 }
 
 /* operands of the cache's ops: random, for the most rows of a step */
@@ -113,6 +139,7 @@ typedef struct Operands {
     DevAddr q, k, v, out;        /* act */
     DevAddr k_exact, v_exact;    /* bf16 or f16 */
     DevAddr inv_freq, rotations; /* f32 */
+    uint32_t *tokens;            /* [rows]; owned */
 } Operands;
 
 static void operands_deinit(Operands *o) {
@@ -122,6 +149,7 @@ static void operands_deinit(Operands *o) {
     for (size_t i = 0; o->session && i < sizeof(all) / sizeof(*all); i++)
         if (all[i])
             o->session->ops->memory_free(o->session->backend, all[i]);
+    free(o->tokens);
 }
 
 CLEANUP_DEINIT_DEFINE(Operands, operands_deinit);
@@ -171,6 +199,9 @@ static int operands_init(Operands *o, Session *session, Reason *why) {
     int r;
 
     o->session = session;
+    o->tokens = calloc(rows, sizeof(*o->tokens));
+    if (!o->tokens)
+        return reason_set(why, -ENOMEM, "out of memory");
     r = make_operand(o, &o->q, n_q, (uint32_t)act, why);
     if (!r)
         r = make_operand(o, &o->out, n_q, (uint32_t)act, why);
@@ -191,40 +222,48 @@ static int operands_init(Operands *o, Session *session, Reason *why) {
 
 /* The ops, over all layers of one step */
 
-static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
-    StepBatch batch = bench_cache_batch(cache, n_tokens);
-    Session *s = o->session;
-    int r = 0;
+/* The ops here read no token: any ids do. */
+static int begin(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
+    StepInput input = bench_cache_step(cache, n_tokens);
 
-    for (uint32_t l = 0; !r && l < s->config->n_layers; l++)
+    input.tokens = o->tokens;
+    return o->session->ops->step_begin(o->session->backend, &input);
+}
+
+static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
+    Session *s = o->session;
+    int r = begin(o, cache, n_tokens);
+
+    for (uint32_t l = 0; !r && l < s->config->n_layers; l++) {
+        KvLayer kept = kv_store_layer(cache->store, l);
+
         r = s->ops->attention(s->backend, &(AttentionArgs){ .k = o->k_exact,
                                                             .v = o->v_exact,
-                                                            .layer = l,
-                                                            .n_heads = s->config->n_heads,
-                                                            .batch = &batch,
-                                                            .store = cache->store });
+                                                            .layer = &kept,
+                                                            .n_heads = s->config->n_heads });
+    }
     cache->n_tokens += n_tokens;
     return r ? r : s->ops->sync(s->backend);
 }
 
 static int attend_all(const Operands *o, BenchCache *cache) {
-    StepBatch batch = bench_cache_batch(cache, 1);
     Session *s = o->session;
     const ModelConfig *c = s->config;
-    int r = 0;
+    int r = begin(o, cache, 1);
 
-    for (uint32_t l = 0; !r && l < c->n_layers; l++)
+    for (uint32_t l = 0; !r && l < c->n_layers; l++) {
+        KvLayer kept = kv_store_layer(cache->store, l);
+
         r = s->ops->attention(
             s->backend, &(AttentionArgs){ .out = o->out,
                                           .q = o->q,
                                           .k = o->k_exact,
                                           .v = o->v_exact,
-                                          .layer = l,
+                                          .layer = &kept,
                                           .n_heads = c->n_heads,
                                           .window = c->layer_slides[l] ? c->sliding_window : 0,
-                                          .scale = 1 / sqrtf((float)c->head_dim),
-                                          .batch = &batch,
-                                          .store = cache->store });
+                                          .scale = 1 / sqrtf((float)c->head_dim) });
+    }
     return r ? r : s->ops->sync(s->backend);
 }
 
@@ -233,7 +272,9 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     const ModelConfig *c = s->config;
     int r = 0;
 
-    for (uint32_t l = 0; !r && l < c->n_layers; l++)
+    for (uint32_t l = 0; !r && l < c->n_layers; l++) {
+        KvLayer kept = kv_store_layer(cache->store, l);
+
         r = s->ops->rope(s->backend, &(RopeArgs){ .q = o->q,
                                                   .k = o->k,
                                                   .v = o->v,
@@ -245,21 +286,22 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
                                                   .n_kv_heads = c->n_kv_heads,
                                                   .head_dim = c->head_dim,
                                                   .n_freqs = c->head_dim / 2,
-                                                  .layer = l,
-                                                  .store = cache->store });
+                                                  .layer = &kept });
+    }
     return r ? r : s->ops->sync(s->backend);
 }
 
 /* cos^2 + sin^2 = 1, so that rotating again and again changes no magnitude. */
 static int make_rotations(const Operands *o, BenchCache *cache) {
-    StepBatch batch = bench_cache_batch(cache, o->session->options.max_step_tokens);
+    int r = begin(o, cache, o->session->options.max_step_tokens);
 
-    return o->session->ops->rope_table(
-        o->session->backend, &(RopeTableArgs){ .out = o->rotations,
-                                               .inv_freq = o->inv_freq,
-                                               .n_freqs = o->session->config->head_dim / 2,
-                                               .scale = 1,
-                                               .batch = &batch });
+    return r ? r
+             : o->session->ops->rope_table(
+                   o->session->backend,
+                   &(RopeTableArgs){ .out = o->rotations,
+                                     .inv_freq = o->inv_freq,
+                                     .n_freqs = o->session->config->head_dim / 2,
+                                     .scale = 1 });
 }
 
 /* measurements */

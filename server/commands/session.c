@@ -8,21 +8,24 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Scratch of steps depends on the geometry alone, so one reserve serves every cache. */
-static int reserve(Session *s, Reason *why) {
-    CLEANUP(free) KvStore *store = calloc(1, sizeof(*store));
-    uint32_t n_tails = s->options.max_sequences ? s->options.max_sequences : 1;
+int session_reserve(Session *s, uint32_t n_pages, Reason *why) {
     int r;
 
-    if (!store)
+    if (n_pages <= s->n_pages_reserved)
+        return 0;
+    r = decoder_reserve(s->decoder, s->options.max_sequences ? s->options.max_sequences : 1,
+                        n_pages, why);
+    s->n_pages_reserved = r ? 0 : n_pages;
+    return r;
+}
+
+static int make_rows(Session *s, Reason *why) {
+    s->rows = calloc(s->options.max_step_tokens, sizeof(*s->rows));
+    if (!s->rows)
         return reason_set(why, -ENOMEM, "out of memory");
-    r = kv_store_layout(
-        store,
-        &(KvShape){ .geometry = decoder_kv_geometry(s->config), .n_pages = 1, .n_tails = n_tails });
-    if (r)
-        return reason_set(why, r, "%s: this shape of KV cache is not supported",
-                          s->options.model_path);
-    return decoder_reserve(s->decoder, store, why);
+    for (uint32_t i = 0; i < s->options.max_step_tokens; i++)
+        s->rows[i] = (StepLogits){ .row = i, .target = STEP_DRAW, .n_top_logprobs = -1 };
+    return 0;
 }
 
 int session_init(Session *s, const SessionOptions *options, Reason *why) {
@@ -43,7 +46,7 @@ int session_init(Session *s, const SessionOptions *options, Reason *why) {
                                           .max_logit_rows = options->max_logit_rows },
                         why);
     if (!r)
-        r = reserve(s, why);
+        r = make_rows(s, why);
     if (r)
         session_deinit(s);
     return r;
@@ -54,6 +57,8 @@ void session_deinit(Session *s) {
     if (s->backend)
         s->backend = s->ops->free(s->backend);
     s->checkpoint = checkpoint_free(s->checkpoint);
+    free(s->rows);
+    s->rows = NULL;
 }
 
 int session_cache_init(SessionCache *cache, Session *session, uint32_t n_tokens_max,
@@ -77,6 +82,8 @@ int session_cache_init(SessionCache *cache, Session *session, uint32_t n_tokens_
                                   .n_tails = 1,
                                   .n_sinks = 1 },
                       profile, why);
+    if (!r)
+        r = session_reserve(session, n_pages, why);
     if (r)
         session_cache_deinit(cache);
     return r;
@@ -95,14 +102,22 @@ void session_cache_reset(SessionCache *cache) {
 }
 
 int session_step(SessionCache *cache, const uint32_t *tokens, uint32_t n) {
-    StepSequence sequence = { .n_tokens = n, .n_past = cache->n_tokens, .pages = cache->pages };
-    StepBatch batch = { .n_tokens = n, .n_sequences = 1, .sequences = &sequence };
+    StepSequence sequence = { .n_rows = n, .n_past = cache->n_tokens };
+    uint32_t page_indptr[2] = { 0, (cache->n_tokens + n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS };
+    StepInput input = { .n_rows = n,
+                        .n_sequences = 1,
+                        .n_logit_rows = n,
+                        .tokens = tokens,
+                        .sequences = &sequence,
+                        .page_indptr = page_indptr,
+                        .page_indices = cache->pages,
+                        .logit_rows = cache->session->rows };
     int r;
 
     assert(n && n <= cache->session->options.max_step_tokens);
     if (n > cache->n_tokens_max - cache->n_tokens)
         return -ENOSPC;
-    r = decoder_step(cache->session->decoder, cache->store, &batch, tokens);
+    r = decoder_step(cache->session->decoder, cache->store, &input);
     if (!r)
         cache->n_tokens += n;
     return r;
@@ -110,19 +125,14 @@ int session_step(SessionCache *cache, const uint32_t *tokens, uint32_t n) {
 
 int session_logits(Session *s, uint32_t first, uint32_t n, float *out) {
     uint32_t max = s->options.max_logit_rows;
-    CLEANUP(free) uint32_t *rows = malloc(max * sizeof(*rows));
     size_t n_vocab = s->config->n_vocab;
 
-    if (!rows)
-        return -ENOMEM;
     for (uint32_t i = 0; i < n; i += max) {
         uint32_t n_now = n - i < max ? n - i : max;
         DevAddr logits;
         int r;
 
-        for (uint32_t k = 0; k < n_now; k++)
-            rows[k] = first + i + k;
-        r = decoder_logits(s->decoder, rows, n_now, &logits);
+        r = decoder_logits(s->decoder, first + i, n_now, &logits);
         if (!r)
             r = s->ops->download(s->backend, out + i * n_vocab, logits,
                                  n_now * n_vocab * sizeof(*out));

@@ -29,6 +29,8 @@ typedef struct Session {
     const BackendOps *ops;
     Backend *backend;
     Decoder *decoder;
+    uint32_t n_pages_reserved; /* of a step's page table */
+    StepLogits *rows;          /* [max_step_tokens]: all rows of a step; owned */
     SessionOptions options;
 } Session;
 
@@ -38,6 +40,10 @@ typedef struct Session {
 int session_init(Session *session, const SessionOptions *options, Reason *why);
 void session_deinit(Session *session);
 CLEANUP_DEINIT_DEFINE(Session, session_deinit);
+
+/* Makes room for steps with page tables of n_pages; before the first step, and for a longer cache
+ * again. */
+int session_reserve(Session *session, uint32_t n_pages, Reason *why);
 
 /* A cache of one sequence. */
 typedef struct SessionCache {

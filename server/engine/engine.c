@@ -129,7 +129,7 @@ static int make_store(Engine *e, Reason *why) {
     r = kv_store_layout(&e->store, &shape);
     if (r)
         return reason_set(why, r, "the KV cache cannot be laid out");
-    r = decoder_reserve(e->decoder, &e->store, why);
+    r = decoder_reserve(e->decoder, o->max_num_seqs, e->n_step_pages_max, why);
     if (!r)
         r = engine_plan(&e->options, &e->ledger, why);
     if (r)
@@ -172,7 +172,7 @@ static int make_cache(Engine *e, Reason *why) {
 }
 
 static int make_step_arrays(Engine *e, Reason *why) {
-    size_t n_seqs = e->options.max_num_seqs, n_rows = e->n_logit_rows_max;
+    size_t n_seqs = e->options.max_num_seqs;
 
     e->running = calloc(n_seqs, sizeof(*e->running));
     e->view_running = calloc(n_seqs, sizeof(*e->view_running));
@@ -184,19 +184,25 @@ static int make_step_arrays(Engine *e, Reason *why) {
     e->items = calloc(n_seqs, 2 * sizeof(*e->items));
     e->admitted = calloc(n_seqs, sizeof(*e->admitted));
     e->by_client = calloc(n_seqs, sizeof(*e->by_client));
-    e->batch = calloc(n_seqs, sizeof(*e->batch));
+    e->step_sequences = calloc(n_seqs, sizeof(*e->step_sequences));
+    e->page_indptr = calloc(n_seqs + 1, sizeof(*e->page_indptr));
+    e->page_indices = calloc(e->n_step_pages_max, sizeof(*e->page_indices));
     e->tokens = calloc(e->options.max_batched_tokens, sizeof(*e->tokens));
-    e->rows = calloc(n_rows, sizeof(*e->rows));
-    e->row_indices = calloc(n_rows, sizeof(*e->row_indices));
-    e->sample_rows = calloc(n_rows, sizeof(*e->sample_rows));
-    e->sample_results = calloc(n_rows, sizeof(*e->sample_results));
+    e->logit_rows = calloc(e->options.max_batched_tokens, sizeof(*e->logit_rows));
+    e->rows = calloc(e->options.max_batched_tokens, sizeof(*e->rows));
     if (!e->running || !e->view_running || !e->view_waiting || !e->waiting_in_view ||
         !e->view_clients || !e->clients_in_view || !e->view_newcomers || !e->items ||
-        !e->admitted || !e->by_client || !e->batch || !e->tokens || !e->rows || !e->row_indices ||
-        !e->sample_rows || !e->sample_results)
+        !e->admitted || !e->by_client || !e->step_sequences || !e->page_indptr ||
+        !e->page_indices || !e->tokens || !e->logit_rows || !e->rows)
         return reason_set(why, -ENOMEM,
                           "no memory for the engine; lower max_num_seqs or max_batched_tokens");
     return 0;
+}
+
+static uint32_t logit_rows_max(const EngineOptions *o) {
+    uint32_t n = o->max_num_seqs > ENGINE_SCORE_ROWS ? o->max_num_seqs : ENGINE_SCORE_ROWS;
+
+    return n < o->max_batched_tokens ? n : o->max_batched_tokens;
 }
 
 int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
@@ -213,9 +219,10 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     r = engine_plan(&e->options, &e->ledger, why);
     if (r)
         return r;
-    e->n_logit_rows_max = e->options.max_batched_tokens < ENGINE_LOGIT_ROWS_MAX
-                              ? e->options.max_batched_tokens
-                              : ENGINE_LOGIT_ROWS_MAX;
+    e->n_logit_rows_max = logit_rows_max(&e->options);
+    if (__builtin_mul_overflow(e->options.max_num_seqs,
+                               e->options.max_model_len / KV_PAGE_TOKENS + 1, &e->n_step_pages_max))
+        return reason_set(why, -EOVERFLOW, "max_num_seqs is too large for sequences this long");
     r = mailbox_init(&e->inbox, NULL, NULL);
     if (r)
         return reason_set(why, r, "no memory for the engine's mailbox");
@@ -242,12 +249,12 @@ Engine *engine_free(Engine *e) {
     if (!e)
         return NULL;
     assert(!e->has_thread && !e->n_running && !e->n_waiting && list_is_empty(&e->ended));
-    free(e->sample_results);
-    free(e->sample_rows);
-    free(e->row_indices);
     free(e->rows);
+    free(e->logit_rows);
     free(e->tokens);
-    free(e->batch);
+    free(e->page_indices);
+    free(e->page_indptr);
+    free(e->step_sequences);
     free(e->by_client);
     free(e->admitted);
     free(e->items);

@@ -13,8 +13,10 @@
 #include "server/engine/wait_quota.h"
 #include "text/end_of_turn.h"
 
-#define ENGINE_LOGIT_ROWS_MAX 64 /* of one call: bounds the memory that logits take */
-#define ENGINE_CLIENT_BITS 10    /* of the table of clients: 2^bits buckets */
+/* Logits of one call: as many as sequences run, or this many, which bounds the memory that prompt
+ * logprobs take. */
+#define ENGINE_SCORE_ROWS 64
+#define ENGINE_CLIENT_BITS 10 /* of the table of clients: 2^bits buckets */
 
 typedef enum EngineStop {
     ENGINE_STOP_NOT,
@@ -22,11 +24,11 @@ typedef enum EngineStop {
     ENGINE_STOP_CANCEL, /* what is there is cancelled */
 } EngineStop;
 
-/* A row of the step whose logits are wanted: of token i of a sequence. */
+/* A row of the step whose logits are wanted: of token i of a sequence, for the next token or for
+ * the logprob of the prompt's next. */
 typedef struct EngineRow {
     Sequence *sequence;
     uint32_t i_token;
-    bool is_score; /* the prompt logprob of the token after it; else the next token */
 } EngineRow;
 
 struct Engine {
@@ -70,13 +72,13 @@ struct Engine {
     uint32_t *view_newcomers;       /* [max_num_seqs] */
     uint32_t *admitted, *by_client; /* [max_num_seqs], the scheduler's */
     uint64_t n_tokens_begun;        /* prompt tokens of those that run for the first time */
-    StepSequence *batch;            /* [max_num_seqs] */
-    uint32_t *tokens;               /* [max_batched_tokens] */
-    EngineRow *rows;                /* [n_logit_rows_max] and the two below */
-    uint32_t *row_indices;
-    SampleRow *sample_rows;
-    SampleResult *sample_results;
-    uint32_t n_rows, n_logit_rows_max;
+    StepSequence *step_sequences;   /* [max_num_seqs] */
+    uint32_t *page_indptr;          /* [max_num_seqs + 1] */
+    uint32_t *page_indices;         /* [n_step_pages_max] */
+    uint32_t *tokens;               /* [max_batched_tokens] and the two below */
+    StepLogits *logit_rows;         /* [n_rows]: first those that draw, n_draws of them */
+    EngineRow *rows;                /* of each, whose it is */
+    uint32_t n_rows, n_draws, n_logit_rows_max, n_step_pages_max;
 };
 
 /* Takes what of a sequence's tokens is in the prefix cache already, at its admission; lessens what

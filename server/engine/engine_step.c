@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One step: view the queues, plan, move sequences and pages as planned, run the decoder, then
- * sample the rows whose logits are wanted, in slices of what the logits buffer holds.
+ * One step: view the queues, plan, move sequences and pages as planned, run the decoder, sample
+ * the rows whose logits are wanted, and take what came of them.
  */
 
 #include "server/engine/engine_state.h"
@@ -88,43 +88,107 @@ static void move_sequences(Engine *e, const StepPlan *plan) {
     }
 }
 
-/* Pages for the step, and for a sequence that starts what it can share and its sinks. A plan never
- * hands out more pages than are free, and there is a sink slot for every sequence that runs. */
-static void take_pages(Engine *e, Sequence *s, StepItem *item) {
+/* Pages for the step, and for a sequence that starts a slot, what it can share and its sinks. A
+ * plan never hands out more pages than are free, and there is a slot and a sink slot for every
+ * sequence that runs. */
+static int take_pages(Engine *e, Sequence *s, StepItem *item) {
     bool starts = !s->n_pages && !s->n_computed, has_sinks = e->store.n_sinks;
+    SlotState slot;
     int r;
 
     if (starts)
         engine_prefix_adopt(e, s, item);
     sequence_take(s, &e->pool, item->n_new_pages);
-    if (starts && has_sinks && page_pool_sink(&e->pool, s->pages[0]) == PAGE_POOL_NONE) {
+    if (!starts)
+        return 0;
+    if (has_sinks && page_pool_sink(&e->pool, s->pages[0]) == PAGE_POOL_NONE) {
         r = page_pool_take_sink(&e->pool, s->pages[0]);
         assert(!r);
     }
+    slot = sequence_slot_state(s);
+    return e->options.ops->slot_set(e->options.backend, s->slot, &slot);
+}
+
+static int take_all_pages(Engine *e) {
+    int r = 0;
+
+    for (uint32_t i = 0; !r && i < e->n_running; i++)
+        if (e->items[i].n_tokens || e->items[i].n_new_pages)
+            r = take_pages(e, e->running[i], &e->items[i]);
+    return r;
 }
 
 /* run */
 
-static StepBatch fill_batch(Engine *e) {
-    StepBatch batch = { .sequences = e->batch };
+static void add_sequence(Engine *e, StepInput *input, Sequence *s, uint32_t n_tokens) {
+    uint32_t i = input->n_sequences++, at = e->page_indptr[i];
+
+    e->step_sequences[i] = (StepSequence){ .first_row = input->n_rows,
+                                           .n_rows = n_tokens,
+                                           .n_past = s->n_computed,
+                                           .slot = s->slot,
+                                           .sink = page_pool_sink(&e->pool, s->pages[0]) };
+    assert(s->n_pages <= e->n_step_pages_max - at);
+    memcpy(e->page_indices + at, s->pages, s->n_pages * sizeof(*s->pages));
+    e->page_indptr[i + 1] = at + s->n_pages;
+    for (uint32_t j = 0; j < n_tokens; j++)
+        e->tokens[input->n_rows++] = sequence_token_source(s, s->n_computed + j);
+}
+
+/* The rows whose logits are wanted: those that draw, which one call takes, then those that are
+ * scored. */
+static void add_draws(Engine *e) {
+    const StepSequence *step = e->step_sequences;
+
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+        uint32_t n = e->items[i].n_tokens, i_token = s->n_computed + n - 1;
+
+        if (!n)
+            continue;
+        if (sequence_wants_token(s, i_token)) {
+            e->rows[e->n_rows] = (EngineRow){ .sequence = s, .i_token = i_token };
+            e->logit_rows[e->n_rows++] = sequence_draw_row(s, step->first_row + n - 1);
+        }
+        step++;
+    }
+    e->n_draws = e->n_rows;
+}
+
+static void add_scores(Engine *e) {
+    const StepSequence *step = e->step_sequences;
 
     for (uint32_t i = 0; i < e->n_running; i++) {
         Sequence *s = e->running[i];
         uint32_t n = e->items[i].n_tokens;
 
-        if (!n)
-            continue;
-        e->batch[batch.n_sequences++] =
-            (StepSequence){ .i_token = batch.n_tokens,
-                            .n_tokens = n,
-                            .n_past = s->n_computed,
-                            .tail = s->tail,
-                            .sink = page_pool_sink(&e->pool, s->pages[0]),
-                            .pages = s->pages };
-        for (uint32_t j = 0; j < n; j++)
-            e->tokens[batch.n_tokens++] = sequence_token(s, s->n_computed + j);
+        for (uint32_t j = 0; s->prompt_logprobs && j < n; j++) {
+            uint32_t i_token = s->n_computed + j;
+
+            if (!sequence_wants_score(s, i_token))
+                continue;
+            e->rows[e->n_rows] = (EngineRow){ .sequence = s, .i_token = i_token };
+            e->logit_rows[e->n_rows++] = sequence_score_row(s, step->first_row + j, i_token);
+        }
+        step += n != 0;
     }
-    return batch;
+}
+
+static StepInput fill_input(Engine *e) {
+    StepInput input = { .tokens = e->tokens,
+                        .sequences = e->step_sequences,
+                        .page_indptr = e->page_indptr,
+                        .page_indices = e->page_indices,
+                        .logit_rows = e->logit_rows };
+
+    e->n_rows = 0;
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->items[i].n_tokens)
+            add_sequence(e, &input, e->running[i], e->items[i].n_tokens);
+    add_draws(e);
+    add_scores(e);
+    input.n_logit_rows = e->n_rows;
+    return input;
 }
 
 static void fail_step(Engine *e, int error) {
@@ -137,76 +201,30 @@ static void fail_step(Engine *e, int error) {
 
 /* logits */
 
-static void take_result(Engine *e, const EngineRow *row, const SampleResult *result,
-                        uint64_t now_ns) {
-    EngineEvent *event;
+/* Prompt logprobs go in slices of what the buffer of logits holds. */
+static int sample(Engine *e, const SampleResult **resultsp) {
+    uint32_t max = e->n_logit_rows_max;
+    int r = e->n_draws ? decoder_sample(e->decoder, 0, e->n_draws) : 0;
 
-    if (row->is_score) {
-        sequence_scored(row->sequence, row->i_token, result);
-        return;
+    for (uint32_t i = e->n_draws; !r && i < e->n_rows; i += max)
+        r = decoder_sample(e->decoder, i, e->n_rows - i < max ? e->n_rows - i : max);
+    return r ? r : e->options.ops->step_wait(e->options.backend, resultsp);
+}
+
+/* Prompt logprobs first: they go with the event of the first token. */
+static void take_results(Engine *e, const SampleResult *results) {
+    uint64_t now_ns = engine_now_ns();
+
+    for (uint32_t i = e->n_draws; i < e->n_rows; i++)
+        sequence_scored(e->rows[i].sequence, e->rows[i].i_token, &results[i]);
+    for (uint32_t i = 0; i < e->n_draws; i++) {
+        EngineEvent *event;
+
+        sequence_sampled(e->rows[i].sequence, &results[i], now_ns, &event);
+        atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
+        if (event)
+            mailbox_send(e->options.events, &event->link);
     }
-    sequence_sampled(row->sequence, result, now_ns, &event);
-    atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
-    if (event)
-        mailbox_send(e->options.events, &event->link);
-}
-
-/* Logits, samples and consequences of the rows collected so far. */
-static int flush_rows(Engine *e) {
-    SampleArgs args = { .n_rows = e->n_rows,
-                        .n_vocab = e->n_vocab,
-                        .rows = e->sample_rows,
-                        .results = e->sample_results };
-    uint64_t now_ns;
-    int r;
-
-    e->n_rows = 0;
-    if (!args.n_rows)
-        return 0;
-    r = decoder_logits(e->decoder, e->row_indices, args.n_rows, &args.logits);
-    if (!r)
-        r = e->options.ops->sample(e->options.backend, &args);
-    if (r)
-        return r;
-    now_ns = engine_now_ns();
-    for (uint32_t i = 0; i < args.n_rows; i++)
-        take_result(e, &e->rows[i], &e->sample_results[i], now_ns);
-    return 0;
-}
-
-static int add_row(Engine *e, Sequence *s, uint32_t i_row, uint32_t i_token, bool is_score) {
-    uint32_t i = e->n_rows++;
-
-    e->rows[i] = (EngineRow){ .sequence = s, .i_token = i_token, .is_score = is_score };
-    e->row_indices[i] = i_row;
-    e->sample_rows[i] = is_score ? sequence_score_row(s, i_token) : sequence_token_row(s);
-    return e->n_rows == e->n_logit_rows_max ? flush_rows(e) : 0;
-}
-
-static int add_rows_of(Engine *e, Sequence *s, const StepSequence *step) {
-    uint32_t n = step->n_tokens;
-    int r = 0;
-
-    for (uint32_t j = s->prompt_logprobs ? 0 : n - 1; !r && j < n; j++) {
-        uint32_t i_token = step->n_past + j;
-
-        if (sequence_wants_score(s, i_token))
-            r = add_row(e, s, step->i_token + j, i_token, true);
-        else if (sequence_wants_token(s, i_token))
-            r = add_row(e, s, step->i_token + j, i_token, false);
-    }
-    return r;
-}
-
-static int sample_step(Engine *e, const StepBatch *batch) {
-    const StepSequence *step = batch->sequences;
-    int r = 0;
-
-    e->n_rows = 0;
-    for (uint32_t i = 0; !r && i < e->n_running; i++)
-        if (e->items[i].n_tokens)
-            r = add_rows_of(e, e->running[i], step++);
-    return r ? r : flush_rows(e);
 }
 
 /* After the cache has the step's tokens. */
@@ -244,28 +262,39 @@ static void count_step(EngineStats *stats, uint32_t n_tokens) {
     atomic_fetch_add_explicit(&stats->step_tokens, n_tokens, memory_order_relaxed);
 }
 
+static int run_step(Engine *e, const StepInput *input) {
+    const SampleResult *results;
+    int r;
+
+    r = decoder_step(e->decoder, &e->store, input);
+    if (r)
+        return r;
+    advance(e);
+    r = sample(e, &results);
+    if (r)
+        return r;
+    take_results(e, results);
+    finish_scored(e);
+    return 0;
+}
+
 void engine_step(Engine *e) {
     StepPlan plan = plan_step(e);
-    StepBatch batch;
+    StepInput input;
     int r;
 
     move_sequences(e, &plan);
-    for (uint32_t i = 0; i < e->n_running; i++)
-        if (e->items[i].n_tokens || e->items[i].n_new_pages)
-            take_pages(e, e->running[i], &e->items[i]);
-    batch = fill_batch(e);
-    assert(batch.n_tokens <= plan.n_tokens);
-    if (!batch.n_tokens) /* there was no memory to start any of them */
+    r = take_all_pages(e);
+    if (r) {
+        fail_step(e, r);
         return;
-
-    r = decoder_step(e->decoder, &e->store, &batch, e->tokens);
-    if (!r) {
-        advance(e);
-        r = sample_step(e, &batch);
     }
+    input = fill_input(e);
+    assert(input.n_rows <= plan.n_tokens);
+    if (!input.n_rows) /* there was no memory to start any of them */
+        return;
+    r = run_step(e, &input);
     if (r)
         fail_step(e, r);
-    else
-        finish_scored(e);
-    count_step(&e->stats, batch.n_tokens);
+    count_step(&e->stats, input.n_rows);
 }

@@ -114,7 +114,7 @@ int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *token
 Sequence *sequence_free(Sequence *s) {
     if (!s)
         return NULL;
-    assert(!s->request && !s->n_pages && !s->has_tail);
+    assert(!s->request && !s->n_pages && !s->has_slot);
     text_stream_free(s->stream);
     stop_matcher_deinit(&s->stops);
     free(s->banned);
@@ -156,10 +156,10 @@ SchedulerSequence sequence_view(const Sequence *s) {
 }
 
 void sequence_take(Sequence *s, PagePool *pool, uint32_t n_pages) {
-    int r = s->has_tail ? 0 : page_pool_take_tail(pool, &s->tail);
+    int r = s->has_slot ? 0 : page_pool_take_tail(pool, &s->slot);
 
     assert(!r);
-    s->has_tail = true;
+    s->has_slot = true;
     r = page_pool_take(pool, n_pages, s->pages + s->n_pages);
     assert(!r);
     s->n_pages += n_pages;
@@ -167,9 +167,9 @@ void sequence_take(Sequence *s, PagePool *pool, uint32_t n_pages) {
 
 void sequence_release(Sequence *s, PagePool *pool) {
     page_pool_release(pool, s->pages, s->n_pages);
-    if (s->has_tail)
-        page_pool_release_tail(pool, s->tail);
-    s->has_tail = false;
+    if (s->has_slot)
+        page_pool_release_tail(pool, s->slot);
+    s->has_slot = false;
     s->n_pages = s->n_computed = 0;
 }
 
@@ -183,24 +183,36 @@ bool sequence_wants_token(const Sequence *s, uint32_t i) {
     return s->request->max_tokens && i + 1 == sequence_n_known(s);
 }
 
-SampleRow sequence_score_row(const Sequence *s, uint32_t i) {
-    return (SampleRow){ .params = &s->request->params,
-                        .n_top_logprobs = s->request->n_prompt_logprobs,
-                        .score_only = true,
-                        .target = s->request->prompt[i + 1] };
+StepLogits sequence_score_row(const Sequence *s, uint32_t row, uint32_t i) {
+    return (StepLogits){ .row = row,
+                         .slot = s->slot,
+                         .target = s->request->prompt[i + 1],
+                         .n_top_logprobs = s->request->n_prompt_logprobs };
 }
 
-SampleRow sequence_token_row(const Sequence *s) {
+StepLogits sequence_draw_row(const Sequence *s, uint32_t row) {
+    return (StepLogits){ .row = row,
+                         .slot = s->slot,
+                         .target = STEP_DRAW,
+                         .n_top_logprobs = s->request->n_top_logprobs };
+}
+
+uint32_t sequence_token_source(const Sequence *s, uint32_t i) {
+    return s->n_output && i + 1 == sequence_n_known(s) ? STEP_TOKEN_DRAWN | s->slot
+                                                       : sequence_token(s, i);
+}
+
+SlotState sequence_slot_state(const Sequence *s) {
     const EngineRequest *request = s->request;
 
-    return (SampleRow){ .params = &request->params,
+    return (SlotState){ .params = &request->params,
                         .prompt = request->prompt,
                         .output = s->output,
                         .banned = s->banned,
                         .n_prompt = request->n_prompt,
                         .n_output = s->n_output,
-                        .n_banned = s->n_output < request->min_tokens ? s->n_banned : 0,
-                        .n_top_logprobs = request->n_top_logprobs };
+                        .n_banned = s->n_banned,
+                        .min_output = request->min_tokens };
 }
 
 static TokenLogprob logprob_of(const SampleResult *result) {

@@ -35,8 +35,8 @@ typedef struct Sequence {
     uint32_t n_chained;
     uint32_t n_cached; /* tokens it found there when it was first admitted */
     bool was_admitted;
-    uint32_t tail;
-    bool has_tail;
+    uint32_t slot; /* the pool's tail of this number is in it */
+    bool has_slot;
     bool prompt_done; /* counted; stays so when it is computed again */
 
     TokenLogprob *prompt_logprobs; /* [n_prompt] from its start until its event takes them, owned */
@@ -72,9 +72,13 @@ void sequence_release(Sequence *sequence, PagePool *pool);
 /* Whether the row of token i is asked for its prompt logprob, or for the next token. */
 bool sequence_wants_score(const Sequence *sequence, uint32_t i);
 bool sequence_wants_token(const Sequence *sequence, uint32_t i);
-/* How to sample those rows; borrows from the sequence. */
-SampleRow sequence_score_row(const Sequence *sequence, uint32_t i);
-SampleRow sequence_token_row(const Sequence *sequence);
+/* What is asked of those rows, of token i, as the `row`th of a step. */
+StepLogits sequence_score_row(const Sequence *sequence, uint32_t row, uint32_t i);
+StepLogits sequence_draw_row(const Sequence *sequence, uint32_t row);
+/* Where token i comes from, as backend/step.h says: the token drawn last is in the slot. */
+uint32_t sequence_token_source(const Sequence *sequence, uint32_t i);
+/* What its slot begins with; borrows from the sequence. */
+SlotState sequence_slot_state(const Sequence *sequence);
 
 void sequence_scored(Sequence *sequence, uint32_t i, const SampleResult *result);
 /* Takes the token just drawn. Sets *eventp to an event to send now, or to NULL and `finish` when

@@ -58,6 +58,7 @@ typedef struct Tool {
     Run runs[RUNS_MAX];
     EvalRun evals[RUNS_MAX];
     uint32_t n_runs;
+    uint32_t n_rows, n_past; /* of the step at hand, which is of one sequence */
     const KvStore *learning; /* outputs of attention over this store are summed up in bases[V] */
 } Tool;
 
@@ -87,8 +88,9 @@ static void *new_array(size_t n, size_t size) {
 static uint16_t *cached(const KvStore *store, uint32_t layer, KvSide side, uint32_t head,
                         uint32_t token, uint32_t c) {
     /* Pages of a session's cache are numbered in order. */
+    KvLayer kept = kv_store_layer(store, layer);
     uint16_t *block =
-        (uint16_t *)(uintptr_t)kv_store_block(store, layer, side, token / KV_PAGE_TOKENS, head);
+        (uint16_t *)(uintptr_t)kv_layer_block(&kept, side, token / KV_PAGE_TOKENS, head);
     uint32_t t = token % KV_PAGE_TOKENS;
 
     return side == KV_SIDE_K ? block + (size_t)c * KV_PAGE_TOKENS + t
@@ -119,40 +121,49 @@ static const FakeHead *head_of(uint32_t layer, uint32_t head) {
     return &tool.heads[(size_t)layer * tool.geometry.n_kv_heads + head];
 }
 
+/* Which layer of the store it is, or n_layers if it is none of it. */
+static uint32_t layer_of(const KvStore *store, const KvLayer *layer) {
+    uint32_t l = 0;
+
+    while (l < tool.geometry.n_layers &&
+           kv_store_layer(store, l).sides[KV_SIDE_K].pages != layer->sides[KV_SIDE_K].pages)
+        l++;
+    return l;
+}
+
 /* The step's own tokens, before anything sees them. */
-static void quantize_step(const FakeMethod *m, const AttentionArgs *args, KvSide side) {
+static void quantize_step(const FakeMethod *m, const AttentionArgs *args, uint32_t layer,
+                          KvSide side) {
     uint32_t d = tool.geometry.head_dim, n_heads = tool.geometry.n_kv_heads;
     uint16_t *own = (uint16_t *)(uintptr_t)(side == KV_SIDE_K ? args->k : args->v);
     float x[KV_HEAD_DIM_MAX];
 
-    for (uint32_t i = 0; i < args->batch->n_tokens * n_heads; i++) {
+    for (uint32_t i = 0; i < tool.n_rows * n_heads; i++) {
         for (uint32_t c = 0; c < d; c++)
             x[c] = half_value(own[(size_t)i * d + c]);
-        m->quantize[side](head_of(args->layer, i % n_heads), m->bits[side], x, 1, d);
+        m->quantize[side](head_of(layer, i % n_heads), m->bits[side], x, 1, d);
         for (uint32_t c = 0; c < d; c++)
             own[(size_t)i * d + c] = half_nearest(x[c]);
     }
 }
 
 /* Cached tokens from `first` on that have become old enough; whole groups are looked at. */
-static void quantize_old(const FakeMethod *m, const AttentionArgs *args, KvSide side,
+static void quantize_old(const FakeMethod *m, const KvStore *store, uint32_t layer, KvSide side,
                          uint32_t first, uint32_t end) {
     uint32_t d = tool.geometry.head_dim, start = first / m->group * m->group, n = end - start;
     CLEANUP(free) float *x = new_array((size_t)n * d, sizeof(*x));
 
     for (uint32_t head = 0; head < tool.geometry.n_kv_heads; head++) {
-        read_cached(args->store, args->layer, side, head, start, n, x);
+        read_cached(store, layer, side, head, start, n, x);
         for (uint32_t t = 0; t < n; t += m->group)
-            m->quantize[side](head_of(args->layer, head), m->bits[side], x + (size_t)t * d,
-                              m->group, d);
-        write_cached(args->store, args->layer, side, head, first, end - first,
-                     x + (size_t)(first - start) * d);
+            m->quantize[side](head_of(layer, head), m->bits[side], x + (size_t)t * d, m->group, d);
+        write_cached(store, layer, side, head, first, end - first, x + (size_t)(first - start) * d);
     }
 }
 
-static void fake(Run *run, const AttentionArgs *args) {
+static void fake(Run *run, const KvStore *store, uint32_t layer, const AttentionArgs *args) {
     const FakeMethod *m = run->method;
-    uint32_t n_past = args->batch->sequences[0].n_past, *done = &run->n_done[args->layer], end;
+    uint32_t n_past = tool.n_past, *done = &run->n_done[layer], end;
     bool at_once = m->group == 1 && !m->n_last && !m->n_first;
 
     if (!n_past)
@@ -160,24 +171,24 @@ static void fake(Run *run, const AttentionArgs *args) {
     end = n_past > m->n_last ? (n_past - m->n_last) / m->group * m->group : 0;
     for (KvSide side = 0; side < KV_SIDES; side++) {
         if (m->quantize[side] && at_once)
-            quantize_step(m, args, side);
+            quantize_step(m, args, layer, side);
         else if (m->quantize[side] && end > *done)
-            quantize_old(m, args, side, *done, end);
+            quantize_old(m, store, layer, side, *done, end);
     }
     if (end > *done)
         *done = end;
 }
 
 /* Second moments of what attention gives, which are those of values as it weighs them. */
-static void learn_outputs(const AttentionArgs *args) {
+static void learn_outputs(const AttentionArgs *args, uint32_t layer) {
     uint32_t d = tool.geometry.head_dim, group = args->n_heads / tool.geometry.n_kv_heads;
     const float *out = (const float *)(uintptr_t)args->out;
 
-    for (uint32_t i = 0; i < args->batch->n_tokens * args->n_heads; i++) {
+    for (uint32_t i = 0; i < tool.n_rows * args->n_heads; i++) {
         const float *o = out + (size_t)i * d;
         uint32_t head = i % args->n_heads / group;
         float *m =
-            tool.bases[KV_SIDE_V] + ((size_t)args->layer * tool.geometry.n_kv_heads + head) * d * d;
+            tool.bases[KV_SIDE_V] + ((size_t)layer * tool.geometry.n_kv_heads + head) * d * d;
 
         for (uint32_t a = 0; a < d; a++)
             for (uint32_t b = 0; b < d; b++)
@@ -185,15 +196,27 @@ static void learn_outputs(const AttentionArgs *args) {
     }
 }
 
+static int step_begin(Backend *backend, const StepInput *input) {
+    tool.n_rows = input->n_rows;
+    tool.n_past = input->sequences[0].n_past;
+    return cpu_ops.step_begin(backend, input);
+}
+
 static int attention(Backend *backend, const AttentionArgs *args) {
+    uint32_t n_layers = tool.geometry.n_layers, layer;
     int r;
 
-    for (uint32_t i = 0; i < tool.n_runs; i++)
-        if (tool.evals[i].cache.store == args->store && tool.runs[i].method)
-            fake(&tool.runs[i], args);
+    for (uint32_t i = 0; i < tool.n_runs; i++) {
+        const KvStore *store = tool.evals[i].cache.store;
+
+        layer = store && tool.runs[i].method ? layer_of(store, args->layer) : n_layers;
+        if (layer < n_layers)
+            fake(&tool.runs[i], store, layer, args);
+    }
     r = cpu_ops.attention(backend, args);
-    if (!r && tool.learning == args->store)
-        learn_outputs(args);
+    layer = tool.learning ? layer_of(tool.learning, args->layer) : n_layers;
+    if (!r && layer < n_layers)
+        learn_outputs(args, layer);
     return r;
 }
 
@@ -365,6 +388,7 @@ int main(int argc, char **argv) {
         snprintf(run.name, sizeof(run.name), "%s", fake_methods[i].name);
         add_run(run);
     }
+    ops.step_begin = step_begin;
     ops.attention = attention;
     check(session_init(&tool.session,
                        &(SessionOptions){ .model_path = tool.model_path,

@@ -21,7 +21,8 @@
 
 /* One whole conversation of each sequence, and a cache to put it in. */
 typedef struct World {
-    uint32_t n_heads, n_kv_heads, head_dim, window;
+    uint32_t n_heads, n_kv_heads, head_dim, window, other_window;
+    uint32_t n_steps;
     uint32_t n_tokens[SEQUENCES];
     float *q[SEQUENCES], *out[SEQUENCES], *ref[SEQUENCES]; /* [n_tokens, n_heads, head_dim] */
     uint16_t *k[SEQUENCES], *v[SEQUENCES];                 /* [n_tokens, n_kv_heads, head_dim] */
@@ -53,7 +54,8 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
     KvGeometry g;
     KvPlan plan = { 0 }; /* layer 0 is exact, layer 1 may be quantized */
     size_t bytes = 0;
-    uint32_t n_pages = 0;
+    uint32_t n_pages = 0, windows[2];
+    KvLayer layer;
     Reason why;
 
     memset(w, 0, sizeof(*w));
@@ -61,6 +63,9 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
     w->n_heads = w->n_kv_heads * (random_below(r, 6) ? 1 + random_below(r, 4) : 71);
     w->head_dim = dims[random_below(r, 6)];
     w->window = random_below(r, 2) ? 1 + random_below(r, 200) : 0;
+    w->other_window = w->window ? 0 : 77;
+    windows[0] = w->other_window;
+    windows[1] = w->window;
     g = (KvGeometry){ .n_layers = 2, .n_kv_heads = w->n_kv_heads, .head_dim = w->head_dim };
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
         KvFormat exact = random_below(r, 2) ? KV_FORMAT_BF16 : KV_FORMAT_F16;
@@ -91,13 +96,17 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
                      0);
     w->store.base = (DevAddr)(uintptr_t)aligned_alloc(64, (w->store.size_bytes + 63) / 64 * 64);
     memset((void *)(uintptr_t)w->store.base, 0, w->store.size_bytes);
+    layer = kv_store_layer(&w->store, 1);
     for (uint32_t h = 0; w->store.rounding_bytes && h < w->n_kv_heads; h++)
-        rounding_init_plain((Rounding *)(uintptr_t)kv_store_rounding(&w->store, 1, h), w->head_dim);
+        rounding_init_plain((Rounding *)(uintptr_t)kv_layer_rounding(&layer, h), w->head_dim);
     assert_int_equal(team_new(&w->team, 2, &why), 0);
     assert_int_equal(attention_new(&w->attention, w->team, kernels, kv_kernels,
-                                   &(ReserveArgs){ .store = &w->store,
-                                                   .max_batched_tokens = SEQUENCES * TOKENS_MAX,
-                                                   .n_heads = w->n_heads },
+                                   &(ReserveArgs){ .geometry = g,
+                                                   .n_heads = w->n_heads,
+                                                   .windows = windows,
+                                                   .n_windows = 2,
+                                                   .max_rows = SEQUENCES * TOKENS_MAX,
+                                                   .max_sequences = SEQUENCES },
                                    &bytes),
                      0);
     assert_true(bytes > 0);
@@ -120,7 +129,9 @@ static void world_deinit(World *w) {
 typedef struct Step {
     StepSequence sequences[SEQUENCES];
     uint32_t owner[SEQUENCES];
-    StepBatch batch;
+    StepInput input;
+    uint32_t page_indptr[SEQUENCES + 1];
+    uint32_t page_indices[SEQUENCES * (TOKENS_MAX / KV_PAGE_TOKENS + 1)];
     float *q, *out, *ref;
     uint16_t *k, *v;
 } Step;
@@ -137,7 +148,8 @@ static void step_gather(Step *step, const World *w, const uint32_t *n_done, cons
     step->k = malloc(n * kv_size(w) * 2);
     step->v = malloc(n * kv_size(w) * 2);
     for (uint32_t s = 0; s < SEQUENCES; s++) {
-        uint32_t at = step->batch.n_tokens, i = step->batch.n_sequences;
+        uint32_t at = step->input.n_rows, i = step->input.n_sequences;
+        uint32_t n_pages = (n_done[s] + n_now[s] + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 
         if (!n_now[s])
             continue;
@@ -148,45 +160,60 @@ static void step_gather(Step *step, const World *w, const uint32_t *n_done, cons
         memcpy(step->v + at * kv_size(w), w->v[s] + n_done[s] * kv_size(w),
                n_now[s] * kv_size(w) * 2);
         step->owner[i] = s;
-        step->sequences[i] = (StepSequence){ .i_token = at,
-                                             .n_tokens = n_now[s],
+        step->sequences[i] = (StepSequence){ .first_row = at,
+                                             .n_rows = n_now[s],
                                              .n_past = n_done[s],
-                                             .tail = s,
-                                             .sink = s % 2 ? s : KV_NO_SINK,
-                                             .pages = w->pages[s] };
-        step->batch.n_tokens += n_now[s];
-        step->batch.n_sequences++;
+                                             .slot = s,
+                                             .sink = s % 2 ? s : KV_NO_SINK };
+        memcpy(step->page_indices + step->page_indptr[i], w->pages[s],
+               n_pages * sizeof(*w->pages[s]));
+        step->page_indptr[i + 1] = step->page_indptr[i] + n_pages;
+        step->input.n_rows += n_now[s];
+        step->input.n_sequences++;
     }
-    step->batch.sequences = step->sequences;
+    step->input.sequences = step->sequences;
+    step->input.page_indptr = step->page_indptr;
+    step->input.page_indices = step->page_indices;
 }
 
-static void step_run(Step *step, World *w, uint32_t layer, bool with_reference) {
+/* The step at the other layer first, now with the same window and now with another: one plan serves
+ * all layers of a step. */
+static void run_other_layer(World *w, AttentionArgs args, uint32_t i_layer) {
+    KvLayer layer = kv_store_layer(&w->store, !i_layer);
+
+    args.layer = &layer;
+    args.window = w->n_steps++ % 2 ? w->window : w->other_window;
+    attention_run(w->attention, &args);
+}
+
+static void step_run(Step *step, World *w, uint32_t i_layer, bool with_reference) {
+    KvLayer layer = kv_store_layer(&w->store, i_layer);
     AttentionArgs args = {
         .out = (DevAddr)(uintptr_t)step->out,
         .q = (DevAddr)(uintptr_t)step->q,
         .k = (DevAddr)(uintptr_t)step->k,
         .v = (DevAddr)(uintptr_t)step->v,
-        .layer = layer,
+        .layer = &layer,
         .n_heads = w->n_heads,
         .window = w->window,
         .scale = 1 / sqrtf((float)w->head_dim),
-        .batch = &step->batch,
-        .store = &w->store,
     };
 
     if (with_reference) {
         args.out = (DevAddr)(uintptr_t)step->ref;
-        reference_attention(&args);
+        reference_attention(&args, &step->input);
         args.out = (DevAddr)(uintptr_t)step->out;
     }
+    attention_plan(w->attention, &step->input);
+    run_other_layer(w, args, i_layer);
     attention_run(w->attention, &args);
-    for (uint32_t i = 0; i < step->batch.n_sequences; i++) {
+    for (uint32_t i = 0; i < step->input.n_sequences; i++) {
         const StepSequence *s = &step->sequences[i];
-        size_t bytes = s->n_tokens * q_size(w) * sizeof(float);
+        size_t bytes = s->n_rows * q_size(w) * sizeof(float);
 
-        memcpy(w->out[step->owner[i]] + s->n_past * q_size(w), step->out + s->i_token * q_size(w),
+        memcpy(w->out[step->owner[i]] + s->n_past * q_size(w), step->out + s->first_row * q_size(w),
                bytes);
-        memcpy(w->ref[step->owner[i]] + s->n_past * q_size(w), step->ref + s->i_token * q_size(w),
+        memcpy(w->ref[step->owner[i]] + s->n_past * q_size(w), step->ref + s->first_row * q_size(w),
                bytes);
     }
     free(step->q);

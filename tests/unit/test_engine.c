@@ -5,6 +5,7 @@
  */
 
 #include "server/engine/engine.h"
+#include "tests/unit/lapsing_ops.h"
 #include "tests/unit/tiny_model.h"
 
 #include <errno.h>
@@ -237,6 +238,11 @@ static EngineRequest *company_request(Answer *answer, uint32_t i) {
         request->params.repetition_penalty = 1.2f;
         request->params.frequency_penalty = 0.3f;
     }
+    if (i % 5 == 3) {
+        set_bias(request, 40 + i, 3);
+        add_stop_token(request, 50 + i);
+        request->min_tokens = request->max_tokens;
+    }
     return request;
 }
 
@@ -255,13 +261,15 @@ static void run_company(BenchOptions options, Answer **answers, unsigned long lo
 }
 
 static void test_an_answer_does_not_depend_on_company_chunks_or_preemption(void **state) {
-    static const BenchOptions settings[] = {
+    BackendOps lapsing = lapsing_ops();
+    BenchOptions settings[] = {
         { .n_pages = 200, .max_num_seqs = 1, .max_batched_tokens = MAX_BATCHED_TOKENS },
         { .n_pages = 200, .max_num_seqs = 16, .max_batched_tokens = MAX_BATCHED_TOKENS },
         { .n_pages = 200, .max_num_seqs = 16, .max_batched_tokens = 64 },
         { .n_pages = 200, .max_num_seqs = 5, .max_batched_tokens = 7 },
         { .n_pages = 9, .max_num_seqs = 16, .max_batched_tokens = 100 },
         { .n_pages = 6, .max_num_seqs = 16, .max_batched_tokens = 33 },
+        { .n_pages = 6, .max_num_seqs = 16, .max_batched_tokens = 70, .ops = &lapsing },
     };
     Answer *alone[N_COMPANY], *answers[N_COMPANY];
     unsigned long long n_preemptions, n_forced = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kvcache/kv_layout.h"
+#include "kvcache/kv_layer.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -42,14 +42,15 @@ static void check_extents(const KvGeometry *g, uint32_t n_pages, uint32_t n_tail
         0);
     s.base = 4096;
     for (uint32_t layer = 0; layer < g->n_layers; layer++) {
+        KvLayer l = kv_store_layer(&s, layer);
+
         for (KvSide side = 0; side < KV_SIDES; side++) {
             for (uint32_t head = 0; head < g->n_kv_heads; head++) {
                 for (uint32_t i = 0; i < n_pages; i++)
-                    extents[n++] = (Extent){ kv_store_block(&s, layer, side, i, head),
+                    extents[n++] = (Extent){ kv_layer_block(&l, side, i, head),
                                              s.regions[layer][side].block_bytes };
                 for (uint32_t i = 0; i < n_tails; i++)
-                    extents[n++] =
-                        (Extent){ kv_store_tail(&s, layer, side, i, head), s.tail_block_bytes };
+                    extents[n++] = (Extent){ kv_layer_tail(&l, side, i, head), s.tail_block_bytes };
             }
         }
     }
@@ -120,15 +121,17 @@ static void test_tails_are_f16_but_before_bf16_pages(void **state) {
     (void)state;
     for (KvFormat format = 0; format < KV_FORMATS; format++) {
         KvFormat want = format == KV_FORMAT_BF16 ? KV_FORMAT_BF16 : KV_FORMAT_F16;
+        KvLayer layer;
 
         plan.formats[1][KV_SIDE_K] = format;
         assert_int_equal(
             kv_store_layout(
                 &s, &(KvShape){ .geometry = geometry, .plan = &plan, .n_pages = 1, .n_tails = 1 }),
             0);
-        assert_int_equal(kv_store_tail_format(&s, 1, KV_SIDE_K), want);
-        assert_int_equal(kv_store_tail_format(&s, 1, KV_SIDE_V), KV_FORMAT_BF16);
-        assert_int_equal(kv_store_quantizes(&s, 1, KV_SIDE_K), format > KV_FORMAT_F16);
+        layer = kv_store_layer(&s, 1);
+        assert_int_equal(kv_layer_tail_format(&layer, KV_SIDE_K), want);
+        assert_int_equal(kv_layer_tail_format(&layer, KV_SIDE_V), KV_FORMAT_BF16);
+        assert_int_equal(kv_layer_quantizes(&layer, KV_SIDE_K), format > KV_FORMAT_F16);
     }
 }
 

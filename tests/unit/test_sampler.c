@@ -31,23 +31,54 @@ static float random_normal(void) {
     return (float)(sqrt(-2 * log(a)) * cos(6.283185307179586 * b));
 }
 
+/* A slot's state and what a row asks of it, in one. */
+typedef struct SampleRow {
+    const SampleParams *params;
+    const uint32_t *prompt, *output, *banned;
+    uint32_t n_prompt, n_output, n_banned;
+    int n_top_logprobs;
+    bool score_only;
+    uint32_t target;
+} SampleRow;
+
+static SlotState slot_state(const SampleRow *row) {
+    return (SlotState){ .params = row->params,
+                        .prompt = row->prompt,
+                        .output = row->output,
+                        .banned = row->banned,
+                        .n_prompt = row->n_prompt,
+                        .n_output = row->n_output,
+                        .n_banned = row->n_banned,
+                        .min_output = UINT32_MAX };
+}
+
+/* Fills slot i by row i, and samples them all. */
+static void sample_rows(CpuSampler *sampler, Team *team, const float *logits, const SampleRow *rows,
+                        uint32_t n_rows, SampleResult *results) {
+    StepLogits *asked = calloc(n_rows, sizeof(*asked));
+
+    for (uint32_t i = 0; i < n_rows; i++) {
+        SlotState state = slot_state(&rows[i]);
+
+        cpu_sampler_set(sampler, i, &state);
+        asked[i] = (StepLogits){ .row = i,
+                                 .slot = i,
+                                 .target = rows[i].score_only ? rows[i].target : STEP_DRAW,
+                                 .n_top_logprobs = rows[i].n_top_logprobs };
+    }
+    cpu_sample(sampler, team, logits, asked, n_rows, results);
+    free(asked);
+}
+
 static SampleResult sample_one(const float *logits, uint32_t n_vocab, const SampleRow *row) {
     CLEANUP(cpu_sampler_free) CpuSampler *sampler = NULL;
-    float *copy = malloc(n_vocab * sizeof(*copy));
     SampleResult result;
+    size_t bytes = 0;
 
     memset(&result, 0xAB, sizeof(result));
-    memcpy(copy, logits, n_vocab * sizeof(*copy));
-    assert_int_equal(cpu_sampler_new(&sampler, 1), 0);
-    assert_int_equal(cpu_sampler_reserve(sampler, n_vocab, &(size_t){ 0 }), 0);
-    assert_int_equal(cpu_sample(sampler, NULL,
-                                &(SampleArgs){ .logits = (uintptr_t)copy,
-                                               .n_rows = 1,
-                                               .n_vocab = n_vocab,
-                                               .rows = row,
-                                               .results = &result }),
-                     0);
-    free(copy);
+    assert_int_equal(cpu_sampler_new(&sampler, 1, 1, n_vocab, &bytes), 0);
+    assert_true(bytes >= 20 * (size_t)n_vocab);
+    sample_rows(sampler, NULL, logits, row, 1, &result);
     assert_true(result.token < n_vocab);
     return result;
 }
@@ -327,36 +358,90 @@ static void test_penalties_follow_the_formula(void **state) {
     }
 }
 
-static void test_penalties_leave_the_scratch_clean(void **state) {
+/* Rows that share a thread's scratch, and slots that are filled again. */
+static void test_penalties_leave_nothing_behind(void **state) {
     enum { N = 8, ROWS = 4 };
-    static const uint32_t tokens[] = { 5, 5, 5 };
+    static const uint32_t tokens[] = { 5, 5, 5 }, banned[] = { 5 };
+    static const LogitBias bias[] = { { 5, -100 } };
     SampleParams harsh = SAMPLE_PARAMS_GREEDY, plain = SAMPLE_PARAMS_GREEDY;
     CLEANUP(cpu_sampler_free) CpuSampler *sampler = NULL;
     SampleRow rows[ROWS];
     SampleResult results[ROWS];
     float z[ROWS * N] = { 0 };
+    size_t bytes = 0;
 
     (void)state;
     harsh.frequency_penalty = 2;
     plain.frequency_penalty = 0.001f;
-    for (int i = 0; i < ROWS; i++) {
-        rows[i] = (SampleRow){ .params = i % 2 ? &plain : &harsh,
-                               .output = tokens,
-                               .n_output = i % 2 ? 0 : 3,
-                               .n_top_logprobs = -1 };
-        z[i * N + 5] = 4;
-    }
-    assert_int_equal(cpu_sampler_new(&sampler, 1), 0);
-    assert_int_equal(cpu_sampler_reserve(sampler, N, &(size_t){ 0 }), 0);
-    assert_int_equal(cpu_sample(sampler, NULL,
-                                &(SampleArgs){ .logits = (uintptr_t)z,
-                                               .n_rows = ROWS,
-                                               .n_vocab = N,
-                                               .rows = rows,
-                                               .results = results }),
-                     0);
     for (int i = 0; i < ROWS; i++)
-        assert_int_equal(results[i].token, i % 2 ? 5 : 0);
+        z[i * N + 5] = 4;
+    assert_int_equal(cpu_sampler_new(&sampler, 1, ROWS, N, &bytes), 0);
+    for (int round = 0; round < 6; round++) {
+        harsh.logit_bias = bias;
+        harsh.n_logit_bias = round == 2;
+        for (int i = 0; i < ROWS; i++) {
+            bool is_harsh = (i + round) % 2 == 0;
+
+            rows[i] = (SampleRow){ .params = is_harsh ? &harsh : &plain,
+                                   .output = tokens,
+                                   .n_output = is_harsh ? 3 : 0,
+                                   .banned = banned,
+                                   .n_banned = is_harsh && round == 4,
+                                   .n_top_logprobs = -1 };
+        }
+        sample_rows(sampler, NULL, z, rows, ROWS, results);
+        for (int i = 0; i < ROWS; i++)
+            assert_int_equal(results[i].token, (i + round) % 2 ? 5 : 0);
+    }
+}
+
+/* Whatever a slot drew by itself, it stands as one filled with all of that would. */
+static void test_a_slot_follows_what_it_draws(void **state) {
+    enum { N = 30, STEPS = 60, MIN = 20 };
+    static const uint32_t prompt[] = { 1, 1, 7 }, banned[] = { 3, 29 };
+    static const LogitBias bias[] = { { 3, 4 }, { 12, -2 } };
+    CLEANUP(cpu_sampler_free) CpuSampler *follower = NULL, *fresh = NULL;
+    uint32_t output[STEPS], n_banned_drawn = 0;
+    SampleParams p = { .temperature = 1.1f,
+                       .top_p = 0.95f,
+                       .repetition_penalty = 1.2f,
+                       .presence_penalty = 0.3f,
+                       .frequency_penalty = 0.2f,
+                       .seed = 11,
+                       .logit_bias = bias,
+                       .n_logit_bias = 2 };
+    SlotState slot = { .params = &p,
+                       .prompt = prompt,
+                       .output = output,
+                       .banned = banned,
+                       .n_prompt = 3,
+                       .n_banned = 2,
+                       .min_output = MIN };
+    StepLogits row = { .target = STEP_DRAW, .n_top_logprobs = -1 };
+    size_t bytes = 0;
+
+    (void)state;
+    assert_int_equal(cpu_sampler_new(&follower, 1, 1, N, &bytes), 0);
+    assert_int_equal(cpu_sampler_new(&fresh, 1, 1, N, &bytes), 0);
+    cpu_sampler_set(follower, 0, &slot);
+    for (uint32_t i = 0; i < STEPS; i++) {
+        SampleResult result, want;
+        float z[N];
+
+        random_logits(z, N, 1);
+        slot.n_output = i;
+        cpu_sampler_set(fresh, 0, &slot);
+        if (i)
+            assert_int_equal(cpu_sampler_drawn(fresh, 0), output[i - 1]);
+        cpu_sample(fresh, NULL, z, &row, 1, &want);
+        cpu_sample(follower, NULL, z, &row, 1, &result);
+        assert_int_equal(result.token, want.token);
+        assert_int_equal(cpu_sampler_drawn(follower, 0), result.token);
+        output[i] = result.token;
+        n_banned_drawn += result.token == 3 || result.token == 29;
+        assert_true(i >= MIN || !n_banned_drawn);
+    }
+    assert_true(n_banned_drawn > 0);
 }
 
 static void test_draws_follow_the_distribution(void **state) {
@@ -563,11 +648,11 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     static SampleParams params[ROWS];
     static SampleRow rows[ROWS];
     static SampleResult results[ROWS];
+    size_t bytes = 0;
 
     (void)state;
     assert_int_equal(team_new(&team, 3, NULL), 0);
-    assert_int_equal(cpu_sampler_new(&sampler, 3), 0);
-    assert_int_equal(cpu_sampler_reserve(sampler, N, &(size_t){ 0 }), 0);
+    assert_int_equal(cpu_sampler_new(&sampler, 3, ROWS, N, &bytes), 0);
     random_logits(z, ROWS * N, 3);
     for (uint32_t i = 0; i < ROWS; i++) {
         params[i] = (SampleParams){ .temperature = (float)(i % 4),
@@ -577,13 +662,7 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
                                     .seed = i };
         rows[i] = (SampleRow){ .params = &params[i], .n_top_logprobs = (int)(i % 7) - 1 };
     }
-    assert_int_equal(cpu_sample(sampler, team,
-                                &(SampleArgs){ .logits = (uintptr_t)z,
-                                               .n_rows = ROWS,
-                                               .n_vocab = N,
-                                               .rows = rows,
-                                               .results = results }),
-                     0);
+    sample_rows(sampler, team, z, rows, ROWS, results);
     for (uint32_t i = 0; i < ROWS; i++) {
         SampleResult alone = sample_one(z + i * N, N, &rows[i]);
 
@@ -604,7 +683,8 @@ int main(void) {
         cmocka_unit_test(test_banned_ids_are_never_drawn),
         cmocka_unit_test(test_logit_bias_of_100_decides),
         cmocka_unit_test(test_penalties_follow_the_formula),
-        cmocka_unit_test(test_penalties_leave_the_scratch_clean),
+        cmocka_unit_test(test_penalties_leave_nothing_behind),
+        cmocka_unit_test(test_a_slot_follows_what_it_draws),
         cmocka_unit_test(test_draws_follow_the_distribution),
         cmocka_unit_test(test_draws_from_a_large_vocabulary_stay_in_the_set),
         cmocka_unit_test(test_penalized_draws_follow_the_distribution),

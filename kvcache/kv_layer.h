@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * One layer of the cache as a backend's kernels see it: a plain value of some 100 bytes that a GPU
+ * kernel takes as an argument, made from the store once a layer and step. The header is C, C++ and
+ * CUDA alike.
+ */
+
+#include "kvcache/kv_layout.h"
+
+#ifdef __CUDACC__
+#define KV_LAYER_FN static __host__ __device__ inline
+#else
+#define KV_LAYER_FN static inline
+#endif
+
+typedef struct KvLayerSide {
+    DevAddr pages;        /* the block of page 0 and KV head 0 */
+    DevAddr tails;        /* of slot 0 and KV head 0 */
+    DevAddr sinks;        /* of sink slot 0 and KV head 0 */
+    uint32_t block_bytes; /* of one KV head of one page */
+    KvFormat format;      /* of pages */
+} KvLayerSide;
+
+typedef struct KvLayer {
+    KvLayerSide sides[KV_SIDES];
+    DevAddr roundings;      /* of KV head 0, for keys; none unless they are quantized */
+    size_t tail_slot_bytes; /* from a slot to the next */
+    size_t sink_slot_bytes;
+    uint32_t tail_block_bytes; /* head_dim * 64 * 2 */
+    uint32_t sink_block_bytes; /* head_dim * 4 * 2 */
+    uint32_t rounding_bytes;
+    uint32_t n_kv_heads, head_dim;
+    uint32_t n_sinks; /* sink slots; 0: first pages are as others */
+} KvLayer;
+
+/* The store's memory must be there: its addresses go into the value. */
+KvLayer kv_store_layer(const KvStore *store, uint32_t layer);
+
+KV_LAYER_FN bool kv_layer_quantizes(const KvLayer *l, KvSide side) {
+    return l->sides[side].format != KV_FORMAT_BF16 && l->sides[side].format != KV_FORMAT_F16;
+}
+
+/* What tails and sinks of a side, and a step's own keys and values, are stored as. */
+KV_LAYER_FN KvFormat kv_layer_tail_format(const KvLayer *l, KvSide side) {
+    return kv_layer_quantizes(l, side) ? KV_FORMAT_F16 : l->sides[side].format;
+}
+
+/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. */
+KV_LAYER_FN bool kv_layer_rotates(const KvLayer *l, KvSide side) {
+    return kv_layer_quantizes(l, side);
+}
+
+KV_LAYER_FN DevAddr kv_layer_block(const KvLayer *l, KvSide side, uint32_t page, uint32_t head) {
+    return l->sides[side].pages +
+           ((size_t)page * l->n_kv_heads + head) * l->sides[side].block_bytes;
+}
+
+KV_LAYER_FN DevAddr kv_layer_tail(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
+    return l->sides[side].tails + slot * l->tail_slot_bytes + (size_t)head * l->tail_block_bytes;
+}
+
+KV_LAYER_FN DevAddr kv_layer_sink(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
+    return l->sides[side].sinks + slot * l->sink_slot_bytes + (size_t)head * l->sink_block_bytes;
+}
+
+KV_LAYER_FN DevAddr kv_layer_rounding(const KvLayer *l, uint32_t head) {
+    return l->roundings + (size_t)head * l->rounding_bytes;
+}
