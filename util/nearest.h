@@ -22,6 +22,6 @@ Nearest nearest_begin(const char *typed, size_t n);
 /* Offers a known name; of equally near ones the first stays. */
 void nearest_offer(Nearest *nearest, const char *name);
 
-/* How many letters of `a` must be changed, added or left out to make `b` of it, which has `n` bytes,
+/* How many letters of `a` must be changed, added or left out to make `b` of it. `b` has `n` bytes,
  * fewer than NEAREST_BYTES_MAX. */
 size_t nearest_distance(const char *a, const char *b, size_t n);

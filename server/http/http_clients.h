@@ -17,8 +17,9 @@
 typedef struct HttpClient {
     List link;
     uint64_t key;
-    Account *account; /* owned reference */
-    uint32_t n_connections;
+    Account *account;       /* owned reference */
+    uint32_t n_connections; /* that hold it, closing ones among them */
+    uint32_t n_open;        /* of them, those that are not closing; the connections count it */
 } HttpClient;
 
 typedef struct HttpClients {

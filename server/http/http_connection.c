@@ -103,6 +103,8 @@ void http_connection_close(HttpConnection *c) {
         return;
     c->phase = HTTP_CLOSING;
     c->server->n_connections--;
+    if (c->client)
+        c->client->n_open--;
     list_remove(&c->idle_link);
     if (answering)
         write_access(c, true);
@@ -468,6 +470,7 @@ static bool note_peer(HttpConnection *c) {
     c->client = http_clients_enter(&c->server->clients, c->peer.key);
     if (!c->client)
         return false;
+    c->client->n_open++;
     c->parser.account = c->client->account;
     c->in = input_buffer(c);
     return true;
@@ -484,6 +487,24 @@ static bool make_place(HttpServer *server) {
     server->stats.n_displaced++;
     http_connection_close(container_of(longest_idle, HttpConnection, idle_link));
     return true;
+}
+
+/* Whether the client may have this connection, perhaps because its longest idle one went. */
+static bool make_place_for_client(HttpConnection *c) {
+    HttpServer *server = c->server;
+
+    if (c->client->n_open <= server->options.client_connections_max)
+        return true;
+    list_for_each(link, &server->idle) {
+        HttpConnection *idle = container_of(link, HttpConnection, idle_link);
+
+        if (idle->client != c->client)
+            continue;
+        server->stats.n_displaced++;
+        http_connection_close(idle);
+        return true;
+    }
+    return false;
 }
 
 static void turn_away(HttpConnection *c, const char *limit_name) {
@@ -514,7 +535,7 @@ void http_connection_accept(HttpServer *server) {
         http_connection_close(c);
     else if (!has_place)
         turn_away(c, "max_connections");
-    else if (c->client->n_connections > server->options.client_connections_max)
+    else if (!make_place_for_client(c))
         turn_away(c, "max_client_connections");
     else
         become_idle(c);

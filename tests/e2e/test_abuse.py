@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 LOAD_SECONDS = 280
-# Other programs may run beside a test: its bars on time are looser than those that the script has by
-# hand. Sanitizers take memory and time of their own: then what is left or refused is still seen.
+# Other programs may run beside a test: its bars on time are looser than those that the script has
+# by hand. Sanitizers take memory and time of their own: then what is left or refused is still seen.
 LOOSER = ("--no-memory", "--slower=6") if "ASAN_OPTIONS" in os.environ else ("--slower=3",)
 
 

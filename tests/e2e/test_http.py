@@ -277,7 +277,7 @@ def test_body_limit_counts_chunks(start):
 
 
 def test_all_requests_together_are_limited(start):
-    daemon = start("--max-requests-memory", "300KiB")
+    daemon = start("--max-requests-memory", "300KiB", "--max-client-memory", "1MiB")
     with daemon.wire() as first, daemon.wire() as second:
         body = b"a" * 120000
         first.send(post("/tokenize", body)[:-20000])

@@ -200,3 +200,12 @@ def test_one_client_cannot_take_all_connections(start):
         assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
     for wire in wires:
         wire.socket.close()
+
+
+def test_idle_connections_of_a_client_make_room_for_its_own(start):
+    daemon = start("--max-connections", 16, "--max-client-connections", 3)
+    idle = [daemon.wire() for _ in range(3)]
+    assert daemon.request("/health")[0] == 200
+    assert idle[0].ended()
+    for wire in idle:
+        wire.socket.close()
