@@ -14,7 +14,8 @@
  * A row's result depends on that row's input alone, never on how many rows share the step or how
  * they were chunked: to the bit where the backend is `row_exact`, else to its rounding.
  *
- * Errors: 0 or -errno. A step that failed leaves the cache of its sequences undefined.
+ * Errors: 0 or -errno. A step that failed leaves the cache of its sequences undefined. -ENODEV: the
+ * device is lost, with all that it held; no later call will succeed but those that free.
  */
 
 #include "backend/sample.h"

@@ -55,6 +55,9 @@ static bool is_ready(Api *api, HttpExchange *exchange) {
     if (api->state == API_LOADING)
         api_fail(&error, 503, NULL, "model_loading", "The model is not ready yet: %s.",
                  atomic_load(&api->phase));
+    else if (api->state == API_LOST)
+        api_fail(&error, 503, NULL, "device_lost",
+                 "The device that runs the model was lost; the server ends, to be started again.");
     else
         api_fail(&error, 503, NULL, "shutting_down",
                  "The server is going down: it finishes what it has and takes nothing new.");
@@ -65,7 +68,7 @@ static bool is_ready(Api *api, HttpExchange *exchange) {
 /* what needs no model */
 
 static void handle_health(HttpExchange *exchange, void *userdata) {
-    static const char *const states[] = { "loading", "ok", "draining" };
+    static const char *const states[] = { "loading", "ok", "draining", "lost" };
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
     JsonWriter w = JSON_WRITER(&body);
     Api *api = userdata;
@@ -302,10 +305,20 @@ void api_deinit(Api *api) {
     mailbox_deinit(&api->events);
 }
 
+/* Before anybody hears of it from an answer. */
+static void watch_for_loss(Api *api) {
+    if (api->state == API_LOST || !api->model.engine || !engine_is_lost(api->model.engine))
+        return;
+    api->state = API_LOST;
+    if (api->on_lost)
+        api->on_lost(api->userdata);
+}
+
 void api_take_events(Api *api) {
     List events = LIST_INIT(events), *link;
 
     mailbox_take(&api->events, &events);
+    watch_for_loss(api);
     while ((link = list_pop_front(&events)))
         api_call_take_event(container_of(link, EngineEvent, link));
 }

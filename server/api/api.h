@@ -23,6 +23,7 @@ typedef enum ApiState {
     API_LOADING,
     API_READY,
     API_DRAINING,
+    API_LOST, /* the engine's backend is gone: the process is about to end */
 } ApiState;
 
 /* What is being served; all borrowed, all there once the state is API_READY. */
@@ -51,7 +52,8 @@ typedef struct Api {
     Mailbox events;      /* the engine's */
     uv_async_t events_came;
     void (*on_idle)(void *userdata); /* the last job has ended; may be NULL */
-    void *userdata;
+    void (*on_lost)(void *userdata); /* once, when the state becomes API_LOST; may be NULL */
+    void *userdata;                  /* of both */
 } Api;
 
 int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *name);

@@ -5,6 +5,9 @@
  * what is in flight finishes, then the process ends with status 0. A second signal, or the drain
  * timeout, cancels what is left. SIGHUP reads the configuration again.
  *
+ * A device that was lost does not come back to this process: for a moment everybody who asks hears
+ * of it, then the process ends with status 1, for its supervisor to start another.
+ *
  * The loop ends by itself when its last handle is closed, which `end_if_done` sees to. Signals are
  * watched longer, and blocked for the rest: one that comes while the process cleans up is not to
  * kill it.
@@ -26,6 +29,7 @@
 
 #define FILES_BESIDE_CONNECTIONS 128 /* standard streams, the loop's own, the model's */
 #define CANCEL_GRACE_MS 2000         /* for clients to take the end of what was cancelled */
+#define LOST_GRACE_MS 1000           /* for clients and health checks to hear of a lost device */
 
 typedef struct Server {
     const Config *config; /* borrowed */
@@ -72,6 +76,22 @@ static void on_grace_over(uv_timer_t *timer) {
     http_server_abort(s->http);
 }
 
+static void on_lost_told(uv_timer_t *timer) {
+    Server *s = timer->data;
+
+    http_server_drain(s->http);
+    uv_timer_start(timer, on_grace_over, CANCEL_GRACE_MS, 0);
+}
+
+/* Every request ends by itself with an error; a drain that was under way goes on so. */
+static void on_lost(void *userdata) {
+    Server *s = userdata;
+
+    s->load_result = reason_set(s->why, -ENODEV, "the device that runs the model was lost");
+    notify_send("STATUS=%s", s->why->text);
+    uv_timer_start(&s->drain_timer, on_lost_told, LOST_GRACE_MS, 0);
+}
+
 static void cancel(Server *s, const char *because) {
     if (s->api.cancelling)
         return;
@@ -103,6 +123,8 @@ static void on_end_signal(uv_signal_t *signal, int number) {
         log_line(LOG_LEVEL_INFO, "stopped while loading", "signal=%s", strsignal(number));
         _exit(0);
     }
+    if (s->api.state == API_LOST)
+        return; /* it ends in a moment, with a status that says why */
     if (s->api.state == API_DRAINING)
         cancel(s, "a second signal");
     else
@@ -286,6 +308,7 @@ static int make_api(Server *s) {
         return r;
     s->api.http = s->http;
     s->api.on_idle = on_jobs_done;
+    s->api.on_lost = on_lost;
     s->api.userdata = s;
     return 0;
 }

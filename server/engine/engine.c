@@ -21,6 +21,8 @@
 #define CANNOT_FIT "the request needs more tokens than the KV cache or the model can hold"
 #define BAD_PROMPT "the prompt is empty or holds a token that the model does not have"
 
+#define LOST "the device that runs the model was lost; the server ends, to be started again"
+
 /* Where max_waiting_tokens is not given: as many as fill the cache this often. */
 #define WAITING_CACHES_MAX 16
 
@@ -378,6 +380,8 @@ static void receive(Engine *e, EngineRequest *request) {
 
     if (atomic_load_explicit(&request->cancelled, memory_order_relaxed))
         reject(e, request, FINISH_CANCELLED, NULL);
+    else if (atomic_load(&e->lost))
+        reject(e, request, FINISH_ERROR, LOST);
     else if (fault)
         reject(e, request, FINISH_ERROR, fault);
     else if (enqueue(e, request))
@@ -397,13 +401,26 @@ static void take_mail(Engine *e) {
             receive(e, container_of(link, EngineRequest, link));
 }
 
+/* Nothing that runs or waits can go on. */
+static void end_all_lost(Engine *e) {
+    log_line(LOG_LEVEL_ERROR, "the device that runs the model was lost", "device=%s",
+             e->options.ops->name);
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->finish == FINISH_NONE || e->running[i]->finish == FINISH_ERROR)
+            sequence_finish(e->running[i], FINISH_ERROR, LOST);
+    engine_queue_fail_waiting(e, LOST, &e->ended);
+}
+
 /* What waited in this step tells how long others will. */
 static void step(Engine *e) {
     bool waited = e->n_waiting != 0;
     uint64_t begin_ns = waited ? engine_now_ns() : 0;
 
     e->n_tokens_begun = 0;
-    engine_step(e);
+    if (engine_step(e) == -ENODEV) {
+        atomic_store(&e->lost, true);
+        end_all_lost(e);
+    }
     if (waited)
         wait_quota_observe(&e->quota, e->n_tokens_begun,
                            (double)(engine_now_ns() - begin_ns) * 1e-9);
@@ -502,6 +519,10 @@ void engine_unreserve_request(Engine *e, EngineRequest *request) {
 
 double engine_wait_estimate_s(const Engine *e) {
     return wait_quota_estimate_s(&e->quota);
+}
+
+bool engine_is_lost(const Engine *e) {
+    return atomic_load(&e->lost);
 }
 
 const Ledger *engine_ledger(const Engine *e) {

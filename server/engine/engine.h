@@ -160,6 +160,9 @@ int engine_start(Engine *engine);
 /* Finishes what is running and waiting if `drain`, else cancels it; then joins. Every request has
  * had its last event when it returns. */
 void engine_stop(Engine *engine, bool drain);
+/* Whether the backend is gone for good. Every request then ends with an error, those to come as
+ * well; who sees the first of these errors sees true here. Any thread. */
+bool engine_is_lost(const Engine *engine);
 Engine *engine_free(Engine *engine); /* stopped, or never started */
 CLEANUP_DEFINE(Engine, engine_free);
 

@@ -108,13 +108,14 @@ void engine_queue_end_running(Engine *e, Sequence *s) {
     forget_if_empty(c);
 }
 
-static void sweep_client(Engine *e, EngineClient *c, bool all, List *ended) {
+static void sweep_client(Engine *e, EngineClient *c, bool all, FinishReason reason,
+                         const char *error, List *ended) {
     list_for_each_safe(link, &c->line) {
         Sequence *s = container_of(link, Sequence, link);
 
         if (!all && !atomic_load_explicit(&s->request->cancelled, memory_order_relaxed))
             continue;
-        sequence_finish(s, FINISH_CANCELLED, NULL);
+        sequence_finish(s, reason, error);
         s->client = NULL;
         list_remove(link);
         list_push_back(ended, link);
@@ -125,7 +126,12 @@ static void sweep_client(Engine *e, EngineClient *c, bool all, List *ended) {
 
 void engine_queue_cancel_waiting(Engine *e, bool all, List *ended) {
     list_for_each_safe(link, &e->turns)
-        sweep_client(e, container_of(link, EngineClient, link), all, ended);
+        sweep_client(e, container_of(link, EngineClient, link), all, FINISH_CANCELLED, NULL, ended);
+}
+
+void engine_queue_fail_waiting(Engine *e, const char *error, List *ended) {
+    list_for_each_safe(link, &e->turns)
+        sweep_client(e, container_of(link, EngineClient, link), true, FINISH_ERROR, error, ended);
 }
 
 /* the view */

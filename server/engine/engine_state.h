@@ -3,8 +3,8 @@
 
 /*
  * Inside the engine: its state, shared by the files engine*.c and by nobody else. All of it but
- * the inbox, the quota, the statistics, `n_cancels` and `stop` belongs to the engine's thread once
- * that runs.
+ * the inbox, the quota, the statistics, `n_cancels`, `stop` and `lost` belongs to the engine's
+ * thread once that runs.
  */
 
 #include "model/decoder.h"
@@ -51,7 +51,8 @@ struct Engine {
     bool has_inbox;
     pthread_t thread;
     bool has_thread;
-    atomic_int stop; /* EngineStop */
+    atomic_int stop;  /* EngineStop */
+    atomic_bool lost; /* the backend is */
     List stop_message;
     atomic_uint n_cancels; /* engine_cancel's calls that nobody has looked at */
 
@@ -101,6 +102,8 @@ void engine_queue_put_back(Engine *engine, Sequence *sequence);
 void engine_queue_end_running(Engine *engine, Sequence *sequence);
 /* Finishes the waiting sequences whose request was cancelled, or all, and moves them to `ended`. */
 void engine_queue_cancel_waiting(Engine *engine, bool all, List *ended);
+/* Finishes all waiting sequences with an error, static text, and moves them to `ended`. */
+void engine_queue_fail_waiting(Engine *engine, const char *error, List *ended);
 /* Fills the engine's arrays for the next step's plan. */
 void engine_queue_view(Engine *engine, SchedulerView *view);
 /* Keeps what the plan left of turns. */
@@ -109,6 +112,8 @@ void engine_queue_pass_turns(Engine *engine, const SchedulerView *view, const St
 /* Ends what the request has reserved, if anything. */
 void engine_unreserve_request(Engine *engine, EngineRequest *request);
 
-/* Plans one step and runs it. Sequences that ended have `finish` set and are still in place. */
-void engine_step(Engine *engine);
+/* Plans one step and runs it. Sequences that ended have `finish` set and are still in place.
+ * Returns 0, or the -errno with which the backend failed: the step's sequences have ended with an
+ * error. */
+int engine_step(Engine *engine);
 uint64_t engine_now_ns(void);

@@ -278,7 +278,7 @@ static int run_step(Engine *e, const StepInput *input) {
     return 0;
 }
 
-void engine_step(Engine *e) {
+int engine_step(Engine *e) {
     StepPlan plan = plan_step(e);
     StepInput input;
     int r;
@@ -287,14 +287,15 @@ void engine_step(Engine *e) {
     r = take_all_pages(e);
     if (r) {
         fail_step(e, r);
-        return;
+        return r;
     }
     input = fill_input(e);
     assert(input.n_rows <= plan.n_tokens);
     if (!input.n_rows) /* there was no memory to start any of them */
-        return;
+        return 0;
     r = run_step(e, &input);
     if (r)
         fail_step(e, r);
     count_step(&e->stats, input.n_rows);
+    return r;
 }

@@ -36,13 +36,15 @@ static struct {
 
 /* Steps that still succeed; negative: all do. */
 static atomic_int n_steps_left = -1;
+static atomic_int failure = -EIO; /* of the one after them */
+static atomic_uint n_losses;      /* that the API told of */
 
 static int embed_or_fail(Backend *backend, const EmbedArgs *args) {
     int n = atomic_load(&n_steps_left);
 
     if (n == 0) {
         atomic_store(&n_steps_left, -1);
-        return -EIO;
+        return atomic_load(&failure);
     }
     if (n > 0)
         atomic_fetch_sub(&n_steps_left, 1);
@@ -56,6 +58,11 @@ static void on_stop(uv_async_t *stop) {
     http_server_abort(&server.http);
     api_close(&server.api);
     uv_close((uv_handle_t *)stop, NULL);
+}
+
+static void on_lost(void *unused) {
+    (void)unused;
+    atomic_fetch_add(&n_losses, 1);
 }
 
 static void run_loop(void *unused) {
@@ -121,6 +128,7 @@ static int start_server(void **state) {
     http_server_address(&server.http, address, sizeof(address));
     server.port = (uint16_t)strtoul(strrchr(address, ':') + 1, NULL, 10);
     server.api.http = &server.http;
+    server.api.on_lost = on_lost;
     server.api.model = (ApiModel){ .checkpoint = server.checkpoint,
                                    .tokenizer = server.tokenizer,
                                    .engine = server.engine };
@@ -149,8 +157,8 @@ static int stop_server(void **state) {
 
 /* a client */
 
-/* Posts, and reads everything up to the end of the connection. */
-static void post(const char *path, const char *body, Buffer *answer) {
+/* Sends a request, and reads everything up to the end of the connection. */
+static void send_to(const char *method, const char *path, const char *body, Buffer *answer) {
     struct sockaddr_in address = { .sin_family = AF_INET,
                                    .sin_port = htons(server.port),
                                    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -161,14 +169,18 @@ static void post(const char *path, const char *body, Buffer *answer) {
     buffer_clear(answer);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     buffer_printf(&request,
-                  "POST %s HTTP/1.1\r\nHost: k\r\nConnection: close\r\nContent-Type: "
+                  "%s %s HTTP/1.1\r\nHost: k\r\nConnection: close\r\nContent-Type: "
                   "application/json\r\nContent-Length: %zu\r\n\r\n"
                   "%s",
-                  path, strlen(body), body);
+                  method, path, strlen(body), body);
     assert_int_equal(write(fd, request.data, request.size), request.size);
     while ((n = read(fd, buffer_reserve(answer, 4096), 4096)) > 0)
         answer->size += (size_t)n;
     *buffer_reserve(answer, 1) = 0;
+}
+
+static void post(const char *path, const char *body, Buffer *answer) {
+    send_to("POST", path, body, answer);
 }
 
 static void check_has(const Buffer *answer, const char *text) {
@@ -255,6 +267,29 @@ static void test_pages_are_back(void **state) {
     assert_int_equal(engine_stats(server.engine)->n_running, 0);
 }
 
+/* The last test: nothing is served after it. */
+static void test_a_lost_device_is_told_to_everybody(void **state) {
+    static const char *const health[] = { "/health", "/ping" };
+    CLEANUP(buffer_deinit) Buffer answer = BUFFER_NULL;
+
+    (void)state;
+    atomic_store(&failure, -ENODEV);
+    atomic_store(&n_steps_left, 3);
+    send_to("GET", "/health", "", &answer);
+    check_has(&answer, "HTTP/1.1 200 OK");
+    post("/v1/completions", stream, &answer);
+    check_has(&answer, "data: {\"error\":{\"message\":\"the device that runs the model was lost");
+    for (size_t i = 0; i < 2; i++) {
+        send_to("GET", health[i], "", &answer);
+        check_has(&answer, "HTTP/1.1 503 ");
+        check_has(&answer, "{\"status\":\"lost\"}");
+    }
+    post("/v1/completions", whole, &answer);
+    check_has(&answer, "HTTP/1.1 503 ");
+    check_has(&answer, "\"code\":\"device_lost\"");
+    assert_int_equal(atomic_load(&n_losses), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_failed_step_is_a_500),
@@ -262,6 +297,7 @@ int main(void) {
         cmocka_unit_test(test_a_stream_ends_with_the_error),
         cmocka_unit_test(test_without_a_template_chat_is_a_400),
         cmocka_unit_test(test_pages_are_back),
+        cmocka_unit_test(test_a_lost_device_is_told_to_everybody),
     };
 
     return cmocka_run_group_tests(tests, start_server, stop_server);

@@ -619,6 +619,43 @@ static void test_a_failed_step_ends_its_requests_and_the_engine_goes_on(void **s
     }
 }
 
+static int losing_embed(Backend *backend, const EmbedArgs *args) {
+    return atomic_fetch_sub(&n_steps_to_failure, 1) <= 1 ? -ENODEV : cpu_ops.embed(backend, args);
+}
+
+static void test_a_lost_backend_ends_every_request_and_those_to_come(void **state) {
+    enum { N = 6 };
+    BenchOptions options = { .n_pages = 20, .max_num_seqs = 2, .max_batched_tokens = 64 };
+    Answer *answers[N];
+    BackendOps ops = cpu_ops;
+    Bench bench;
+
+    (void)state;
+    ops.embed = losing_embed;
+    options.ops = &ops;
+    atomic_store(&n_steps_to_failure, 8);
+    bench_open(&bench, options);
+    for (uint32_t i = 0; i < N; i++) {
+        answers[i] = answer_new();
+        if (i < N - 1)
+            engine_submit(bench.engine, request_new(answers[i], 40, 200, i));
+    }
+    assert_false(engine_is_lost(bench.engine));
+    assert_int_equal(engine_start(bench.engine), 0);
+    for (uint32_t i = 0; i < N; i++) {
+        if (i == N - 1)
+            engine_submit(bench.engine, request_new(answers[i], 40, 200, i));
+        bench_wait(&bench, answers[i]);
+        assert_true(engine_is_lost(bench.engine));
+        assert_int_equal(answers[i]->finish, FINISH_ERROR);
+        assert_non_null(strstr(answers[i]->error, "lost"));
+        answer_free(answers[i]);
+    }
+    /* Nobody tried again. */
+    assert_int_equal(atomic_load(&n_steps_to_failure), 0);
+    bench_close(&bench);
+}
+
 static void test_impossible_requests_end_with_an_error(void **state) {
     BenchOptions options = { .n_pages = 3, .max_num_seqs = 4, .max_batched_tokens = 64 };
     EngineRequest *request;
@@ -779,6 +816,7 @@ int main(void) {
         cmocka_unit_test(test_a_waiting_request_can_be_cancelled),
         cmocka_unit_test(test_random_cancellations_leave_nothing_behind),
         cmocka_unit_test(test_a_failed_step_ends_its_requests_and_the_engine_goes_on),
+        cmocka_unit_test(test_a_lost_backend_ends_every_request_and_those_to_come),
         cmocka_unit_test(test_impossible_requests_end_with_an_error),
         cmocka_unit_test(test_bad_options_are_refused_with_words),
         cmocka_unit_test(test_a_cache_of_no_given_size_fits_the_memory),
