@@ -222,10 +222,12 @@ def test_streams_that_all_wait_are_bounded_together(start):
     wait_until(lambda: daemon.metric("kvasir_requests_memory_bytes") < 10000)
 
 
-def test_a_whole_answer_that_does_not_fit_is_a_503(start):
-    daemon = start("--max-requests-memory", "300KiB")
+@pytest.mark.parametrize("client, code, option", [("1MiB", 503, "max_requests_memory"),
+                                                  ("150KiB", 429, "max_client_memory")])
+def test_a_whole_answer_that_does_not_fit_is_an_error(start, client, code, option):
+    daemon = start("--max-requests-memory", "300KiB", "--max-client-memory", client)
     status, answer = daemon.request(
         "/v1/completions",
         dict(prompt=[5] * 1000, max_tokens=0, echo=True, logprobs=20))
-    assert status == 503 and "max_requests_memory" in answer["error"]["message"]
+    assert status == code and option in answer["error"]["message"]
     assert daemon.request("/health")[0] == 200

@@ -4,6 +4,7 @@ together."""
 
 from math import inf, isclose
 
+from conftest import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 NAMES = {
@@ -211,9 +212,8 @@ def test_cancelled_requests_have_no_times(start):
         wire.send(b"POST /v1/completions HTTP/1.1\r\nHost: k\r\nContent-Type: application/json\r\n"
                   b"Content-Length: %d\r\n\r\n" % len(body) + body)
         wire.read_until(b"data: ")
-    daemon.wait_idle()
+    wait_until(lambda: Figures(daemon).finished("abort") == 1)
     now = Figures(daemon)
-    assert now.finished("abort") == 1
     for name in OF_SEQUENCES:
         assert now.count(name) == 0, name
     assert now.count("request_params_n") == 0
