@@ -332,7 +332,8 @@ static void compensation_lowers_the_error_the_model_sees(void **state) {
             without = weighted_error(moment, n);
             seal_and_read(&kv_kernels_baseline, f, KV_SIDE_K, n, rounding);
             with = weighted_error(moment, n);
-            assert_true(with < 0.7 * without);
+            /* Both are 0 for keys so small that their halves are. */
+            assert_true(with <= 0.7 * without);
             free(rounding);
             free(plain);
             free(moment);
