@@ -129,7 +129,8 @@ static bool take_body(HttpConnection *c, const HttpReply *reply) {
     if (reply->moved) {
         assert(!reply->moved->account || reply->moved->account == account ||
                reply->moved->account == c->parser.request.account);
-        if (!reply->moved->account && buffer_move_charge(reply->moved, account))
+        if (!reply->moved->account && reply->moved->size > SHORT_BYTES &&
+            buffer_move_charge(reply->moved, account))
             return false;
         c->answer = buffer_take(reply->moved);
         return !buffer_failed(&c->answer);

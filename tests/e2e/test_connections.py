@@ -49,9 +49,9 @@ def half_close_then_close(wire):
 def read_then_close(wire):
     """Reads what comes at once, so that its system has no unread bytes to reset for."""
     wire.socket.setblocking(True)
-    wire.socket.settimeout(0.3)
+    wire.socket.settimeout(0.1)
     wire.socket.shutdown(socket.SHUT_WR)
-    end = time.monotonic() + 0.3
+    end = time.monotonic() + 0.1
     try:
         while time.monotonic() < end and wire.socket.recv(65536):
             pass
