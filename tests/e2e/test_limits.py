@@ -209,3 +209,10 @@ def test_idle_connections_of_a_client_make_room_for_its_own(start):
     assert idle[0].ended()
     for wire in idle:
         wire.socket.close()
+
+
+def test_metrics_are_answered_while_all_memory_is_taken(start):
+    """They are larger than what is left, and say who has the rest."""
+    daemon = start("--max-requests-memory", "16KiB")
+    status, text = daemon.request("/metrics")
+    assert status == 200 and len(text) > 16 << 10
