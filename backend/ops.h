@@ -4,18 +4,29 @@
 /*
  * The op table: the one seam between the decoder (model/) and a backend (cpu/, cuda/).
  *
- * A backend implements this table and nothing else. Calls are made by one thread, the engine's,
- * and are ordered. A step is step_begin, which takes all that the host has to say of it
- * (backend/step.h), then ops on device addresses, which a backend may only enqueue, then step_wait
- * for what was sampled; "the step" below is the one begun last. Structs and arrays in the arguments
- * are borrowed for the call. Activations are of the backend's own type (`act_bytes` each); "act"
- * below. Nothing allocates but memory_new, weight_new and reserve, and each says how much it took.
+ * A backend implements this table and nothing else. Calls are made by one thread at a time, and
+ * take effect in the order in which they are made, as on a stream of a device, however many of them
+ * are still to be done when a call returns. Structs and arrays in the arguments are borrowed for
+ * the call. Nothing allocates but memory_new, weights_new and reserve, and each says how much it
+ * took.
+ *
+ * A step is step_begin, which takes all that the host has to say of it (backend/step.h); ops on
+ * device addresses, which a backend may only enqueue; step_end, which sends what was sampled on its
+ * way; and step_wait for that. The next step may begin before this one is waited for, since it can
+ * name what slots drew: STEPS_IN_FLIGHT_MAX at most have begun and are not waited for. "The step"
+ * below is the one begun last. One that does not end is over when the next begins; nobody waits for
+ * it.
+ *
+ * Activations are of one type of the backend's, `act_bytes` each; "act" below. What layers add to,
+ * the residual stream, is of another, which may be the same, `residual_bytes` each; "residual".
  *
  * A row's result depends on that row's input alone, never on how many rows share the step or how
  * they were chunked: to the bit where the backend is `row_exact`, else to its rounding.
  *
- * Errors: 0 or -errno. A step that failed leaves the cache of its sequences undefined. -ENODEV: the
- * device is lost, with all that it held; no later call will succeed but those that free.
+ * Errors: 0 or -errno, of this call or of one before it that was still to be done: a step's come
+ * with its step_wait at the latest, and end with it. A step that failed leaves the cache of its
+ * sequences undefined. -ENODEV: the device is lost, with all that it held; no later call will
+ * succeed but those that free.
  */
 
 #include "backend/sample.h"
@@ -37,24 +48,26 @@ typedef struct Weight Weight;   /* a weight matrix in the backend's own arrangem
 /* op arguments */
 
 typedef struct WeightSource {
+    const char *name; /* of the tensor, for errors; borrowed for the call */
     WeightFormat format;
     uint32_t n_rows, n_cols;
-    const void *data;          /* [n_rows] rows of weight_row_bytes; borrowed until weight_free:
-                                  a backend may use it in place or keep its own copy */
+    const void *data;          /* [n_rows] rows of weight_row_bytes; borrowed until weight_free: a
+                                  backend may use it in place or keep its own copy */
     const uint32_t *row_order; /* NULL, or [n_rows]: row r of the matrix is stored as row
                                   row_order[r]; borrowed for the call */
 } WeightSource;
 
 /* The table's rows of the step's tokens. */
 typedef struct EmbedArgs {
-    DevAddr out;         /* act [rows of the step, n_cols] */
+    DevAddr out;         /* residual [rows of the step, n_cols] */
     const Weight *table; /* [n_vocab, n_cols] */
 } EmbedArgs;
 
 typedef struct RmsnormArgs {
-    DevAddr out;    /* act [n_rows, dim]; may be `in` */
-    DevAddr in;     /* act [n_rows, dim] */
-    DevAddr weight; /* f32 [dim] */
+    DevAddr out;      /* act [n_rows, dim]; may be `in` where that is act */
+    DevAddr in;       /* act [n_rows, dim], or residual where in_residual */
+    bool in_residual; /* `in` is of the residual stream */
+    DevAddr weight;   /* f32 [dim] */
     uint32_t n_rows, dim;
     float epsilon;
 } RmsnormArgs;
@@ -62,7 +75,8 @@ typedef struct RmsnormArgs {
 typedef struct MatmulPart {
     const Weight *weight; /* [n_out, n_in] */
     DevAddr bias;         /* f32 [n_out] or 0 */
-    DevAddr out;          /* act [n_tokens, n_out], or f32 when MatmulArgs.out_f32 */
+    DevAddr out;          /* act [n_tokens, n_out]; f32 where MatmulArgs.out_f32; else residual
+                             where `accumulate` */
     bool accumulate;      /* out += instead of out = */
 } MatmulPart;
 
@@ -127,13 +141,13 @@ typedef struct GatedArgs {
 
 /* Rows logit_rows[first .. first + n_rows - 1] of the step. */
 typedef struct GatherRowsArgs {
-    DevAddr out; /* act [n_rows, dim] */
-    DevAddr in;  /* act [rows of the step, dim] */
+    DevAddr out; /* residual [n_rows, dim] */
+    DevAddr in;  /* residual [rows of the step, dim] */
     uint32_t first, n_rows, dim;
 } GatherRowsArgs;
 
 /* Draws, or scores, what logit_rows[first .. first + n_rows - 1] of the step ask for. A slot that
- * draws follows: later rows may be what it drew. Results come with step_wait. */
+ * draws follows: rows of later steps may be what it drew. Results come with step_wait. */
 typedef struct SampleArgs {
     DevAddr logits; /* f32 [n_rows, n_vocab]; destroyed */
     uint32_t first, n_rows, n_vocab;
@@ -160,9 +174,12 @@ typedef struct MemoryInfo {
 } MemoryInfo;
 
 typedef struct BackendOps {
-    const char *name;   /* "cpu", "cuda"; what users call the device */
-    uint32_t act_bytes; /* size of an activation: 4 (f32) or 2 (bf16) */
-    bool row_exact;     /* equal input gives a row equal bits, whatever else is in its step */
+    const char *name;        /* "cpu", "cuda"; what users call the device */
+    uint32_t act_bytes;      /* size of an activation: 4 (f32) or 2 (bf16) */
+    uint32_t residual_bytes; /* of an element of the residual stream: as above */
+    bool row_exact;          /* equal input gives a row equal bits, whatever else is in its step */
+    bool is_async; /* ops are done by others than the caller: a second step in flight keeps them
+                      busy while the caller looks at the first one's results */
 
     Backend *(*free)(Backend *backend); /* NULL is fine; returns NULL */
 
@@ -176,15 +193,19 @@ typedef struct BackendOps {
     int (*memory_info)(Backend *backend, MemoryInfo *info);
     int (*upload)(Backend *backend, DevAddr to, const void *from, size_t size_bytes);
     int (*download)(Backend *backend, void *to, DevAddr from, size_t size_bytes); /* syncs */
-    int (*weight_new)(Backend *backend, Weight **outp, const WeightSource *source, Reason *why);
+    /* Makes the group of weights whose products share their input, and are asked for as parts of
+     * one matmul: a backend may lay them side by side. Their data may still be on its way when this
+     * returns. Error: none is made. */
+    int (*weights_new)(Backend *backend, Weight *outs[], const WeightSource *sources,
+                       uint32_t n_sources, Reason *why);
     Weight *(*weight_free)(Backend *backend, Weight *weight);
     size_t (*weight_bytes)(const Weight *weight); /* of memory the backend itself holds for it */
     /* Takes all scratch and slots that steps need, in place of what an earlier call took, and adds
-     * its bytes to *bytesp; slots are then empty. Called after the weights are made and before the
-     * first step, and again, between steps, to change it. */
+     * its bytes to *bytesp. Slots are then empty, and steps that nobody waited for are forgotten.
+     * Called after the weights are made and before the first step, and again to change it. */
     int (*reserve)(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why);
 
-    /* Fills a slot; between steps, before the first step of its sequence. */
+    /* Fills a slot, for the steps that begin later: one in flight may still use what it was. */
     int (*slot_set)(Backend *backend, uint32_t slot, const SlotState *state);
 
     /* steps */
@@ -199,8 +220,10 @@ typedef struct BackendOps {
     int (*moments)(Backend *backend, const MomentsArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
     int (*sample)(Backend *backend, const SampleArgs *args);
-    /* Waits for the step; sets *resultsp to the results of its logit rows, by their place in
-     * logit_rows. They are there for those that were sampled, until the next step_begin. */
+    int (*step_end)(Backend *backend);
+    /* Waits for the oldest step that has ended and was not waited for. Sets *resultsp to the
+     * results of its logit rows, by their place in logit_rows; they are there for those that were
+     * sampled, until the next step_begin or step_wait. */
     int (*step_wait)(Backend *backend, const SampleResult **resultsp);
     int (*sync)(Backend *backend);
 } BackendOps;

@@ -18,6 +18,8 @@
 #define STEP_TOKEN_DRAWN (UINT32_C(1) << 31)
 /* As a row's target: the slot draws a token. */
 #define STEP_DRAW UINT32_MAX
+/* Steps that may have ended and not yet been waited for, the one at hand included. */
+#define STEPS_IN_FLIGHT_MAX 2
 
 typedef struct StepSequence {
     uint32_t first_row; /* of this sequence in the step */

@@ -82,6 +82,7 @@ typedef struct Config {
     /* batching */
     uint32_t max_num_seqs;
     uint32_t max_batched_tokens;
+    uint32_t steps_in_flight;
     uint32_t max_waiting_requests;
     uint64_t max_waiting_tokens;
     char *device;

@@ -195,6 +195,18 @@ const Option option_table[] = {
       .fallback = "512",
       .help = "Tokens of one step: one for each running sequence, the rest for prompts. More is "
               "faster for prompts and slower between two tokens of an answer" },
+    { .name = "steps_in_flight",
+      U32(steps_in_flight),
+      .topic = TOPIC_BATCHING,
+      .commands = IS_SERVER,
+      .metavar = "N",
+      .min = 1,
+      .max = 2,
+      .fallback = "0",
+      .unset = "2 where the device computes by itself, 1 on the CPU",
+      .help = "With 2, a step is handed to the device before the one before it is looked at: the "
+              "device need not wait for text and stop strings, and what has ended or been "
+              "cancelled is noticed a step later. Answers are the same" },
     { .name = "max_waiting_requests",
       U32(max_waiting_requests),
       .topic = TOPIC_BATCHING,

@@ -80,15 +80,18 @@ static int cpu_download(Backend *backend, void *to, DevAddr from, size_t size_by
     return 0;
 }
 
-static int cpu_weight_new(Backend *backend, Weight **outp, const WeightSource *source,
-                          Reason *why) {
-    CLEANUP(weight_free) Weight *weight = NULL;
-    int r;
+static int cpu_weights_new(Backend *backend, Weight *outs[], const WeightSource *sources,
+                           uint32_t n_sources, Reason *why) {
+    for (uint32_t i = 0; i < n_sources; i++) {
+        int r = weight_new(&outs[i], backend->team, &sources[i], why);
 
-    r = weight_new(&weight, backend->team, source, why);
-    if (!r)
-        *outp = TAKE(weight);
-    return r;
+        if (!r)
+            continue;
+        for (uint32_t j = 0; j < i; j++)
+            outs[j] = weight_free(outs[j]);
+        return reason_prefix(why, r, "tensor %s: ", sources[i].name);
+    }
+    return 0;
 }
 
 static Weight *cpu_weight_free(Backend *backend, Weight *weight) {
@@ -304,12 +307,17 @@ static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
     assert(args->first + args->n_rows <= backend->step.input.n_logit_rows);
     cpu_sample(backend->sampler, backend->team, floats(args->logits),
                backend->step.logit_rows + args->first, args->n_rows,
-               backend->step.results + args->first);
+               cpu_step_results(&backend->step) + args->first);
     return 0;
 }
 
-static int cpu_step_wait(Backend *backend, const SampleResult **resultsp) {
-    *resultsp = backend->step.results;
+static int cpu_step_end_op(Backend *backend) {
+    cpu_step_end(&backend->step);
+    return 0;
+}
+
+static int cpu_step_wait_op(Backend *backend, const SampleResult **resultsp) {
+    *resultsp = cpu_step_wait(&backend->step);
     return 0;
 }
 
@@ -391,6 +399,7 @@ int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *wh
 const BackendOps cpu_ops = {
     .name = "cpu",
     .act_bytes = sizeof(float),
+    .residual_bytes = sizeof(float),
     .row_exact = true,
     .free = cpu_free,
     .memory_new = cpu_memory_new,
@@ -398,7 +407,7 @@ const BackendOps cpu_ops = {
     .memory_info = cpu_memory_info,
     .upload = cpu_upload,
     .download = cpu_download,
-    .weight_new = cpu_weight_new,
+    .weights_new = cpu_weights_new,
     .weight_free = cpu_weight_free,
     .weight_bytes = weight_bytes,
     .reserve = cpu_reserve,
@@ -414,6 +423,7 @@ const BackendOps cpu_ops = {
     .moments = cpu_moments,
     .gather_rows = cpu_gather_rows,
     .sample = cpu_sample_op,
-    .step_wait = cpu_step_wait,
+    .step_end = cpu_step_end_op,
+    .step_wait = cpu_step_wait_op,
     .sync = cpu_sync,
 };

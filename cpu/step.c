@@ -24,7 +24,7 @@ int cpu_step_init(CpuStep *step, const ReserveArgs *reserve, size_t *bytesp) {
                        .max_pages = reserve->max_pages };
     step->tokens = array_new(n_rows, sizeof(*step->tokens), &bytes);
     step->logit_rows = array_new(n_rows, sizeof(*step->logit_rows), &bytes);
-    step->results = array_new(n_rows, sizeof(*step->results), &bytes);
+    step->results = array_new(STEPS_IN_FLIGHT_MAX * n_rows, sizeof(*step->results), &bytes);
     step->sequences = array_new(n_sequences, sizeof(*step->sequences), &bytes);
     step->page_indptr = array_new(n_sequences + 1, sizeof(*step->page_indptr), &bytes);
     step->page_indices = array_new(reserve->max_pages, sizeof(*step->page_indices), &bytes);
@@ -50,6 +50,7 @@ void cpu_step_deinit(CpuStep *step) {
 void cpu_step_set(CpuStep *step, const StepInput *input) {
     uint32_t n_pages = input->page_indptr[input->n_sequences];
 
+    assert(step->n_ended - step->n_waited < STEPS_IN_FLIGHT_MAX);
     assert(input->n_rows && input->n_rows <= step->max_rows);
     assert(input->n_sequences <= step->max_sequences && n_pages <= step->max_pages);
     assert(input->n_logit_rows <= input->n_rows);
@@ -69,4 +70,21 @@ void cpu_step_set(CpuStep *step, const StepInput *input) {
                                .page_indptr = step->page_indptr,
                                .page_indices = step->page_indices,
                                .logit_rows = step->logit_rows };
+}
+
+static SampleResult *results_of(CpuStep *step, uint32_t turn) {
+    return step->results + (size_t)(turn % STEPS_IN_FLIGHT_MAX) * step->max_rows;
+}
+
+SampleResult *cpu_step_results(CpuStep *step) {
+    return results_of(step, step->n_ended);
+}
+
+void cpu_step_end(CpuStep *step) {
+    step->n_ended++;
+}
+
+const SampleResult *cpu_step_wait(CpuStep *step) {
+    assert(step->n_waited != step->n_ended);
+    return results_of(step, step->n_waited++);
 }

@@ -50,14 +50,14 @@ struct Decoder {
     size_t workspace_bytes;
     size_t scratch_bytes; /* the backend's own, by decoder_reserve */
     /* slices of the workspace; T = max_batched_tokens, R = max_logit_rows */
-    DevAddr x;           /* act [T, dim], the residual stream */
+    DevAddr x;           /* residual [T, dim] */
     DevAddr h;           /* act [T, dim], normed */
     DevAddr q, attended; /* act [T, n_heads * head_dim] */
     DevAddr k, v;        /* act [T, n_kv_heads * head_dim] */
     DevAddr k_exact, v_exact;
     DevAddr gate, up;   /* act [T, ffn_dim] */
     DevAddr rope_table; /* f32 [T, 2, head_dim / 2] */
-    DevAddr rows;       /* act [R, dim] */
+    DevAddr rows;       /* residual [R, dim] */
     DevAddr logits;     /* f32 [R, n_vocab] */
 };
 
@@ -86,13 +86,14 @@ static size_t padded(size_t size_bytes) {
 /* Counts and places: with base 0 it only counts. */
 static size_t workspace_place(Decoder *d, DevAddr base) {
     const ModelConfig *c = d->config;
-    size_t act = d->ops->act_bytes, t = d->limits.max_batched_tokens, r = d->limits.max_logit_rows;
+    size_t act = d->ops->act_bytes, residual = d->ops->residual_bytes;
+    size_t t = d->limits.max_batched_tokens, r = d->limits.max_logit_rows;
     size_t q_dim = (size_t)c->n_heads * c->head_dim, kv_dim = (size_t)c->n_kv_heads * c->head_dim;
     const struct {
         DevAddr *slice;
         size_t size_bytes;
     } slices[] = {
-        { &d->x, t * c->dim * act },
+        { &d->x, t * c->dim * residual },
         { &d->h, t * c->dim * act },
         { &d->q, t * q_dim * act },
         { &d->attended, t * q_dim * act },
@@ -103,7 +104,7 @@ static size_t workspace_place(Decoder *d, DevAddr base) {
         { &d->gate, t * c->ffn_dim * act },
         { &d->up, t * c->ffn_dim * act },
         { &d->rope_table, t * c->head_dim * sizeof(float) },
-        { &d->rows, r * c->dim * act },
+        { &d->rows, r * c->dim * residual },
         { &d->logits, r * c->n_vocab * sizeof(float) },
     };
     size_t offset = 0;
@@ -155,29 +156,66 @@ static bool role_is_interleaved(const ModelConfig *c, TensorRole role) {
            (role == TENSOR_Q || role == TENSOR_K || role == TENSOR_Q_BIAS || role == TENSOR_K_BIAS);
 }
 
-static int load_weight(Decoder *d, Weight **outp, TensorRole role, uint32_t layer, Reason *why) {
-    const TensorView *t = checkpoint_tensor(d->checkpoint, role, layer);
-    CLEANUP(free) uint32_t *order = NULL;
+/* A weight of the decoder's, by what it does. */
+typedef struct Role {
+    Weight **weight;
+    TensorRole role;
+} Role;
+
+#define GROUP_WEIGHTS_MAX 3
+
+/* Weights that share their input. */
+static int load_group(Decoder *d, uint32_t layer, const Role *roles, uint32_t n, Reason *why) {
+    CLEANUP(free) uint32_t *order_q = NULL, *order_k = NULL;
+    uint32_t **orders[GROUP_WEIGHTS_MAX] = { &order_q, &order_k };
+    WeightSource sources[GROUP_WEIGHTS_MAX];
+    Weight *weights[GROUP_WEIGHTS_MAX];
     int r;
 
-    if (role_is_interleaved(d->config, role)) {
-        order = deinterleaved_rows(t->shape[0], d->config->head_dim);
-        if (!order)
+    assert(n <= GROUP_WEIGHTS_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        const TensorView *t = checkpoint_tensor(d->checkpoint, roles[i].role, layer);
+
+        sources[i] = (WeightSource){ .name = t->name,
+                                     .format = t->format,
+                                     .n_rows = t->shape[0],
+                                     .n_cols = t->shape[1],
+                                     .data = t->data };
+        if (!role_is_interleaved(d->config, roles[i].role))
+            continue;
+        *orders[i] = deinterleaved_rows(t->shape[0], d->config->head_dim);
+        if (!*orders[i])
             return -ENOMEM;
+        sources[i].row_order = *orders[i];
     }
-    r = d->ops->weight_new(d->backend, outp,
-                           &(WeightSource){
-                               .format = t->format,
-                               .n_rows = t->shape[0],
-                               .n_cols = t->shape[1],
-                               .data = t->data,
-                               .row_order = order,
-                           },
-                           why);
-    if (r)
-        return reason_prefix(why, r, "tensor %s: ", t->name);
-    d->weight_bytes += d->ops->weight_bytes(*outp);
-    return 0;
+    r = d->ops->weights_new(d->backend, weights, sources, n, why);
+    for (uint32_t i = 0; !r && i < n; i++) {
+        *roles[i].weight = weights[i];
+        d->weight_bytes += d->ops->weight_bytes(weights[i]);
+    }
+    return r;
+}
+
+static int load_weight(Decoder *d, Weight **outp, TensorRole role, Reason *why) {
+    return load_group(d, 0, &(Role){ outp, role }, 1, why);
+}
+
+static int load_layer_weights(Decoder *d, uint32_t l, Reason *why) {
+    DecoderLayer *layer = &d->layers[l];
+    const Role qkv[] = { { &layer->q, TENSOR_Q },
+                         { &layer->k, TENSOR_K },
+                         { &layer->v, TENSOR_V } };
+    const Role o = { &layer->o, TENSOR_O };
+    const Role gate_up[] = { { &layer->gate, TENSOR_GATE }, { &layer->up, TENSOR_UP } };
+    const Role down = { &layer->down, TENSOR_DOWN };
+    int r;
+
+    r = load_group(d, l, qkv, 3, why);
+    if (!r)
+        r = load_group(d, l, &o, 1, why);
+    if (!r)
+        r = load_group(d, l, gate_up, 2, why);
+    return r ? r : load_group(d, l, &down, 1, why);
 }
 
 static DevAddr vectors_take(Decoder *d, size_t n) {
@@ -245,14 +283,6 @@ static int load_layer(Decoder *d, uint32_t l, Reason *why) {
         &layer->q_bias,         &layer->k_bias,   &layer->v_bias,    &layer->o_bias,
         &layer->gate_bias,      &layer->up_bias,  &layer->down_bias,
     };
-    const struct {
-        Weight **weight;
-        TensorRole role;
-    } weights[] = {
-        { &layer->q, TENSOR_Q },       { &layer->k, TENSOR_K },       { &layer->v, TENSOR_V },
-        { &layer->o, TENSOR_O },       { &layer->gate, TENSOR_GATE }, { &layer->up, TENSOR_UP },
-        { &layer->down, TENSOR_DOWN },
-    };
     int r;
 
     for (size_t i = 0; i < N_LAYER_VECTORS; i++) {
@@ -260,13 +290,8 @@ static int load_layer(Decoder *d, uint32_t l, Reason *why) {
         if (r)
             return reason_set(why, r, "layer %u: its norms and biases could not be loaded", l);
     }
-    for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++) {
-        r = load_weight(d, weights[i].weight, weights[i].role, l, why);
-        if (r)
-            return r;
-    }
     layer->window = d->config->layer_slides[l] ? d->config->sliding_window : 0;
-    return 0;
+    return load_layer_weights(d, l, why);
 }
 
 static int load_rope(Decoder *d) {
@@ -290,13 +315,13 @@ static int load_weights(Decoder *d, Reason *why) {
     r = d->ops->memory_new(d->backend, &d->vectors, d->vectors_bytes, "norms and biases", why);
     if (r)
         return r;
-    r = load_weight(d, &d->embed, TENSOR_EMBED, 0, why);
+    r = load_weight(d, &d->embed, TENSOR_EMBED, why);
     if (r)
         return r;
     if (d->config->tied_embeddings)
         d->output = d->embed;
     else
-        r = load_weight(d, &d->output, TENSOR_OUTPUT, 0, why);
+        r = load_weight(d, &d->output, TENSOR_OUTPUT, why);
     if (r)
         return r;
     r = load_vector(d, &d->output_norm, TENSOR_OUTPUT_NORM, 0);
@@ -355,14 +380,27 @@ Decoder *decoder_free(Decoder *d) {
 
 /* steps */
 
-static int norm(Decoder *d, DevAddr out, DevAddr in, DevAddr weight, uint32_t n_rows,
-                uint32_t dim) {
+/* Of the residual stream into h, as every layer's parts begin. */
+static int norm_residual(Decoder *d, DevAddr in, DevAddr weight, uint32_t n_rows) {
     return d->ops->rmsnorm(d->backend, &(RmsnormArgs){
-                                           .out = out,
+                                           .out = d->h,
                                            .in = in,
+                                           .in_residual = true,
                                            .weight = weight,
                                            .n_rows = n_rows,
-                                           .dim = dim,
+                                           .dim = d->config->dim,
+                                           .epsilon = d->config->rms_epsilon,
+                                       });
+}
+
+/* Of each head, in place. */
+static int norm_heads(Decoder *d, DevAddr heads, DevAddr weight, uint32_t n_heads) {
+    return d->ops->rmsnorm(d->backend, &(RmsnormArgs){
+                                           .out = heads,
+                                           .in = heads,
+                                           .weight = weight,
+                                           .n_rows = n_heads,
+                                           .dim = d->config->head_dim,
                                            .epsilon = d->config->rms_epsilon,
                                        });
 }
@@ -404,9 +442,9 @@ static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n
 
     r = matmul(d, d->h, n_tokens, parts, 3);
     if (!r && layer->q_norm)
-        r = norm(d, d->q, d->q, layer->q_norm, n_tokens * c->n_heads, c->head_dim);
+        r = norm_heads(d, d->q, layer->q_norm, n_tokens * c->n_heads);
     if (!r && layer->k_norm)
-        r = norm(d, d->k, d->k, layer->k_norm, n_tokens * c->n_kv_heads, c->head_dim);
+        r = norm_heads(d, d->k, layer->k_norm, n_tokens * c->n_kv_heads);
     if (r)
         return r;
     r = d->ops->rope(d->backend, &(RopeArgs){
@@ -445,7 +483,7 @@ static int attention_block(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t
     const DecoderLayer *layer = &d->layers[l];
     int r;
 
-    r = norm(d, d->h, d->x, layer->attention_norm, n_rows, d->config->dim);
+    r = norm_residual(d, d->x, layer->attention_norm, n_rows);
     if (!r)
         r = project_heads(d, l, kept, n_rows);
     if (!r)
@@ -466,7 +504,7 @@ static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
     };
     int r;
 
-    r = norm(d, d->h, d->x, layer->ffn_norm, n_tokens, d->config->dim);
+    r = norm_residual(d, d->x, layer->ffn_norm, n_tokens);
     if (!r)
         r = matmul(d, d->h, n_tokens, parts, 2);
     if (!r)
@@ -550,12 +588,12 @@ int decoder_logits(Decoder *d, uint32_t first, uint32_t n_rows, DevAddr *logitsp
         &(GatherRowsArgs){
             .out = d->rows, .in = d->x, .first = first, .n_rows = n_rows, .dim = d->config->dim });
     if (!r)
-        r = norm(d, d->rows, d->rows, d->output_norm, n_rows, d->config->dim);
+        r = norm_residual(d, d->rows, d->output_norm, n_rows);
     if (!r)
         r = d->ops->matmul(
             d->backend,
             &(MatmulArgs){
-                .in = d->rows, .n_tokens = n_rows, .n_parts = 1, .parts = &head, .out_f32 = true });
+                .in = d->h, .n_tokens = n_rows, .n_parts = 1, .parts = &head, .out_f32 = true });
     *logitsp = d->logits;
     return r;
 }

@@ -68,6 +68,8 @@ static int step(BenchCache *cache, uint32_t n, const uint32_t *tokens, uint32_t 
     if (!r)
         r = decoder_sample(s->decoder, 0, input.n_sequences);
     if (!r)
+        r = s->ops->step_end(s->backend);
+    if (!r)
         r = s->ops->step_wait(s->backend, &results);
     for (uint32_t i = 0; !r && i < input.n_sequences; i++)
         next[i] = results[i].token;

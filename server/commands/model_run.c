@@ -24,6 +24,7 @@ EngineOptions model_run_engine_options(const Config *config) {
         .max_model_len = config->max_model_len,
         .max_num_seqs = config->max_num_seqs,
         .max_batched_tokens = config->max_batched_tokens,
+        .steps_in_flight = config->steps_in_flight,
         .max_waiting_requests = config->max_waiting_requests,
         .max_waiting_tokens = config->max_waiting_tokens,
     };

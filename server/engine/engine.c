@@ -34,6 +34,11 @@ static int settle_options(EngineOptions *o, Reason *why) {
     if (!o->max_num_seqs || !o->max_batched_tokens)
         return reason_set(why, -EINVAL, "%s is 0; it must be at least 1",
                           o->max_num_seqs ? "max_batched_tokens" : "max_num_seqs");
+    if (o->steps_in_flight > STEPS_IN_FLIGHT_MAX)
+        return reason_set(why, -EINVAL, "steps_in_flight is %" PRIu32 "; it must be 1 to %d",
+                          o->steps_in_flight, STEPS_IN_FLIGHT_MAX);
+    if (!o->steps_in_flight)
+        o->steps_in_flight = o->ops && o->ops->is_async ? STEPS_IN_FLIGHT_MAX : 1;
     if (o->max_model_len > max_position)
         return reason_set(why, -EINVAL,
                           "max_model_len is %" PRIu32 ", but the model was made for sequences of "
@@ -173,6 +178,18 @@ static int make_cache(Engine *e, Reason *why) {
     return r ? reason_set(why, r, "no memory for the book of KV pages") : 0;
 }
 
+static int make_launches(Engine *e) {
+    for (uint32_t i = 0; i < e->options.steps_in_flight; i++) {
+        EngineLaunch *launch = &e->launches[i];
+
+        launch->members = calloc(e->options.max_num_seqs, sizeof(*launch->members));
+        launch->rows = calloc(e->options.max_batched_tokens, sizeof(*launch->rows));
+        if (!launch->members || !launch->rows)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 static int make_step_arrays(Engine *e, Reason *why) {
     size_t n_seqs = e->options.max_num_seqs;
 
@@ -191,11 +208,10 @@ static int make_step_arrays(Engine *e, Reason *why) {
     e->page_indices = calloc(e->n_step_pages_max, sizeof(*e->page_indices));
     e->tokens = calloc(e->options.max_batched_tokens, sizeof(*e->tokens));
     e->logit_rows = calloc(e->options.max_batched_tokens, sizeof(*e->logit_rows));
-    e->rows = calloc(e->options.max_batched_tokens, sizeof(*e->rows));
     if (!e->running || !e->view_running || !e->view_waiting || !e->waiting_in_view ||
         !e->view_clients || !e->clients_in_view || !e->view_newcomers || !e->items ||
         !e->admitted || !e->by_client || !e->step_sequences || !e->page_indptr ||
-        !e->page_indices || !e->tokens || !e->logit_rows || !e->rows)
+        !e->page_indices || !e->tokens || !e->logit_rows || make_launches(e))
         return reason_set(why, -ENOMEM,
                           "no memory for the engine; lower max_num_seqs or max_batched_tokens");
     return 0;
@@ -247,11 +263,18 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
     return 0;
 }
 
+static bool has_work(const Engine *e) {
+    return e->n_running || e->n_waiting || e->n_in_flight;
+}
+
 Engine *engine_free(Engine *e) {
     if (!e)
         return NULL;
-    assert(!e->has_thread && !e->n_running && !e->n_waiting && list_is_empty(&e->ended));
-    free(e->rows);
+    assert(!e->has_thread && !has_work(e) && list_is_empty(&e->ended));
+    for (uint32_t i = 0; i < STEPS_IN_FLIGHT_MAX; i++) {
+        free(e->launches[i].members);
+        free(e->launches[i].rows);
+    }
     free(e->logit_rows);
     free(e->tokens);
     free(e->page_indices);
@@ -301,6 +324,8 @@ static void collect_finished(Engine *e) {
         engine_queue_end_running(e, s);
         list_push_back(&e->ended, &s->link);
     }
+    if (n_left < e->n_running)
+        engine_step_forget_finished(e);
     e->n_running = n_left;
 }
 
@@ -389,7 +414,7 @@ static void receive(Engine *e, EngineRequest *request) {
 }
 
 static void take_mail(Engine *e) {
-    bool idle = !e->n_running && !e->n_waiting && atomic_load(&e->stop) == ENGINE_STOP_NOT;
+    bool idle = !has_work(e) && atomic_load(&e->stop) == ENGINE_STOP_NOT;
     List mail = LIST_INIT(mail), *link;
 
     if (idle)
@@ -433,7 +458,7 @@ static void *engine_main(void *arg) {
         take_mail(e);
         cancel_marked(e, atomic_load(&e->stop) == ENGINE_STOP_CANCEL);
         tell_finished(e);
-        if (e->n_running || e->n_waiting) {
+        if (has_work(e)) {
             step(e);
             tell_finished(e);
         } else if (atomic_load(&e->stop) != ENGINE_STOP_NOT) {

@@ -128,6 +128,8 @@ typedef struct EngineOptions {
     bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */
     uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
     uint32_t max_batched_tokens;
+    uint32_t steps_in_flight; /* 1: a step is collected before the next is launched; 2: after; 0: 2
+                                 where the backend is asynchronous, else 1 */
     uint32_t max_waiting_requests; /* sequences that wait; 0: any number */
     uint64_t max_waiting_tokens;   /* tokens of their prompts; 0: 16 times what the cache holds */
     Mailbox *events;               /* where events go; borrowed */
@@ -198,8 +200,8 @@ Hash128 engine_salt(const Engine *engine, const char *salt, size_t size);
 
 /* Any thread. Ownership of the request passes. */
 void engine_submit(Engine *engine, EngineRequest *request);
-/* Any thread; the request must not have had its last event taken yet. It ends within one step with
- * FINISH_CANCELLED, or with what it had already come to. */
+/* Any thread; the request must not have had its last event taken yet. It ends within one step, or
+ * two where two are in flight, with FINISH_CANCELLED, or with what it had already come to. */
 void engine_cancel(Engine *engine, EngineRequest *request);
 
 const Ledger *engine_ledger(const Engine *engine);

@@ -4,8 +4,8 @@
  *
  * Pages are looked up once, at admission, page by page down the chain; the pages found
  * are held and count as computed. At least one token is always computed, since its logits are
- * wanted. A full page becomes findable in the step that sealed it, output as well as prompt, so
- * that a preempted sequence, or the next turn of a conversation, finds what it had.
+ * wanted. A full page becomes findable when the step that sealed it is collected, output as well as
+ * prompt, so that a preempted sequence, or the next turn of a conversation, finds what it had.
  */
 #include "server/engine/engine_state.h"
 
@@ -59,7 +59,7 @@ void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
         hold_found(e, s);
     n_hit = s->n_pages * KV_PAGE_TOKENS;
     s->n_chained = s->n_pages;
-    s->n_computed = n_hit;
+    s->n_computed = s->n_collected = n_hit;
     n_rest = sequence_n_known(s) - n_hit;
     item->n_tokens = item->n_tokens < n_rest ? item->n_tokens : n_rest;
     item->n_new_pages -= s->n_pages;
@@ -99,7 +99,7 @@ void engine_prefix_count_shared(Engine *e, bool has_newcomers) {
 /* A page of the sequence's own may stay out, as another one with its content is in. When that one
  * is evicted, the chain breaks there, and is made anew of the sequence's own pages. */
 void engine_prefix_publish(Engine *e, Sequence *s) {
-    uint32_t n_full = s->n_computed / KV_PAGE_TOKENS;
+    uint32_t n_full = s->n_collected / KV_PAGE_TOKENS;
 
     if (!e->options.prefix_caching || s->n_chained == n_full)
         return;

@@ -24,12 +24,25 @@ typedef enum EngineStop {
     ENGINE_STOP_CANCEL, /* what is there is cancelled */
 } EngineStop;
 
-/* A row of the step whose logits are wanted: of token i of a sequence, for the next token or for
+/* A row of a step whose logits are wanted: of token i of a sequence, for the next token or for
  * the logprob of the prompt's next. */
 typedef struct EngineRow {
-    Sequence *sequence;
+    Sequence *sequence; /* NULL: it has ended since, and the row's result is thrown away */
     uint32_t i_token;
 } EngineRow;
+
+/* A sequence of a step. */
+typedef struct EngineMember {
+    Sequence *sequence;  /* NULL: it has ended since */
+    uint32_t n_computed; /* its tokens in the cache once the step is done */
+} EngineMember;
+
+/* What is to be done when a step that was launched is collected. */
+typedef struct EngineLaunch {
+    EngineMember *members; /* [n_members] of max_num_seqs */
+    EngineRow *rows;       /* [n_rows] of max_batched_tokens: first those that draw, n_draws */
+    uint32_t n_members, n_rows, n_draws;
+} EngineLaunch;
 
 struct Engine {
     EngineOptions options;
@@ -76,10 +89,13 @@ struct Engine {
     StepSequence *step_sequences;   /* [max_num_seqs] */
     uint32_t *page_indptr;          /* [max_num_seqs + 1] */
     uint32_t *page_indices;         /* [n_step_pages_max] */
-    uint32_t *tokens;               /* [max_batched_tokens] and the two below */
-    StepLogits *logit_rows;         /* [n_rows]: first those that draw, n_draws of them */
-    EngineRow *rows;                /* of each, whose it is */
-    uint32_t n_rows, n_draws, n_logit_rows_max, n_step_pages_max;
+    uint32_t *tokens;               /* [max_batched_tokens] and the one below */
+    StepLogits *logit_rows;         /* as the launch's rows */
+    uint32_t n_logit_rows_max, n_step_pages_max;
+
+    /* Steps that were launched and not yet collected: n_in_flight from i_oldest on, in a ring. */
+    EngineLaunch launches[STEPS_IN_FLIGHT_MAX];
+    uint32_t i_oldest, n_in_flight;
 };
 
 /* Takes what of a sequence's tokens is in the prefix cache already, at its admission; lessens what
@@ -112,8 +128,10 @@ void engine_queue_pass_turns(Engine *engine, const SchedulerView *view, const St
 /* Ends what the request has reserved, if anything. */
 void engine_unreserve_request(Engine *engine, EngineRequest *request);
 
-/* Plans one step and runs it. Sequences that ended have `finish` set and are still in place.
- * Returns 0, or the -errno with which the backend failed: the step's sequences have ended with an
- * error. */
+/* Plans a step and launches it, then collects the oldest one where as many as may be are in flight,
+ * or nothing was launched. Sequences that ended have `finish` set and are still in place. Returns
+ * 0, or the -errno with which the backend failed: the step's sequences have ended with an error. */
 int engine_step(Engine *engine);
+/* Before sequences that have `finish` set go: the steps in flight forget them. */
+void engine_step_forget_finished(Engine *engine);
 uint64_t engine_now_ns(void);

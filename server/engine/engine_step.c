@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One step: view the queues, plan, move sequences and pages as planned, run the decoder, sample
- * the rows whose logits are wanted, and take what came of them.
+ * A step is launched, and later collected. Launching: view the queues, plan, move sequences and
+ * pages as planned, hand the decoder's work to the backend. Collecting: wait for the backend, then
+ * take what came of it, which is tokens, text, ends, and pages that others may find.
+ *
+ * With two steps in flight, step n + 1 is launched before step n is collected, so that a device
+ * always has work while the host looks at text. What a plan needs is known without the tokens: how
+ * many there will be, and that a sequence's last one is the last. Three things follow:
+ *   - A sequence may turn out to have ended when a later step has a row for it: that row is
+ *     computed in vain and its result thrown away. What the sequence held is free at once, since
+ *     the backend runs steps in order, and what is launched next comes after that row.
+ *   - Who is put back waits with all its tokens: nothing is in flight then. A plan that preempts is
+ *     thrown away until all steps are collected, and made again.
+ *   - Pages are findable when the step that filled them was collected.
  */
 
 #include "server/engine/engine_state.h"
 
+#include "util/integer.h"
 #include "util/log.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 #include <time.h>
 
@@ -27,16 +40,14 @@ uint64_t engine_now_ns(void) {
 
 /* plan */
 
-static StepPlan plan_step(Engine *e) {
+static StepPlan plan_step(Engine *e, SchedulerView *view) {
     SchedulerLimits limits = { .max_num_seqs = e->options.max_num_seqs,
                                .max_batched_tokens = e->options.max_batched_tokens,
                                .page_exact = e->options.page_exact };
     StepPlan plan = { .items = e->items, .admitted = e->admitted, .by_client = e->by_client };
-    SchedulerView view;
 
-    engine_queue_view(e, &view);
-    scheduler_plan(&view, &limits, &plan);
-    engine_queue_pass_turns(e, &view, &plan);
+    engine_queue_view(e, view);
+    scheduler_plan(view, &limits, &plan);
     return plan;
 }
 
@@ -118,9 +129,10 @@ static int take_all_pages(Engine *e) {
     return r;
 }
 
-/* run */
+/* the input */
 
-static void add_sequence(Engine *e, StepInput *input, Sequence *s, uint32_t n_tokens) {
+static void add_sequence(Engine *e, StepInput *input, EngineLaunch *launch, Sequence *s,
+                         uint32_t n_tokens) {
     uint32_t i = input->n_sequences++, at = e->page_indptr[i];
 
     e->step_sequences[i] = (StepSequence){ .first_row = input->n_rows,
@@ -133,108 +145,111 @@ static void add_sequence(Engine *e, StepInput *input, Sequence *s, uint32_t n_to
     e->page_indptr[i + 1] = at + s->n_pages;
     for (uint32_t j = 0; j < n_tokens; j++)
         e->tokens[input->n_rows++] = sequence_token_source(s, s->n_computed + j);
+    launch->members[launch->n_members++] =
+        (EngineMember){ .sequence = s, .n_computed = s->n_computed + n_tokens };
+}
+
+static void add_row(Engine *e, EngineLaunch *launch, EngineRow row, StepLogits asked) {
+    launch->rows[launch->n_rows] = row;
+    e->logit_rows[launch->n_rows++] = asked;
 }
 
 /* The rows whose logits are wanted: those that draw, which one call takes, then those that are
  * scored. */
-static void add_draws(Engine *e) {
-    const StepSequence *step = e->step_sequences;
+static void add_draws(Engine *e, EngineLaunch *launch) {
+    for (uint32_t i = 0; i < launch->n_members; i++) {
+        const StepSequence *step = &e->step_sequences[i];
+        Sequence *s = launch->members[i].sequence;
+        uint32_t i_token = launch->members[i].n_computed - 1;
 
-    for (uint32_t i = 0; i < e->n_running; i++) {
-        Sequence *s = e->running[i];
-        uint32_t n = e->items[i].n_tokens, i_token = s->n_computed + n - 1;
-
-        if (!n)
-            continue;
-        if (sequence_wants_token(s, i_token)) {
-            e->rows[e->n_rows] = (EngineRow){ .sequence = s, .i_token = i_token };
-            e->logit_rows[e->n_rows++] = sequence_draw_row(s, step->first_row + n - 1);
-        }
-        step++;
+        if (sequence_wants_token(s, i_token))
+            add_row(e, launch, (EngineRow){ .sequence = s, .i_token = i_token },
+                    sequence_draw_row(s, step->first_row + step->n_rows - 1));
     }
-    e->n_draws = e->n_rows;
+    launch->n_draws = launch->n_rows;
 }
 
-static void add_scores(Engine *e) {
-    const StepSequence *step = e->step_sequences;
+static void add_scores(Engine *e, EngineLaunch *launch) {
+    for (uint32_t i = 0; i < launch->n_members; i++) {
+        const StepSequence *step = &e->step_sequences[i];
+        Sequence *s = launch->members[i].sequence;
 
-    for (uint32_t i = 0; i < e->n_running; i++) {
-        Sequence *s = e->running[i];
-        uint32_t n = e->items[i].n_tokens;
+        for (uint32_t j = 0; s->prompt_logprobs && j < step->n_rows; j++) {
+            uint32_t i_token = step->n_past + j;
 
-        for (uint32_t j = 0; s->prompt_logprobs && j < n; j++) {
-            uint32_t i_token = s->n_computed + j;
-
-            if (!sequence_wants_score(s, i_token))
-                continue;
-            e->rows[e->n_rows] = (EngineRow){ .sequence = s, .i_token = i_token };
-            e->logit_rows[e->n_rows++] = sequence_score_row(s, step->first_row + j, i_token);
+            if (sequence_wants_score(s, i_token))
+                add_row(e, launch, (EngineRow){ .sequence = s, .i_token = i_token },
+                        sequence_score_row(s, step->first_row + j, i_token));
         }
-        step += n != 0;
     }
 }
 
-static StepInput fill_input(Engine *e) {
+static StepInput fill_input(Engine *e, EngineLaunch *launch) {
     StepInput input = { .tokens = e->tokens,
                         .sequences = e->step_sequences,
                         .page_indptr = e->page_indptr,
                         .page_indices = e->page_indices,
                         .logit_rows = e->logit_rows };
 
-    e->n_rows = 0;
+    launch->n_members = launch->n_rows = 0;
     for (uint32_t i = 0; i < e->n_running; i++)
         if (e->items[i].n_tokens)
-            add_sequence(e, &input, e->running[i], e->items[i].n_tokens);
-    add_draws(e);
-    add_scores(e);
-    input.n_logit_rows = e->n_rows;
+            add_sequence(e, &input, launch, e->running[i], e->items[i].n_tokens);
+    add_draws(e, launch);
+    add_scores(e, launch);
+    input.n_logit_rows = launch->n_rows;
     return input;
 }
 
-static void fail_step(Engine *e, int error) {
+/* failing */
+
+static bool is_live(const Sequence *s) {
+    return s && s->finish == FINISH_NONE;
+}
+
+static void fail_sequence(Sequence *s) {
+    if (is_live(s))
+        sequence_finish(s, FINISH_ERROR, STEP_FAILED);
+}
+
+static void log_failure(int error) {
     log_line(LOG_LEVEL_ERROR, "a step of the model failed; its requests end with an error",
              "error=%s", strerror(-error));
-    for (uint32_t i = 0; i < e->n_running; i++)
-        if (e->items[i].n_tokens && e->running[i]->finish == FINISH_NONE)
-            sequence_finish(e->running[i], FINISH_ERROR, STEP_FAILED);
 }
 
-/* logits */
+/* collecting */
 
-/* Prompt logprobs go in slices of what the buffer of logits holds. */
-static int sample(Engine *e, const SampleResult **resultsp) {
-    uint32_t max = e->n_logit_rows_max;
-    int r = e->n_draws ? decoder_sample(e->decoder, 0, e->n_draws) : 0;
-
-    for (uint32_t i = e->n_draws; !r && i < e->n_rows; i += max)
-        r = decoder_sample(e->decoder, i, e->n_rows - i < max ? e->n_rows - i : max);
-    return r ? r : e->options.ops->step_wait(e->options.backend, resultsp);
+static EngineLaunch *launch_at(Engine *e, uint32_t i) {
+    return &e->launches[(e->i_oldest + i) % e->options.steps_in_flight];
 }
 
-/* Prompt logprobs first: they go with the event of the first token. */
-static void take_results(Engine *e, const SampleResult *results) {
-    uint64_t now_ns = engine_now_ns();
+void engine_step_forget_finished(Engine *e) {
+    for (uint32_t i = 0; i < e->n_in_flight; i++) {
+        EngineLaunch *launch = launch_at(e, i);
 
-    for (uint32_t i = e->n_draws; i < e->n_rows; i++)
-        sequence_scored(e->rows[i].sequence, e->rows[i].i_token, &results[i]);
-    for (uint32_t i = 0; i < e->n_draws; i++) {
-        EngineEvent *event;
+        for (uint32_t j = 0; j < launch->n_members; j++) {
+            EngineMember *member = &launch->members[j];
 
-        sequence_sampled(e->rows[i].sequence, &results[i], now_ns, &event);
-        atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
-        if (event)
-            mailbox_send(e->options.events, &event->link);
+            member->sequence = is_live(member->sequence) ? member->sequence : NULL;
+        }
+        for (uint32_t j = 0; j < launch->n_rows; j++) {
+            EngineRow *row = &launch->rows[j];
+
+            row->sequence = is_live(row->sequence) ? row->sequence : NULL;
+        }
     }
 }
 
-/* After the cache has the step's tokens. */
-static void advance(Engine *e) {
-    for (uint32_t i = 0; i < e->n_running; i++) {
-        Sequence *s = e->running[i];
+/* The cache has the step's tokens. */
+static void advance(Engine *e, const EngineLaunch *launch) {
+    for (uint32_t i = 0; i < launch->n_members; i++) {
+        Sequence *s = launch->members[i].sequence;
 
-        s->n_computed += e->items[i].n_tokens;
+        if (!is_live(s))
+            continue;
+        s->n_collected = launch->members[i].n_computed;
         engine_prefix_publish(e, s);
-        if (!s->prompt_done && s->n_computed >= s->request->n_prompt) {
+        if (!s->prompt_done && s->n_collected >= s->request->n_prompt) {
             s->prompt_done = true;
             atomic_fetch_add_explicit(&e->stats.prompt_tokens, s->request->n_prompt,
                                       memory_order_relaxed);
@@ -242,15 +257,69 @@ static void advance(Engine *e) {
     }
 }
 
-/* A request for prompt logprobs alone ends with its prompt. */
-static void finish_scored(Engine *e) {
-    for (uint32_t i = 0; i < e->n_running; i++) {
-        Sequence *s = e->running[i];
+/* Prompt logprobs first: they go with the event of the first token. */
+static void take_results(Engine *e, const EngineLaunch *launch, const SampleResult *results) {
+    uint64_t now_ns = engine_now_ns();
 
-        if (!s->request->max_tokens && s->n_computed == s->request->n_prompt)
+    for (uint32_t i = launch->n_draws; i < launch->n_rows; i++)
+        if (is_live(launch->rows[i].sequence))
+            sequence_scored(launch->rows[i].sequence, launch->rows[i].i_token, &results[i]);
+    for (uint32_t i = 0; i < launch->n_draws; i++) {
+        Sequence *s = launch->rows[i].sequence;
+        EngineEvent *event;
+
+        if (!is_live(s))
+            continue;
+        sequence_sampled(s, &results[i], now_ns, &event);
+        atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
+        if (event)
+            mailbox_send(e->options.events, &event->link);
+    }
+}
+
+/* A request for prompt logprobs alone ends with its prompt. */
+static void finish_scored(const EngineLaunch *launch) {
+    for (uint32_t i = 0; i < launch->n_members; i++) {
+        Sequence *s = launch->members[i].sequence;
+
+        if (is_live(s) && !s->request->max_tokens && s->n_collected == s->request->n_prompt)
             sequence_finish(s, FINISH_LENGTH, NULL);
     }
 }
+
+/* A device that is lost answers for no step any more. */
+static int collect_oldest(Engine *e) {
+    const EngineLaunch *launch = launch_at(e, 0);
+    const SampleResult *results;
+    int r;
+
+    r = e->options.ops->step_wait(e->options.backend, &results);
+    e->i_oldest = (e->i_oldest + 1) % e->options.steps_in_flight;
+    e->n_in_flight = r == -ENODEV ? 0 : e->n_in_flight - 1;
+    if (r) {
+        log_failure(r);
+        for (uint32_t i = 0; i < launch->n_members; i++)
+            fail_sequence(launch->members[i].sequence);
+        return r;
+    }
+    advance(e, launch);
+    take_results(e, launch, results);
+    finish_scored(launch);
+    return 0;
+}
+
+static int collect_all(Engine *e) {
+    int r = 0;
+
+    while (e->n_in_flight) {
+        int r_now = collect_oldest(e);
+
+        r = r ? r : r_now;
+    }
+    return r;
+}
+
+/* launching */
 
 static void count_step(EngineStats *stats, uint32_t n_tokens) {
     uint32_t i = 0;
@@ -262,40 +331,72 @@ static void count_step(EngineStats *stats, uint32_t n_tokens) {
     atomic_fetch_add_explicit(&stats->step_tokens, n_tokens, memory_order_relaxed);
 }
 
-static int run_step(Engine *e, const StepInput *input) {
-    const SampleResult *results;
+/* Prompt logprobs go in slices of what the buffer of logits holds. */
+static int sample(Engine *e, const EngineLaunch *launch) {
+    uint32_t max = e->n_logit_rows_max;
+    int r = launch->n_draws ? decoder_sample(e->decoder, 0, launch->n_draws) : 0;
+
+    for (uint32_t i = launch->n_draws; !r && i < launch->n_rows; i += max)
+        r = decoder_sample(e->decoder, i, min_u32(launch->n_rows - i, max));
+    return r;
+}
+
+static int run_step(Engine *e, EngineLaunch *launch, const StepInput *input) {
     int r;
 
     r = decoder_step(e->decoder, &e->store, input);
+    if (!r)
+        r = sample(e, launch);
+    if (!r)
+        r = e->options.ops->step_end(e->options.backend);
     if (r)
         return r;
-    advance(e);
-    r = sample(e, &results);
-    if (r)
-        return r;
-    take_results(e, results);
-    finish_scored(e);
+    for (uint32_t i = 0; i < launch->n_members; i++)
+        launch->members[i].sequence->n_computed = launch->members[i].n_computed;
+    e->n_in_flight++;
+    count_step(&e->stats, input->n_rows);
     return 0;
 }
 
-int engine_step(Engine *e) {
-    StepPlan plan = plan_step(e);
+/* Launches nothing where there was no memory to start any of the plan's sequences. */
+static int launch_step(Engine *e, const StepPlan *plan) {
+    EngineLaunch *launch = launch_at(e, e->n_in_flight);
     StepInput input;
     int r;
 
-    move_sequences(e, &plan);
     r = take_all_pages(e);
+    if (r)
+        return r;
+    input = fill_input(e, launch);
+    assert(input.n_rows <= plan->n_tokens);
+    return input.n_rows ? run_step(e, launch, &input) : 0;
+}
+
+/* What was launched before is collected first: who ended there has ended well. */
+static void fail_step(Engine *e, int error) {
+    collect_all(e);
+    log_failure(error);
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->items[i].n_tokens)
+            fail_sequence(e->running[i]);
+}
+
+int engine_step(Engine *e) {
+    uint32_t n_before = e->n_in_flight;
+    SchedulerView view;
+    StepPlan plan = plan_step(e, &view);
+    int r;
+
+    if (plan.n_preempted && e->n_in_flight)
+        return collect_all(e);
+    engine_queue_pass_turns(e, &view, &plan);
+    move_sequences(e, &plan);
+    r = launch_step(e, &plan);
     if (r) {
         fail_step(e, r);
         return r;
     }
-    input = fill_input(e);
-    assert(input.n_rows <= plan.n_tokens);
-    if (!input.n_rows) /* there was no memory to start any of them */
-        return 0;
-    r = run_step(e, &input);
-    if (r)
-        fail_step(e, r);
-    count_step(&e->stats, input.n_rows);
-    return r;
+    if (e->n_in_flight == e->options.steps_in_flight || e->n_in_flight == n_before)
+        return e->n_in_flight ? collect_oldest(e) : 0;
+    return 0;
 }

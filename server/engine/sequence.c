@@ -10,6 +10,8 @@
 
 #include "server/engine/sequence.h"
 
+#include "util/integer.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -129,12 +131,13 @@ Sequence *sequence_free(Sequence *s) {
 /* tokens and pages */
 
 uint32_t sequence_n_known(const Sequence *s) {
-    return s->request->n_prompt + s->n_output;
+    return s->request->n_prompt + s->n_drawn;
 }
 
 uint32_t sequence_token(const Sequence *s, uint32_t i) {
     const EngineRequest *request = s->request;
 
+    assert(i < request->n_prompt + s->n_output);
     return i < request->n_prompt ? request->prompt[i] : s->output[i - request->n_prompt];
 }
 
@@ -148,10 +151,13 @@ uint32_t sequence_n_max(const EngineRequest *request) {
     return n_max;
 }
 
+/* One whose last token is drawn, or in flight, has no more rows. */
 SchedulerSequence sequence_view(const Sequence *s) {
-    return (SchedulerSequence){ .n_known = sequence_n_known(s),
+    uint32_t n_max = sequence_n_max(s->request);
+
+    return (SchedulerSequence){ .n_known = min_u32(sequence_n_known(s), n_max),
                                 .n_computed = s->n_computed,
-                                .n_max = sequence_n_max(s->request),
+                                .n_max = n_max,
                                 .n_pages = s->n_pages };
 }
 
@@ -170,7 +176,7 @@ void sequence_release(Sequence *s, PagePool *pool) {
     if (s->has_slot)
         page_pool_release_tail(pool, s->slot);
     s->has_slot = false;
-    s->n_pages = s->n_computed = 0;
+    s->n_pages = s->n_computed = s->n_collected = 0;
 }
 
 /* rows */
@@ -180,7 +186,7 @@ bool sequence_wants_score(const Sequence *s, uint32_t i) {
 }
 
 bool sequence_wants_token(const Sequence *s, uint32_t i) {
-    return s->request->max_tokens && i + 1 == sequence_n_known(s);
+    return s->n_drawn < s->request->max_tokens && i + 1 == sequence_n_known(s);
 }
 
 StepLogits sequence_score_row(const Sequence *s, uint32_t row, uint32_t i) {
@@ -190,7 +196,8 @@ StepLogits sequence_score_row(const Sequence *s, uint32_t row, uint32_t i) {
                          .n_top_logprobs = s->request->n_prompt_logprobs };
 }
 
-StepLogits sequence_draw_row(const Sequence *s, uint32_t row) {
+StepLogits sequence_draw_row(Sequence *s, uint32_t row) {
+    s->n_drawn++;
     return (StepLogits){ .row = row,
                          .slot = s->slot,
                          .target = STEP_DRAW,
@@ -198,13 +205,14 @@ StepLogits sequence_draw_row(const Sequence *s, uint32_t row) {
 }
 
 uint32_t sequence_token_source(const Sequence *s, uint32_t i) {
-    return s->n_output && i + 1 == sequence_n_known(s) ? STEP_TOKEN_DRAWN | s->slot
-                                                       : sequence_token(s, i);
+    return s->n_drawn && i + 1 == sequence_n_known(s) ? STEP_TOKEN_DRAWN | s->slot
+                                                      : sequence_token(s, i);
 }
 
 SlotState sequence_slot_state(const Sequence *s) {
     const EngineRequest *request = s->request;
 
+    assert(s->n_drawn == s->n_output);
     return (SlotState){ .params = &request->params,
                         .prompt = request->prompt,
                         .output = s->output,

@@ -28,8 +28,11 @@ typedef struct Sequence {
 
     uint32_t *output; /* [n_output] of n_output_max, which grows; owned */
     uint32_t n_output, n_output_max;
-    uint32_t n_computed; /* tokens, of prompt then output, in the cache */
-    uint32_t *pages;     /* [n_pages], owned; the pages are the pool's; NULL: never started */
+    uint32_t n_drawn;     /* tokens of the output that steps were launched to draw; the last ones
+                             may still be in flight, so it is n_output or more */
+    uint32_t n_computed;  /* tokens, of prompt then output, that launched steps put in the cache */
+    uint32_t n_collected; /* of them, by steps that have been collected */
+    uint32_t *pages;      /* [n_pages], owned; the pages are the pool's; NULL: never started */
     uint32_t n_pages;
     PrefixLink chain; /* of its first n_chained pages, in the prefix index's terms */
     uint32_t n_chained;
@@ -55,7 +58,9 @@ int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *token
 Sequence *sequence_free(Sequence *sequence);
 CLEANUP_DEFINE(Sequence, sequence_free);
 
+/* Tokens that exist, if only in its slot: prompt and what was drawn. */
 uint32_t sequence_n_known(const Sequence *sequence);
+/* One that has been collected. */
 uint32_t sequence_token(const Sequence *sequence, uint32_t i);
 /* Tokens a request may ever put in the cache; UINT32_MAX if they cannot be counted. */
 uint32_t sequence_n_max(const EngineRequest *request);
@@ -66,23 +71,25 @@ SchedulerSequence sequence_view(const Sequence *sequence);
 int sequence_start(Sequence *sequence);
 /* Takes what the plan gave it: the plan counted, so the pool has it. */
 void sequence_take(Sequence *sequence, PagePool *pool, uint32_t n_pages);
-/* Gives everything back; what was computed is forgotten. */
+/* Gives everything back; what was computed is forgotten. A step that is in flight may still use it:
+ * whatever takes it next is launched later, and steps run in order. */
 void sequence_release(Sequence *sequence, PagePool *pool);
 
 /* Whether the row of token i is asked for its prompt logprob, or for the next token. */
 bool sequence_wants_score(const Sequence *sequence, uint32_t i);
 bool sequence_wants_token(const Sequence *sequence, uint32_t i);
-/* What is asked of those rows, of token i, as the `row`th of a step. */
+/* What is asked of those rows, of token i, as the `row`th of a step. One that draws counts as drawn
+ * from here on. */
 StepLogits sequence_score_row(const Sequence *sequence, uint32_t row, uint32_t i);
-StepLogits sequence_draw_row(const Sequence *sequence, uint32_t row);
+StepLogits sequence_draw_row(Sequence *sequence, uint32_t row);
 /* Where token i comes from, as backend/step.h says: the token drawn last is in the slot. */
 uint32_t sequence_token_source(const Sequence *sequence, uint32_t i);
-/* What its slot begins with; borrows from the sequence. */
+/* What its slot begins with; borrows from the sequence, of which nothing is in flight. */
 SlotState sequence_slot_state(const Sequence *sequence);
 
 void sequence_scored(Sequence *sequence, uint32_t i, const SampleResult *result);
-/* Takes the token just drawn. Sets *eventp to an event to send now, or to NULL and `finish` when
- * the sequence ended: its last event then waits in `event`. */
+/* Takes the next token that was drawn. Sets *eventp to an event to send now, or to NULL and
+ * `finish` when the sequence ended: its last event then waits in `event`. */
 void sequence_sampled(Sequence *sequence, const SampleResult *result, uint64_t now_ns,
                       EngineEvent **eventp);
 /* Ends it without a token; the first reason given stays. */

@@ -5,7 +5,6 @@
  */
 
 #include "server/engine/engine.h"
-#include "tests/unit/lapsing_ops.h"
 #include "tests/unit/tiny_model.h"
 
 #include <errno.h>
@@ -35,8 +34,9 @@ typedef struct BenchOptions {
 } BenchOptions;
 
 static void bench_open(Bench *bench, BenchOptions options) {
-    EngineOptions engine_options = { .ops = options.ops ? options.ops : &cpu_ops,
+    EngineOptions engine_options = { .ops = options.ops ? options.ops : &model.ops,
                                      .backend = model.backend,
+                                     .steps_in_flight = model.steps_in_flight,
                                      .checkpoint = model.checkpoint,
                                      .tokenizer = model.tokenizer,
                                      .kv_tokens = UINT64_C(64) * options.n_pages,
@@ -261,7 +261,6 @@ static void run_company(BenchOptions options, Answer **answers, unsigned long lo
 }
 
 static void test_an_answer_does_not_depend_on_company_chunks_or_preemption(void **state) {
-    BackendOps lapsing = lapsing_ops();
     BenchOptions settings[] = {
         { .n_pages = 200, .max_num_seqs = 1, .max_batched_tokens = MAX_BATCHED_TOKENS },
         { .n_pages = 200, .max_num_seqs = 16, .max_batched_tokens = MAX_BATCHED_TOKENS },
@@ -269,13 +268,12 @@ static void test_an_answer_does_not_depend_on_company_chunks_or_preemption(void 
         { .n_pages = 200, .max_num_seqs = 5, .max_batched_tokens = 7 },
         { .n_pages = 9, .max_num_seqs = 16, .max_batched_tokens = 100 },
         { .n_pages = 6, .max_num_seqs = 16, .max_batched_tokens = 33 },
-        { .n_pages = 6, .max_num_seqs = 16, .max_batched_tokens = 70, .ops = &lapsing },
     };
     Answer *alone[N_COMPANY], *answers[N_COMPANY];
     unsigned long long n_preemptions, n_forced = 0;
 
     (void)state;
-    need_row_exact(&cpu_ops);
+    need_row_exact();
     run_company(settings[0], alone, &n_preemptions);
     assert_int_equal(n_preemptions, 0);
     for (size_t k = 1; k < sizeof(settings) / sizeof(settings[0]); k++) {
@@ -445,7 +443,7 @@ static void test_prompt_logprobs_are_the_same_in_every_chunking(void **state) {
     TokenLogprob *first = NULL;
 
     (void)state;
-    need_row_exact(&cpu_ops);
+    need_row_exact();
     for (size_t k = 0; k < 4; k++) {
         CLEANUP(answer_free) Answer *a = answer_new();
         BenchOptions options = { .n_pages = 50,
@@ -500,18 +498,24 @@ static atomic_int n_begun;
 static int gated_embed(Backend *backend, const EmbedArgs *args) {
     atomic_fetch_add(&n_begun, 1);
     sem_wait(&gate);
-    return cpu_ops.embed(backend, args);
+    return model.ops.embed(backend, args);
 }
 
-static void test_cancellation_ends_within_one_step_and_pages_come_back(void **state) {
+/* The step that is collected when this many have begun is so many before the last. */
+static uint32_t n_steps_behind(void) {
+    return model.steps_in_flight - 1;
+}
+
+static void test_cancellation_ends_with_the_step_that_begins_and_pages_come_back(void **state) {
+    uint32_t n_begun_wanted = 6 + n_steps_behind();
     CLEANUP(answer_free) Answer *a = answer_new();
     EngineRequest *request = request_new(a, 300, 1500, 1);
-    BackendOps ops = cpu_ops;
+    BackendOps ops = model.ops;
     BenchOptions options = roomy;
     Bench bench;
 
     (void)state;
-    sem_init(&gate, 0, 5);
+    sem_init(&gate, 0, n_begun_wanted - 1);
     atomic_store(&n_begun, 0);
     ops.embed = gated_embed;
     options.ops = &ops;
@@ -519,7 +523,7 @@ static void test_cancellation_ends_within_one_step_and_pages_come_back(void **st
     engine_submit(bench.engine, request);
     while (a->n_ids < 5)
         bench_wait_events(&bench);
-    while (atomic_load(&n_begun) < 6)
+    while (atomic_load(&n_begun) < (int)n_begun_wanted)
         sched_yield();
     assert_int_equal(engine_stats(bench.engine)->pages_used, 5);
     engine_cancel(bench.engine, request);
@@ -527,7 +531,7 @@ static void test_cancellation_ends_within_one_step_and_pages_come_back(void **st
     bench_wait(&bench, a);
     assert_int_equal(a->finish, FINISH_CANCELLED);
     assert_int_equal(a->n_ids, 6);
-    assert_int_equal(atomic_load(&n_begun), 6);
+    assert_int_equal(atomic_load(&n_begun), n_begun_wanted);
     /* They were back before the event told of the end. */
     assert_int_equal(engine_stats(bench.engine)->pages_used, 0);
     bench_close(&bench);
@@ -587,25 +591,36 @@ static void test_random_cancellations_leave_nothing_behind(void **state) {
 static atomic_int n_steps_to_failure;
 
 static int failing_embed(Backend *backend, const EmbedArgs *args) {
-    return atomic_fetch_sub(&n_steps_to_failure, 1) == 1 ? -EIO : cpu_ops.embed(backend, args);
+    return atomic_fetch_sub(&n_steps_to_failure, 1) == 1 ? -EIO : model.ops.embed(backend, args);
 }
 
 static int failing_sample(Backend *backend, const SampleArgs *args) {
-    return atomic_fetch_sub(&n_steps_to_failure, 1) == 1 ? -EIO : cpu_ops.sample(backend, args);
+    return atomic_fetch_sub(&n_steps_to_failure, 1) == 1 ? -EIO : model.ops.sample(backend, args);
+}
+
+/* The device says so when the step is waited for. */
+static int failing_wait(Backend *backend, const SampleResult **resultsp) {
+    int r = model.ops.step_wait(backend, resultsp);
+
+    return atomic_fetch_sub(&n_steps_to_failure, 1) == 1 ? -EIO : r;
 }
 
 static void test_a_failed_step_ends_its_requests_and_the_engine_goes_on(void **state) {
+    enum { IN_EMBED, IN_SAMPLING, IN_WAIT, PLACES };
+
     (void)state;
-    for (int in_sampling = 0; in_sampling < 2; in_sampling++) {
+    for (int place = 0; place < PLACES; place++) {
         CLEANUP(answer_free) Answer *a = answer_new(), *b = answer_new();
-        BackendOps ops = cpu_ops;
+        BackendOps ops = model.ops;
         BenchOptions options = roomy;
         Bench bench;
 
-        if (in_sampling)
+        if (place == IN_EMBED)
+            ops.embed = failing_embed;
+        else if (place == IN_SAMPLING)
             ops.sample = failing_sample;
         else
-            ops.embed = failing_embed;
+            ops.step_wait = failing_wait;
         options.ops = &ops;
         atomic_store(&n_steps_to_failure, 7);
         bench_start(&bench, options);
@@ -620,18 +635,22 @@ static void test_a_failed_step_ends_its_requests_and_the_engine_goes_on(void **s
 }
 
 static int losing_embed(Backend *backend, const EmbedArgs *args) {
-    return atomic_fetch_sub(&n_steps_to_failure, 1) <= 1 ? -ENODEV : cpu_ops.embed(backend, args);
+    return atomic_fetch_sub(&n_steps_to_failure, 1) <= 1 ? -ENODEV : model.ops.embed(backend, args);
 }
 
-static void test_a_lost_backend_ends_every_request_and_those_to_come(void **state) {
+/* The device says so when a step is waited for, while others may be on their way. */
+static int losing_wait(Backend *backend, const SampleResult **resultsp) {
+    int r = model.ops.step_wait(backend, resultsp);
+
+    return atomic_fetch_sub(&n_steps_to_failure, 1) <= 1 ? -ENODEV : r;
+}
+
+static void lose_backend(BackendOps ops) {
     enum { N = 6 };
     BenchOptions options = { .n_pages = 20, .max_num_seqs = 2, .max_batched_tokens = 64 };
     Answer *answers[N];
-    BackendOps ops = cpu_ops;
     Bench bench;
 
-    (void)state;
-    ops.embed = losing_embed;
     options.ops = &ops;
     atomic_store(&n_steps_to_failure, 8);
     bench_open(&bench, options);
@@ -654,6 +673,17 @@ static void test_a_lost_backend_ends_every_request_and_those_to_come(void **stat
     /* Nobody tried again. */
     assert_int_equal(atomic_load(&n_steps_to_failure), 0);
     bench_close(&bench);
+}
+
+static void test_a_lost_backend_ends_every_request_and_those_to_come(void **state) {
+    BackendOps ops = model.ops;
+
+    (void)state;
+    ops.embed = losing_embed;
+    lose_backend(ops);
+    ops = model.ops;
+    ops.step_wait = losing_wait;
+    lose_backend(ops);
 }
 
 static void test_impossible_requests_end_with_an_error(void **state) {
@@ -682,8 +712,9 @@ static void test_impossible_requests_end_with_an_error(void **state) {
 }
 
 static void test_bad_options_are_refused_with_words(void **state) {
-    EngineOptions options = { .ops = &cpu_ops,
+    EngineOptions options = { .ops = &model.ops,
                               .backend = model.backend,
+                              .steps_in_flight = model.steps_in_flight,
                               .checkpoint = model.checkpoint,
                               .tokenizer = model.tokenizer,
                               .kv_memory_bytes = 1000,
@@ -812,7 +843,7 @@ int main(void) {
         cmocka_unit_test(test_a_stop_string_may_span_tokens),
         cmocka_unit_test(test_prompt_logprobs_are_the_same_in_every_chunking),
         cmocka_unit_test(test_a_single_token_can_be_scored),
-        cmocka_unit_test(test_cancellation_ends_within_one_step_and_pages_come_back),
+        cmocka_unit_test(test_cancellation_ends_with_the_step_that_begins_and_pages_come_back),
         cmocka_unit_test(test_a_waiting_request_can_be_cancelled),
         cmocka_unit_test(test_random_cancellations_leave_nothing_behind),
         cmocka_unit_test(test_a_failed_step_ends_its_requests_and_the_engine_goes_on),

@@ -38,12 +38,13 @@ static atomic_uint n_begun;
 static int gated_embed(Backend *backend, const EmbedArgs *args) {
     atomic_fetch_add(&n_begun, 1);
     sem_wait(&gate);
-    return cpu_ops.embed(backend, args);
+    return model.ops.embed(backend, args);
 }
 
 static EngineOptions options_of(uint32_t n_pages, uint32_t max_num_seqs, uint32_t n_rows) {
-    return (EngineOptions){ .ops = &cpu_ops,
+    return (EngineOptions){ .ops = &model.ops,
                             .backend = model.backend,
+                            .steps_in_flight = model.steps_in_flight,
                             .checkpoint = model.checkpoint,
                             .tokenizer = model.tokenizer,
                             .kv_tokens = UINT64_C(64) * n_pages,
@@ -125,7 +126,7 @@ enum { N_HOG = 200 };
 /* Steps from the arrival of a request to its first token, where a hog has everything. */
 static uint32_t steps_to_first_token(EngineOptions options, uint64_t client, uint32_t n_prompt) {
     static Answer hog[N_HOG], answer;
-    BackendOps ops = cpu_ops;
+    BackendOps ops = model.ops;
     uint32_t n_steps = 0;
     Bench bench;
 
@@ -267,13 +268,13 @@ static void test_room_comes_back_when_a_sequence_runs_or_ends(void **state) {
     EngineOptions options = options_of(20, 1, 64);
     static Answer answers[12];
     EngineRequest *requests[12];
-    BackendOps ops = cpu_ops;
+    BackendOps ops = model.ops;
     EngineWait wait;
     Bench bench;
 
     (void)state;
     memset(answers, 0, sizeof(answers));
-    sem_init(&gate, 0, 1);
+    sem_init(&gate, 0, model.steps_in_flight); /* the first one's results come */
     ops.embed = gated_embed;
     options.ops = &ops;
     options.max_waiting_requests = 11;

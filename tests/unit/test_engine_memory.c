@@ -131,12 +131,12 @@ static int told_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, c
     return r;
 }
 
-static int told_weight_new(Backend *backend, Weight **outp, const WeightSource *source,
-                           Reason *why) {
+static int told_weights_new(Backend *backend, Weight *outs[], const WeightSource *sources,
+                            uint32_t n_sources, Reason *why) {
     int r;
 
     atomic_store(&purpose, PURPOSE_WEIGHTS);
-    r = cpu_ops.weight_new(backend, outp, source, why);
+    r = cpu_ops.weights_new(backend, outs, sources, n_sources, why);
     atomic_store(&purpose, PURPOSE_NONE);
     return r;
 }
@@ -174,7 +174,7 @@ static BackendOps told_ops(void) {
     BackendOps ops = cpu_ops;
 
     ops.memory_new = told_memory_new;
-    ops.weight_new = told_weight_new;
+    ops.weights_new = told_weights_new;
     ops.reserve = told_reserve;
     ops.embed = told_embed;
     ops.rmsnorm = told_rmsnorm;

@@ -41,8 +41,9 @@ static Hash128 equal_hash(const HashKey *key, const void *data, size_t size) {
 }
 
 static void bench_start(Bench *bench, const Setting *setting) {
-    EngineOptions options = { .ops = &cpu_ops,
+    EngineOptions options = { .ops = &model.ops,
                               .backend = model.backend,
+                              .steps_in_flight = model.steps_in_flight,
                               .checkpoint = model.checkpoint,
                               .tokenizer = model.tokenizer,
                               .kv_tokens = UINT64_C(64) * setting->n_pages,
@@ -245,7 +246,7 @@ static void test_in_16_bits_an_answer_does_not_depend_on_the_prefix_cache(void *
     };
 
     (void)state;
-    need_row_exact(&cpu_ops);
+    need_row_exact();
     check_settings("f16", settings, sizeof(settings) / sizeof(settings[0]));
     check_settings("bf16", settings, sizeof(settings) / sizeof(settings[0]));
 }
@@ -290,7 +291,7 @@ static void test_page_exact_answers_depend_on_neither_chunks_nor_the_cache(void 
     static const char *const specs[] = { "k4v2", "k2v3", "k8v6", "k16v2" };
 
     (void)state;
-    need_row_exact(&cpu_ops);
+    need_row_exact();
     for (size_t i = 0; i < sizeof(specs) / sizeof(specs[0]); i++)
         check_settings(specs[i], settings, sizeof(settings) / sizeof(settings[0]));
 }
