@@ -561,13 +561,13 @@ static void sample_row(void *arg, uint32_t i_row, uint32_t i_thread) {
         report_logprobs(s, logits, n_vocab, row->n_top_logprobs, result);
 }
 
-void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
+void cpu_sample(CpuSampler *sampler, CpuTeam *team, const float *logits, const StepLogits *rows,
                 uint32_t n_rows, SampleResult *results) {
     SampleTask task = { .sampler = sampler, .logits = logits, .rows = rows, .results = results };
 
-    assert((team ? team_threads(team) : 1) <= sampler->n_threads);
+    assert((team ? cpu_team_threads(team) : 1) <= sampler->n_threads);
     if (team)
-        team_run(team, sample_row, &task, n_rows);
+        cpu_team_run(team, sample_row, &task, n_rows);
     for (uint32_t i = 0; !team && i < n_rows; i++)
         sample_row(&task, i, 0);
 }

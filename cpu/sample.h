@@ -31,5 +31,5 @@ uint32_t cpu_sampler_drawn(const CpuSampler *sampler, uint32_t slot);
 
 /* f32 `logits` [n_rows, n_vocab] of `rows` [n_rows], into `results` [n_rows]. `team` may be NULL.
  */
-void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
+void cpu_sample(CpuSampler *sampler, CpuTeam *team, const float *logits, const StepLogits *rows,
                 uint32_t n_rows, SampleResult *results);

@@ -53,8 +53,8 @@ static SlotState slot_state(const SampleRow *row) {
 }
 
 /* Fills slot i by row i, and samples them all. */
-static void sample_rows(CpuSampler *sampler, Team *team, const float *logits, const SampleRow *rows,
-                        uint32_t n_rows, SampleResult *results) {
+static void sample_rows(CpuSampler *sampler, CpuTeam *team, const float *logits,
+                        const SampleRow *rows, uint32_t n_rows, SampleResult *results) {
     StepLogits *asked = calloc(n_rows, sizeof(*asked));
 
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -643,7 +643,7 @@ static void test_logprobs_are_of_the_raw_logits(void **state) {
 static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     enum { ROWS = 33, N = 3000 };
     CLEANUP(cpu_sampler_free) CpuSampler *sampler = NULL;
-    CLEANUP(team_free) Team *team = NULL;
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
     float *z = malloc(ROWS * N * sizeof(*z));
     static SampleParams params[ROWS];
     static SampleRow rows[ROWS];
@@ -651,7 +651,7 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     size_t bytes = 0;
 
     (void)state;
-    assert_int_equal(team_new(&team, 3, NULL), 0);
+    assert_int_equal(cpu_team_new(&team, 3, NULL), 0);
     assert_int_equal(cpu_sampler_new(&sampler, 3, ROWS, N, &bytes), 0);
     random_logits(z, ROWS * N, 3);
     for (uint32_t i = 0; i < ROWS; i++) {
