@@ -303,7 +303,7 @@ static int cpu_attention(Backend *backend, const AttentionArgs *args) {
 
 static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
     assert(args->first + args->n_rows <= backend->step.input.n_logit_rows);
-    cpu_sample(backend->sampler, backend->team, floats(args->logits),
+    cpu_sample(backend->sampler, backend->team, floats(args->logits), args->n_vocab,
                backend->step.logit_rows + args->first, args->n_rows,
                backend->step.results + args->first);
     return 0;
