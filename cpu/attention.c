@@ -50,7 +50,7 @@ typedef struct SplitTile {
 /* What the layers of one window do in the step at hand. */
 typedef struct WindowPlan {
     uint32_t window;
-    Tile *tiles;         /* [max_rows] */
+    CpuTile *tiles;      /* [max_rows] */
     SplitTile *splits;   /* [max_rows], of the tiles that are cut */
     TileTask *tasks;     /* [n_tasks] of max_rows + n_part_queries, each for every KV head */
     atomic_uint *n_left; /* [n_counts] segments of a cut tile and head that are not done; whoever
@@ -58,10 +58,10 @@ typedef struct WindowPlan {
     uint32_t n_tasks;
 } WindowPlan;
 
-struct Attention {
-    Team *team;
-    const VectorKernels *kernels;
-    const KvKernels *kv_kernels;
+struct CpuAttention {
+    CpuTeam *team;
+    const CpuVectorKernels *kernels;
+    const CpuKvKernels *kv_kernels;
     uint32_t head_dim, n_kv_heads, group;
     uint32_t tile_tokens;  /* rows of a tile: as many as fit, at least one */
     uint32_t tile_queries; /* (row, query head) pairs of a tile, at most: TILE_QUERIES, or one row's
@@ -71,12 +71,12 @@ struct Attention {
     const StepInput *input; /* borrowed */
     bool any_page_fills;
 
-    void *memory;           /* owned; everything below lies in it */
-    TileScratch *scratch;   /* [threads] */
-    WindowPlan *plans;      /* [n_windows] */
-    TilePart parts;         /* [n_part_queries] */
-    uint32_t *extra_first;  /* [max_sequences] first extra block of each sequence of the step */
-    uint16_t *extra_blocks; /* [n_extra_max][n_kv_heads][2 sides][64 * head_dim] */
+    void *memory;            /* owned; everything below lies in it */
+    CpuTileScratch *scratch; /* [threads] */
+    WindowPlan *plans;       /* [n_windows] */
+    CpuTilePart parts;       /* [n_part_queries] */
+    uint32_t *extra_first;   /* [max_sequences] first extra block of each sequence of the step */
+    uint16_t *extra_blocks;  /* [n_extra_max][n_kv_heads][2 sides][64 * head_dim] */
     uint32_t n_windows, n_extra_max, n_part_queries, n_counts;
 };
 
@@ -94,12 +94,12 @@ static void *place(Placer *p, size_t size_bytes) {
     return at;
 }
 
-static TilePart place_part(Placer *p, uint32_t n_queries, uint32_t head_dim) {
-    return (TilePart){ .out = place(p, (size_t)n_queries * head_dim * sizeof(float)),
-                       .states = place(p, n_queries * sizeof(SoftmaxState)) };
+static CpuTilePart place_part(Placer *p, uint32_t n_queries, uint32_t head_dim) {
+    return (CpuTilePart){ .out = place(p, (size_t)n_queries * head_dim * sizeof(float)),
+                          .states = place(p, n_queries * sizeof(CpuSoftmaxState)) };
 }
 
-static void place_plans(Attention *a, Placer *p, const ReserveArgs *reserve) {
+static void place_plans(CpuAttention *a, Placer *p, const ReserveArgs *reserve) {
     size_t n_rows = reserve->max_rows;
 
     a->plans = place(p, a->n_windows * sizeof(*a->plans));
@@ -117,15 +117,15 @@ static void place_plans(Attention *a, Placer *p, const ReserveArgs *reserve) {
     }
 }
 
-static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
+static size_t place_all(CpuAttention *a, char *base, const ReserveArgs *reserve) {
     Placer p = { .base = base };
     size_t head_bytes = a->head_dim * sizeof(float);
-    uint32_t n_threads = team_threads(a->team);
+    uint32_t n_threads = cpu_team_threads(a->team);
 
     a->scratch = place(&p, n_threads * sizeof(*a->scratch));
     for (uint32_t i = 0; i < n_threads; i++) {
-        TileScratch s = {
-            .kv = place(&p, sizeof(KvScratch)),
+        CpuTileScratch s = {
+            .kv = place(&p, sizeof(CpuKvScratch)),
             .queries = place(&p, a->tile_queries * head_bytes),
             .scores = place(&p, a->tile_queries * ATTENTION_BLOCK_KEYS * sizeof(float)),
             .part = place_part(&p, a->tile_queries, a->head_dim),
@@ -143,9 +143,9 @@ static size_t place_all(Attention *a, char *base, const ReserveArgs *reserve) {
     return p.used;
 }
 
-int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
-                  const KvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp) {
-    CLEANUP(attention_free) Attention *a = calloc(1, sizeof(*a));
+int cpu_attention_new(CpuAttention **outp, CpuTeam *team, const CpuVectorKernels *kernels,
+                      const CpuKvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp) {
+    CLEANUP(cpu_attention_free) CpuAttention *a = calloc(1, sizeof(*a));
     uint32_t group = reserve->n_heads / reserve->geometry.n_kv_heads;
     uint32_t n_rows = reserve->max_rows, n_sequences = reserve->max_sequences;
     size_t size;
@@ -165,8 +165,8 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
     a->n_extra_max =
         n_rows / KV_PAGE_TOKENS + (n_rows / 2 < n_sequences ? n_rows / 2 : n_sequences);
     a->n_part_queries =
-        (uint32_t)(SPLIT_PART_BYTES / (a->head_dim * sizeof(float) + sizeof(SoftmaxState)));
-    a->n_counts = SPLIT_SHARES * team_threads(team) * a->n_kv_heads;
+        (uint32_t)(SPLIT_PART_BYTES / (a->head_dim * sizeof(float) + sizeof(CpuSoftmaxState)));
+    a->n_counts = SPLIT_SHARES * cpu_team_threads(team) * a->n_kv_heads;
     size = place_all(a, NULL, reserve);
     a->memory = aligned_alloc(64, size);
     if (!a->memory)
@@ -178,7 +178,7 @@ int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
     return 0;
 }
 
-Attention *attention_free(Attention *a) {
+CpuAttention *cpu_attention_free(CpuAttention *a) {
     if (!a)
         return NULL;
     free(a->memory);
@@ -189,41 +189,41 @@ Attention *attention_free(Attention *a) {
 /* planning */
 
 /* Where the step's tokens beyond the tails' blocks go. */
-static void place_extra_blocks(Attention *a) {
+static void place_extra_blocks(CpuAttention *a) {
     uint32_t n_extra = 0;
 
     for (uint32_t i = 0; i < a->input->n_sequences; i++) {
         a->extra_first[i] = n_extra;
-        n_extra += step_extra_blocks(&a->input->sequences[i]);
+        n_extra += cpu_attention_extra_blocks(&a->input->sequences[i]);
     }
     assert(n_extra <= a->n_extra_max);
 }
 
 /* Cuts the step's rows into tiles. Late tiles of a sequence see the most keys and come first, so
  * that the short ones even out the end of the region. */
-static uint32_t cut_tiles(const Attention *a, WindowPlan *plan, const AttentionStep *step) {
+static uint32_t cut_tiles(const CpuAttention *a, WindowPlan *plan, const CpuAttentionStep *step) {
     uint32_t n_tiles = 0;
 
     for (uint32_t i = 0; i < step->input->n_sequences; i++)
         for (uint32_t end = step->input->sequences[i].n_rows; end;) {
-            Tile *tile = &plan->tiles[n_tiles++];
+            CpuTile *tile = &plan->tiles[n_tiles++];
 
-            *tile = (Tile){ .i_sequence = i,
-                            .first = (end - 1) / a->tile_tokens * a->tile_tokens,
-                            .end = end };
-            tile_find_segments(step, tile);
+            *tile = (CpuTile){ .i_sequence = i,
+                               .first = (end - 1) / a->tile_tokens * a->tile_tokens,
+                               .end = end };
+            cpu_tile_find_segments(step, tile);
             end = tile->first;
         }
     return n_tiles;
 }
 
-static uint64_t tile_work(const AttentionStep *step, const Tile *tile) {
+static uint64_t tile_work(const CpuAttentionStep *step, const CpuTile *tile) {
     return (uint64_t)tile->n_segments * tile_queries(step, tile);
 }
 
 /* Tasks, each for every KV head: first the segments of tiles that are a large share of the work,
  * then the other tiles. */
-static void plan_tasks(const Attention *a, WindowPlan *plan, const AttentionStep *step,
+static void plan_tasks(const CpuAttention *a, WindowPlan *plan, const CpuAttentionStep *step,
                        uint32_t n_tiles) {
     uint32_t n_tasks = 0, n_counts = 0, n_part_queries = 0;
     uint64_t work = 0;
@@ -231,10 +231,10 @@ static void plan_tasks(const Attention *a, WindowPlan *plan, const AttentionStep
     for (uint32_t i = 0; i < n_tiles; i++)
         work += tile_work(step, &plan->tiles[i]);
     for (uint32_t i = 0; i < n_tiles; i++) {
-        const Tile *tile = &plan->tiles[i];
+        const CpuTile *tile = &plan->tiles[i];
         uint64_t part_queries = tile_work(step, tile) * a->n_kv_heads;
         bool large = tile->n_segments > 1 &&
-                     part_queries * team_threads(a->team) * SPLIT_SHARES > work * a->n_kv_heads;
+                     part_queries * cpu_team_threads(a->team) * SPLIT_SHARES > work * a->n_kv_heads;
 
         plan->splits[i].i_count = SPLIT_NONE;
         if (!large || part_queries > a->n_part_queries - n_part_queries ||
@@ -265,19 +265,19 @@ static bool any_page_fills(const StepInput *input) {
     return false;
 }
 
-void attention_plan(Attention *a, const StepInput *input) {
+void cpu_attention_plan(CpuAttention *a, const StepInput *input) {
     a->input = input;
     a->any_page_fills = any_page_fills(input);
     place_extra_blocks(a);
     for (uint32_t i = 0; i < a->n_windows; i++) {
         WindowPlan *plan = &a->plans[i];
-        AttentionStep step = { .input = input, .window = plan->window, .group = a->group };
+        CpuAttentionStep step = { .input = input, .window = plan->window, .group = a->group };
 
         plan_tasks(a, plan, &step, cut_tiles(a, plan, &step));
     }
 }
 
-static const WindowPlan *plan_of(const Attention *a, uint32_t window) {
+static const WindowPlan *plan_of(const CpuAttention *a, uint32_t window) {
     for (uint32_t i = 0; i < a->n_windows; i++)
         if (a->plans[i].window == window)
             return &a->plans[i];
@@ -287,9 +287,9 @@ static const WindowPlan *plan_of(const Attention *a, uint32_t window) {
 /* attention */
 
 typedef struct Region {
-    Attention *attention;
+    CpuAttention *attention;
     const WindowPlan *plan; /* NULL: nothing attends */
-    AttentionStep step;
+    CpuAttentionStep step;
     uint32_t n_items, n_run; /* of attention: how many there are, and how many a task takes */
 } Region;
 
@@ -298,72 +298,72 @@ static void stage_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     uint32_t n_heads = region->step.n_kv_heads;
 
     (void)i_thread;
-    step_stage(&region->step, i_task / n_heads, i_task % n_heads);
+    cpu_attention_stage(&region->step, i_task / n_heads, i_task % n_heads);
 }
 
-static void whole_tile(const AttentionStep *step, const Tile *tile, uint32_t head,
-                       const BlockRef *next, const TileScratch *scratch) {
+static void whole_tile(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                       const CpuBlockRef *next, const CpuTileScratch *scratch) {
     uint32_t n_queries = tile_queries(step, tile), end = tile->first_segment + tile->n_segments;
 
-    tile_reset(scratch->total, n_queries, step->head_dim);
+    cpu_tile_reset(scratch->total, n_queries, step->head_dim);
     for (uint32_t segment = tile->first_segment; segment < end; segment++) {
-        BlockRef following = tile_block(step, tile, head, segment + 1);
+        CpuBlockRef following = cpu_tile_block(step, tile, head, segment + 1);
 
-        tile_segment(step, tile, head, segment, segment + 1 < end ? &following : next, scratch,
-                     scratch->part);
-        tile_merge(scratch->total, scratch->part, n_queries, step->head_dim);
+        cpu_tile_segment(step, tile, head, segment, segment + 1 < end ? &following : next, scratch,
+                         scratch->part);
+        cpu_tile_merge(scratch->total, scratch->part, n_queries, step->head_dim);
     }
-    tile_store(step, tile, head, scratch->total);
+    cpu_tile_store(step, tile, head, scratch->total);
 }
 
-static TilePart split_part(const Region *region, uint32_t i_tile, uint32_t head,
-                           uint32_t i_segment) {
-    const Attention *a = region->attention;
+static CpuTilePart split_part(const Region *region, uint32_t i_tile, uint32_t head,
+                              uint32_t i_segment) {
+    const CpuAttention *a = region->attention;
     size_t i = region->plan->splits[i_tile].i_part +
                ((size_t)i_segment * a->n_kv_heads + head) *
                    tile_queries(&region->step, &region->plan->tiles[i_tile]);
 
-    return (TilePart){ .out = a->parts.out + i * a->head_dim, .states = a->parts.states + i };
+    return (CpuTilePart){ .out = a->parts.out + i * a->head_dim, .states = a->parts.states + i };
 }
 
 /* One segment of a cut tile; whoever is last merges them all. */
 static void split_tile(const Region *region, const TileTask *task, uint32_t head,
-                       const BlockRef *next, const TileScratch *scratch) {
-    const AttentionStep *step = &region->step;
-    const Tile *tile = &region->plan->tiles[task->i_tile];
+                       const CpuBlockRef *next, const CpuTileScratch *scratch) {
+    const CpuAttentionStep *step = &region->step;
+    const CpuTile *tile = &region->plan->tiles[task->i_tile];
     atomic_uint *n_left = &region->plan->n_left[region->plan->splits[task->i_tile].i_count + head];
     uint32_t i_segment = task->segment - tile->first_segment, n_queries = tile_queries(step, tile);
 
-    tile_segment(step, tile, head, task->segment, next, scratch,
-                 split_part(region, task->i_tile, head, i_segment));
+    cpu_tile_segment(step, tile, head, task->segment, next, scratch,
+                     split_part(region, task->i_tile, head, i_segment));
     if (atomic_fetch_sub(n_left, 1) != 1)
         return;
     atomic_store_explicit(n_left, tile->n_segments, memory_order_relaxed);
-    tile_reset(scratch->total, n_queries, step->head_dim);
+    cpu_tile_reset(scratch->total, n_queries, step->head_dim);
     for (uint32_t i = 0; i < tile->n_segments; i++)
-        tile_merge(scratch->total, split_part(region, task->i_tile, head, i), n_queries,
-                   step->head_dim);
-    tile_store(step, tile, head, scratch->total);
+        cpu_tile_merge(scratch->total, split_part(region, task->i_tile, head, i), n_queries,
+                       step->head_dim);
+    cpu_tile_store(step, tile, head, scratch->total);
 }
 
-static BlockRef item_block(const Region *region, uint32_t i_item) {
-    const Attention *a = region->attention;
+static CpuBlockRef item_block(const Region *region, uint32_t i_item) {
+    const CpuAttention *a = region->attention;
     const TileTask *task = &region->plan->tasks[i_item / a->n_kv_heads];
-    const Tile *tile = &region->plan->tiles[task->i_tile];
+    const CpuTile *tile = &region->plan->tiles[task->i_tile];
 
-    return tile_block(&region->step, tile, i_item % a->n_kv_heads,
-                      task->segment == SPLIT_NONE ? tile->first_segment : task->segment);
+    return cpu_tile_block(&region->step, tile, i_item % a->n_kv_heads,
+                          task->segment == SPLIT_NONE ? tile->first_segment : task->segment);
 }
 
 /* Item i: task i / n_kv_heads for one KV head. */
-static void run_item(const Region *region, uint32_t i_item, const BlockRef *next,
-                     const TileScratch *scratch) {
-    const Attention *a = region->attention;
+static void run_item(const Region *region, uint32_t i_item, const CpuBlockRef *next,
+                     const CpuTileScratch *scratch) {
+    const CpuAttention *a = region->attention;
     const TileTask *task = &region->plan->tasks[i_item / a->n_kv_heads];
-    const Tile *tile = &region->plan->tiles[task->i_tile];
+    const CpuTile *tile = &region->plan->tiles[task->i_tile];
     uint32_t head = i_item % a->n_kv_heads;
 
-    tile_load(&region->step, tile, head, scratch);
+    cpu_tile_load(&region->step, tile, head, scratch);
     if (task->segment == SPLIT_NONE)
         whole_tile(&region->step, tile, head, next, scratch);
     else
@@ -377,16 +377,16 @@ static void items_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 
     if (end > region->n_items)
         end = region->n_items;
-    tile_prefetch(&region->step, item_block(region, i));
+    cpu_tile_prefetch(&region->step, item_block(region, i));
     for (; i < end; i++) {
-        BlockRef next = item_block(region, i + 1 < end ? i + 1 : i);
+        CpuBlockRef next = item_block(region, i + 1 < end ? i + 1 : i);
 
         run_item(region, i, i + 1 < end ? &next : NULL, &region->attention->scratch[i_thread]);
     }
 }
 
 /* `args` must live as long as the region. */
-static Region region_of(Attention *a, const AttentionArgs *args) {
+static Region region_of(CpuAttention *a, const AttentionArgs *args) {
     return (Region){ .attention = a,
                      .plan = args->out ? plan_of(a, args->window) : NULL,
                      .step = { .kernels = a->kernels,
@@ -404,21 +404,22 @@ static Region region_of(Attention *a, const AttentionArgs *args) {
                                .group = a->group } };
 }
 
-static void attend(Attention *a, Region *region) {
-    uint32_t n_shares = RUN_SHARES * team_threads(a->team);
+static void attend(CpuAttention *a, Region *region) {
+    uint32_t n_shares = RUN_SHARES * cpu_team_threads(a->team);
 
     assert(region->plan && region->step.args->n_heads == a->group * a->n_kv_heads);
     region->n_items = region->plan->n_tasks * a->n_kv_heads;
     region->n_run = region->n_items / n_shares;
     region->n_run = region->n_run < 1 ? 1 : region->n_run > RUN_MAX ? RUN_MAX : region->n_run;
-    team_run(a->team, items_task, region, (region->n_items + region->n_run - 1) / region->n_run);
+    cpu_team_run(a->team, items_task, region,
+                 (region->n_items + region->n_run - 1) / region->n_run);
 }
 
 /* cache writes */
 
 /* The first tokens of a full first page, into the sequence's sink slot. */
-static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequence *s, uint32_t head,
-                       const uint16_t *tail) {
+static void keep_sinks(const CpuAttentionStep *step, KvSide side, const StepSequence *s,
+                       uint32_t head, const uint16_t *tail) {
     uint16_t *sinks = (uint16_t *)(uintptr_t)kv_layer_sink(step->layer, side, s->sink, head);
 
     if (side == KV_SIDE_V)
@@ -430,11 +431,11 @@ static void keep_sinks(const AttentionStep *step, KvSide side, const StepSequenc
 }
 
 /* A block that is full now into its page. */
-static void seal_page(const AttentionStep *step, BlockRef block, KvScratch *scratch) {
+static void seal_page(const CpuAttentionStep *step, CpuBlockRef block, CpuKvScratch *scratch) {
     const StepSequence *s = &step->input->sequences[block.i_sequence];
 
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-        const uint16_t *tail = step_block(step, block, side);
+        const uint16_t *tail = cpu_attention_block(step, block, side);
         void *page = (void *)(uintptr_t)kv_layer_block(
             step->layer, side, step_page(step->input, block.i_sequence, block.i), block.head);
 
@@ -454,30 +455,30 @@ static void seal_page(const AttentionStep *step, BlockRef block, KvScratch *scra
  * began behind them is the tail. */
 static void finish_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     const Region *region = arg;
-    const AttentionStep *step = &region->step;
+    const CpuAttentionStep *step = &region->step;
     uint32_t i_sequence = i_task / step->n_kv_heads, head = i_task % step->n_kv_heads;
     const StepSequence *s = &step->input->sequences[i_sequence];
-    BlockRef tail = { i_sequence, s->n_past / KV_PAGE_TOKENS, head }, block = tail;
+    CpuBlockRef tail = { i_sequence, s->n_past / KV_PAGE_TOKENS, head }, block = tail;
 
     for (; block.i < full_pages(s); block.i++)
         seal_page(step, block, region->attention->scratch[i_thread].kv);
     if (block.i == tail.i || (s->n_past + s->n_rows) % KV_PAGE_TOKENS == 0)
         return;
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
-        memcpy(step_block(step, tail, side), step_block(step, block, side),
+        memcpy(cpu_attention_block(step, tail, side), cpu_attention_block(step, block, side),
                step->layer->tail_block_bytes);
 }
 
-void attention_run(Attention *a, const AttentionArgs *args) {
+void cpu_attention_run(CpuAttention *a, const AttentionArgs *args) {
     const StepInput *input = a->input;
     Region region = region_of(a, args);
     uint32_t n_tasks = input->n_sequences * a->n_kv_heads;
 
     /* A single token of a sequence is staged by the one task that meets its block. */
     if (input->n_rows > input->n_sequences || !args->out)
-        team_run(a->team, stage_task, &region, n_tasks);
+        cpu_team_run(a->team, stage_task, &region, n_tasks);
     if (args->out)
         attend(a, &region);
     if (a->any_page_fills)
-        team_run(a->team, finish_task, &region, n_tasks);
+        cpu_team_run(a->team, finish_task, &region, n_tasks);
 }

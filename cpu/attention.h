@@ -11,17 +11,17 @@
 #include "cpu/vector_kernels.h"
 #include "util/cleanup.h"
 
-typedef struct Attention Attention;
+typedef struct CpuAttention CpuAttention;
 
 /* Allocates all scratch for steps of the given size; adds its bytes to *bytesp. `team` is
  * borrowed. */
-int attention_new(Attention **outp, Team *team, const VectorKernels *kernels,
-                  const KvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp);
-Attention *attention_free(Attention *attention);
-CLEANUP_DEFINE(Attention, attention_free);
+int cpu_attention_new(CpuAttention **outp, CpuTeam *team, const CpuVectorKernels *kernels,
+                      const CpuKvKernels *kv_kernels, const ReserveArgs *reserve, size_t *bytesp);
+CpuAttention *cpu_attention_free(CpuAttention *attention);
+CLEANUP_DEFINE(CpuAttention, cpu_attention_free);
 
 /* Plans a step for each window that was reserved; once, before the ops of its layers. `input` is
  * borrowed until the next plan. */
-void attention_plan(Attention *attention, const StepInput *input);
+void cpu_attention_plan(CpuAttention *attention, const StepInput *input);
 /* The op of backend/ops.h, of the planned step. */
-void attention_run(Attention *attention, const AttentionArgs *args);
+void cpu_attention_run(CpuAttention *attention, const AttentionArgs *args);

@@ -25,15 +25,15 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 
 /* blocks */
 
-uint32_t step_extra_blocks(const StepSequence *s) {
+uint32_t cpu_attention_extra_blocks(const StepSequence *s) {
     return (s->n_past % KV_PAGE_TOKENS + s->n_rows - 1) / KV_PAGE_TOKENS;
 }
 
-static uint32_t tail_index(const AttentionStep *step, uint32_t i_sequence) {
+static uint32_t tail_index(const CpuAttentionStep *step, uint32_t i_sequence) {
     return step->input->sequences[i_sequence].n_past / KV_PAGE_TOKENS;
 }
 
-uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side) {
+uint16_t *cpu_attention_block(const CpuAttentionStep *step, CpuBlockRef block, KvSide side) {
     const StepSequence *s = &step->input->sequences[block.i_sequence];
     uint32_t tail = tail_index(step, block.i_sequence);
     size_t i_extra;
@@ -48,19 +48,19 @@ uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side) {
                                     ((size_t)KV_PAGE_TOKENS * step->head_dim);
 }
 
-static bool is_sealed(const AttentionStep *step, BlockRef block) {
+static bool is_sealed(const CpuAttentionStep *step, CpuBlockRef block) {
     return block.i < tail_index(step, block.i_sequence);
 }
 
 /* A sealed page of a side that is quantized, or NULL. */
-static const void *quantized_block(const AttentionStep *step, BlockRef block, KvSide side) {
+static const void *quantized_block(const CpuAttentionStep *step, CpuBlockRef block, KvSide side) {
     return is_sealed(step, block) && kv_layer_quantizes(step->layer, side)
-               ? step_block(step, block, side)
+               ? cpu_attention_block(step, block, side)
                : NULL;
 }
 
 /* The exact first tokens that stand in for those of a quantized first page, or NULL. */
-static const uint16_t *sink_block(const AttentionStep *step, BlockRef block, KvSide side) {
+static const uint16_t *sink_block(const CpuAttentionStep *step, CpuBlockRef block, KvSide side) {
     uint32_t sink = step->input->sequences[block.i_sequence].sink;
 
     if (block.i || !step->layer->n_sinks || sink == KV_NO_SINK)
@@ -69,7 +69,7 @@ static const uint16_t *sink_block(const AttentionStep *step, BlockRef block, KvS
 }
 
 /* Keys of a block that are there after the step. */
-static uint32_t block_keys(const AttentionStep *step, BlockRef block) {
+static uint32_t block_keys(const CpuAttentionStep *step, CpuBlockRef block) {
     const StepSequence *s = &step->input->sequences[block.i_sequence];
 
     return min_u32(s->n_past + s->n_rows - block.i * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
@@ -77,9 +77,10 @@ static uint32_t block_keys(const AttentionStep *step, BlockRef block) {
 
 /* Inlined always: of a function that only prefetches GCC 12 finds that it does nothing, and drops
  * its calls. */
-static inline __attribute__((__always_inline__)) void prefetch_side(const AttentionStep *step,
-                                                                    BlockRef block, KvSide side) {
-    const char *at = (const char *)step_block(step, block, side);
+static inline __attribute__((__always_inline__)) void prefetch_side(const CpuAttentionStep *step,
+                                                                    CpuBlockRef block,
+                                                                    KvSide side) {
+    const char *at = (const char *)cpu_attention_block(step, block, side);
     size_t size_bytes = step->layer->sides[side].block_bytes;
     size_t step_bytes = CACHE_LINE_BYTES;
 
@@ -95,7 +96,7 @@ static inline __attribute__((__always_inline__)) void prefetch_side(const Attent
         __builtin_prefetch(at + offset);
 }
 
-void tile_prefetch(const AttentionStep *step, BlockRef block) {
+void cpu_tile_prefetch(const CpuAttentionStep *step, CpuBlockRef block) {
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++)
         prefetch_side(step, block, side);
     __asm__ volatile("" ::: "memory"); /* something that it does: see above */
@@ -103,29 +104,30 @@ void tile_prefetch(const AttentionStep *step, BlockRef block) {
 
 /* `next` (or NULL) where the kernel that works on the block before can prefetch it; what it cannot
  * is asked for here. */
-static const uint16_t *kernel_next(const AttentionStep *step, const BlockRef *next, KvSide side) {
+static const uint16_t *kernel_next(const CpuAttentionStep *step, const CpuBlockRef *next,
+                                   KvSide side) {
     if (!next)
         return NULL;
     if (is_sealed(step, *next))
-        return step_block(step, *next, side);
+        return cpu_attention_block(step, *next, side);
     prefetch_side(step, *next, side);
     return NULL;
 }
 
-static const uint16_t *token_at(const AttentionStep *step, DevAddr base, uint32_t row,
+static const uint16_t *token_at(const CpuAttentionStep *step, DevAddr base, uint32_t row,
                                 uint32_t head) {
     return (const uint16_t *)(uintptr_t)base +
            ((size_t)row * step->n_kv_heads + head) * step->head_dim;
 }
 
-void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head) {
+void cpu_attention_stage(const CpuAttentionStep *step, uint32_t i_sequence, uint32_t head) {
     const StepSequence *s = &step->input->sequences[i_sequence];
 
     for (uint32_t r = 0; r < s->n_rows; r++) {
-        BlockRef block = { i_sequence, (s->n_past + r) / KV_PAGE_TOKENS, head };
+        CpuBlockRef block = { i_sequence, (s->n_past + r) / KV_PAGE_TOKENS, head };
         uint32_t lane = (s->n_past + r) % KV_PAGE_TOKENS;
-        uint16_t *k_block = step_block(step, block, KV_SIDE_K);
-        uint16_t *v_block = step_block(step, block, KV_SIDE_V);
+        uint16_t *k_block = cpu_attention_block(step, block, KV_SIDE_K);
+        uint16_t *v_block = cpu_attention_block(step, block, KV_SIDE_V);
         const uint16_t *k = token_at(step, step->k, s->first_row + r, head);
 
         for (uint32_t c = 0; c < step->head_dim; c++)
@@ -171,15 +173,15 @@ static void sink_scores(float *scores, const float *queries, const uint16_t *sin
     }
 }
 
-static void block_scores(const AttentionStep *step, BlockRef block, const BlockRef *next,
-                         uint32_t n_queries, const TileScratch *scratch) {
+static void block_scores(const CpuAttentionStep *step, CpuBlockRef block, const CpuBlockRef *next,
+                         uint32_t n_queries, const CpuTileScratch *scratch) {
     const void *quantized = quantized_block(step, block, KV_SIDE_K);
     const uint16_t *sinks = sink_block(step, block, KV_SIDE_K);
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_K);
 
     if (!quantized) {
         step->kernels->scores(kv_layer_tail_format(step->layer, KV_SIDE_K), scratch->scores,
-                              scratch->queries, step_block(step, block, KV_SIDE_K), ahead,
+                              scratch->queries, cpu_attention_block(step, block, KV_SIDE_K), ahead,
                               n_queries, block_keys(step, block), step->head_dim);
         return;
     }
@@ -190,9 +192,9 @@ static void block_scores(const AttentionStep *step, BlockRef block, const BlockR
         sink_scores(scratch->scores, scratch->queries, sinks, n_queries, step->head_dim);
 }
 
-static void block_values(const AttentionStep *step, BlockRef block, const BlockRef *next,
+static void block_values(const CpuAttentionStep *step, CpuBlockRef block, const CpuBlockRef *next,
                          uint32_t n_queries, uint32_t low, uint32_t high,
-                         const TileScratch *scratch, float *out) {
+                         const CpuTileScratch *scratch, float *out) {
     const void *quantized = quantized_block(step, block, KV_SIDE_V);
     const uint16_t *sinks = sink_block(step, block, KV_SIDE_V);
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_V);
@@ -200,8 +202,9 @@ static void block_values(const AttentionStep *step, BlockRef block, const BlockR
     uint32_t head_dim = step->head_dim;
 
     if (!quantized) {
-        step->kernels->values(exact, out, scratch->scores, step_block(step, block, KV_SIDE_V),
-                              ahead, n_queries, head_dim, low, high);
+        step->kernels->values(exact, out, scratch->scores,
+                              cpu_attention_block(step, block, KV_SIDE_V), ahead, n_queries,
+                              head_dim, low, high);
         return;
     }
     if (sinks) { /* with their weights taken out the sealed block adds nothing of them */
@@ -214,8 +217,8 @@ static void block_values(const AttentionStep *step, BlockRef block, const BlockR
                              ahead, n_queries, head_dim, low, high, scratch->kv);
 }
 
-static void add_block(const AttentionStep *step, const Tile *tile, BlockRef block,
-                      const BlockRef *next, const TileScratch *scratch, TilePart part) {
+static void add_block(const CpuAttentionStep *step, const CpuTile *tile, CpuBlockRef block,
+                      const CpuBlockRef *next, const CpuTileScratch *scratch, CpuTilePart part) {
     uint32_t n_past = step->input->sequences[tile->i_sequence].n_past;
     uint32_t n_queries = tile_queries(step, tile), first = KV_PAGE_TOKENS, end = 0;
 
@@ -239,18 +242,18 @@ static void add_block(const AttentionStep *step, const Tile *tile, BlockRef bloc
 /* tiles */
 
 /* The blocks that rows of the tile see. */
-static uint32_t tile_first_block(const AttentionStep *step, const Tile *tile) {
+static uint32_t tile_first_block(const CpuAttentionStep *step, const CpuTile *tile) {
     uint32_t position = step->input->sequences[tile->i_sequence].n_past + tile->first;
     uint32_t window = step->window;
 
     return (window && position >= window ? position - window + 1 : 0) / KV_PAGE_TOKENS;
 }
 
-static uint32_t tile_last_block(const AttentionStep *step, const Tile *tile) {
+static uint32_t tile_last_block(const CpuAttentionStep *step, const CpuTile *tile) {
     return (step->input->sequences[tile->i_sequence].n_past + tile->end - 1) / KV_PAGE_TOKENS;
 }
 
-void tile_find_segments(const AttentionStep *step, Tile *tile) {
+void cpu_tile_find_segments(const CpuAttentionStep *step, CpuTile *tile) {
     tile->first_segment = tile_first_block(step, tile) / SEGMENT_BLOCKS;
     tile->n_segments = tile_last_block(step, tile) / SEGMENT_BLOCKS - tile->first_segment + 1;
 }
@@ -260,8 +263,8 @@ static void scale_row(float *restrict out, const float *restrict in, float scale
         out[c] = in[c] * scale;
 }
 
-void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
-               const TileScratch *scratch) {
+void cpu_tile_load(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                   const CpuTileScratch *scratch) {
     const AttentionArgs *args = step->args;
     uint32_t row = step->input->sequences[tile->i_sequence].first_row + tile->first;
     uint32_t head_dim = step->head_dim, group = step->group;
@@ -275,40 +278,42 @@ void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
     }
 }
 
-BlockRef tile_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment) {
+CpuBlockRef cpu_tile_block(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                           uint32_t segment) {
     uint32_t first = tile_first_block(step, tile);
 
-    return (BlockRef){ .i_sequence = tile->i_sequence,
-                       .i = first > segment * SEGMENT_BLOCKS ? first : segment * SEGMENT_BLOCKS,
-                       .head = head };
+    return (CpuBlockRef){ .i_sequence = tile->i_sequence,
+                          .i = first > segment * SEGMENT_BLOCKS ? first : segment * SEGMENT_BLOCKS,
+                          .head = head };
 }
 
-void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
-                  const BlockRef *next, const TileScratch *scratch, TilePart part) {
-    BlockRef block = tile_block(step, tile, head, segment);
+void cpu_tile_segment(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                      uint32_t segment, const CpuBlockRef *next, const CpuTileScratch *scratch,
+                      CpuTilePart part) {
+    CpuBlockRef block = cpu_tile_block(step, tile, head, segment);
     uint32_t last =
         min_u32(tile_last_block(step, tile), segment * SEGMENT_BLOCKS + SEGMENT_BLOCKS - 1);
 
-    tile_reset(part, tile_queries(step, tile), step->head_dim);
+    cpu_tile_reset(part, tile_queries(step, tile), step->head_dim);
     while (block.i <= last) {
-        BlockRef following = block;
+        CpuBlockRef following = block;
 
         following.i++;
         if (block.i == tail_index(step, block.i_sequence) &&
             step->input->sequences[block.i_sequence].n_rows == 1)
-            step_stage(step, block.i_sequence, head);
+            cpu_attention_stage(step, block.i_sequence, head);
         add_block(step, tile, block, block.i < last ? &following : next, scratch, part);
         block = following;
     }
 }
 
-void tile_reset(TilePart part, uint32_t n_queries, uint32_t head_dim) {
+void cpu_tile_reset(CpuTilePart part, uint32_t n_queries, uint32_t head_dim) {
     for (uint32_t i = 0; i < n_queries; i++)
-        part.states[i] = (SoftmaxState){ .max = -INFINITY };
+        part.states[i] = (CpuSoftmaxState){ .max = -INFINITY };
     memset(part.out, 0, (size_t)n_queries * head_dim * sizeof(*part.out));
 }
 
-static void merge_query(SoftmaxState *total, float *total_out, const SoftmaxState *part,
+static void merge_query(CpuSoftmaxState *total, float *total_out, const CpuSoftmaxState *part,
                         const float *part_out, uint32_t head_dim) {
     float max = total->max > part->max ? total->max : part->max, keep, add;
 
@@ -327,13 +332,14 @@ static void merge_query(SoftmaxState *total, float *total_out, const SoftmaxStat
         total_out[c] = total_out[c] * keep + part_out[c] * add;
 }
 
-void tile_merge(TilePart total, TilePart part, uint32_t n_queries, uint32_t head_dim) {
+void cpu_tile_merge(CpuTilePart total, CpuTilePart part, uint32_t n_queries, uint32_t head_dim) {
     for (uint32_t i = 0; i < n_queries; i++)
         merge_query(&total.states[i], total.out + (size_t)i * head_dim, &part.states[i],
                     part.out + (size_t)i * head_dim, head_dim);
 }
 
-void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, TilePart total) {
+void cpu_tile_store(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                    CpuTilePart total) {
     const AttentionArgs *args = step->args;
     uint32_t row = step->input->sequences[tile->i_sequence].first_row + tile->first;
     uint32_t head_dim = step->head_dim, group = step->group;

@@ -16,9 +16,9 @@
 
 /* One step at one layer; what is planned for all layers of a window looks at the input, the shape
  * and the window alone. */
-typedef struct AttentionStep {
-    const VectorKernels *kernels;
-    const KvKernels *kv_kernels;
+typedef struct CpuAttentionStep {
+    const CpuVectorKernels *kernels;
+    const CpuKvKernels *kv_kernels;
     const KvLayer *layer;
     const StepInput *input;
     DevAddr k, v; /* the step's own, as in AttentionArgs */
@@ -27,61 +27,64 @@ typedef struct AttentionStep {
     const uint32_t *extra_first; /* [n_sequences] */
     const AttentionArgs *args;
     uint32_t group; /* query heads a KV head serves */
-} AttentionStep;
+} CpuAttentionStep;
 
 /* Block `i` of keys and values of a sequence and KV head. */
-typedef struct BlockRef {
+typedef struct CpuBlockRef {
     uint32_t i_sequence, i, head;
-} BlockRef;
+} CpuBlockRef;
 
-typedef struct Tile {
+typedef struct CpuTile {
     uint32_t i_sequence;
     uint32_t first, end;                /* rows of the sequence: first <= r < end */
     uint32_t first_segment, n_segments; /* that it sees any keys of */
-} Tile;
+} CpuTile;
 
 /* Softmax-weighted sums of values over some of the keys, not yet normalized. */
-typedef struct TilePart {
-    float *out;           /* [n_queries][head_dim] */
-    SoftmaxState *states; /* [n_queries] */
-} TilePart;
+typedef struct CpuTilePart {
+    float *out;              /* [n_queries][head_dim] */
+    CpuSoftmaxState *states; /* [n_queries] */
+} CpuTilePart;
 
-typedef struct TileScratch {
-    KvScratch *kv;
+typedef struct CpuTileScratch {
+    CpuKvScratch *kv;
     float *queries; /* [queries of a tile][head_dim], times the scale of scores */
     float *scores;  /* [queries of a tile][64] */
-    TilePart part, total;
-} TileScratch;
+    CpuTilePart part, total;
+} CpuTileScratch;
 
 /* blocks */
 
 /* Blocks a sequence of the step touches beyond the one its tail lies in. */
-uint32_t step_extra_blocks(const StepSequence *s);
+uint32_t cpu_attention_extra_blocks(const StepSequence *s);
 /* Where one side of it is: page, tail or extra block. */
-uint16_t *step_block(const AttentionStep *step, BlockRef block, KvSide side);
+uint16_t *cpu_attention_block(const CpuAttentionStep *step, CpuBlockRef block, KvSide side);
 /* Puts the step's own tokens of one sequence and KV head into tail lanes and extra blocks. */
-void step_stage(const AttentionStep *step, uint32_t i_sequence, uint32_t head);
+void cpu_attention_stage(const CpuAttentionStep *step, uint32_t i_sequence, uint32_t head);
 
 /* tiles */
 
-static inline uint32_t tile_queries(const AttentionStep *step, const Tile *tile) {
+static inline uint32_t tile_queries(const CpuAttentionStep *step, const CpuTile *tile) {
     return (tile->end - tile->first) * step->group;
 }
 
-void tile_find_segments(const AttentionStep *step, Tile *tile);
+void cpu_tile_find_segments(const CpuAttentionStep *step, CpuTile *tile);
 /* Fills scratch->queries. */
-void tile_load(const AttentionStep *step, const Tile *tile, uint32_t head,
-               const TileScratch *scratch);
+void cpu_tile_load(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                   const CpuTileScratch *scratch);
 /* The first block of a segment. */
-BlockRef tile_block(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment);
+CpuBlockRef cpu_tile_block(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                           uint32_t segment);
 /* Asks the processor for a block. */
-void tile_prefetch(const AttentionStep *step, BlockRef block);
+void cpu_tile_prefetch(const CpuAttentionStep *step, CpuBlockRef block);
 /* One segment from scratch into `part`; its first block should have been asked for, and `next`, if
  * not NULL, will have been. Stages the token of a sequence that has only one. */
-void tile_segment(const AttentionStep *step, const Tile *tile, uint32_t head, uint32_t segment,
-                  const BlockRef *next, const TileScratch *scratch, TilePart part);
-void tile_reset(TilePart part, uint32_t n_queries, uint32_t head_dim);
+void cpu_tile_segment(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                      uint32_t segment, const CpuBlockRef *next, const CpuTileScratch *scratch,
+                      CpuTilePart part);
+void cpu_tile_reset(CpuTilePart part, uint32_t n_queries, uint32_t head_dim);
 /* Takes a finished segment into the total of those before it. */
-void tile_merge(TilePart total, TilePart part, uint32_t n_queries, uint32_t head_dim);
+void cpu_tile_merge(CpuTilePart total, CpuTilePart part, uint32_t n_queries, uint32_t head_dim);
 /* Normalizes and writes the tile's rows. */
-void tile_store(const AttentionStep *step, const Tile *tile, uint32_t head, TilePart total);
+void cpu_tile_store(const CpuAttentionStep *step, const CpuTile *tile, uint32_t head,
+                    CpuTilePart total);

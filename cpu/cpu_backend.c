@@ -28,13 +28,14 @@
 
 _Static_assert(BACKEND_ALIGN_BYTES % KV_BLOCK_ALIGN_BYTES == 0, "a store begins where memory does");
 
+/* Tags have no linkage: each backend in the program defines a Backend of its own. */
 struct Backend {
-    Team *team;
-    const VectorKernels *kernels;
-    const KvKernels *kv_kernels;
-    Matmul *matmul;
+    CpuTeam *team;
+    const CpuVectorKernels *kernels;
+    const CpuKvKernels *kv_kernels;
+    CpuMatmul *matmul;
     /* after reserve */
-    Attention *attention;
+    CpuAttention *attention;
     CpuSampler *sampler;
     CpuStep step;
 };
@@ -83,39 +84,39 @@ static int cpu_download(Backend *backend, void *to, DevAddr from, size_t size_by
 static int cpu_weights_new(Backend *backend, Weight *outs[], const WeightSource *sources,
                            uint32_t n_sources, Reason *why) {
     for (uint32_t i = 0; i < n_sources; i++) {
-        int r = weight_new(&outs[i], backend->team, &sources[i], why);
+        int r = cpu_weight_new(&outs[i], backend->team, &sources[i], why);
 
         if (!r)
             continue;
         for (uint32_t j = 0; j < i; j++)
-            outs[j] = weight_free(outs[j]);
+            outs[j] = cpu_weight_free(outs[j]);
         return reason_prefix(why, r, "tensor %s: ", sources[i].name);
     }
     return 0;
 }
 
-static Weight *cpu_weight_free(Backend *backend, Weight *weight) {
+static Weight *cpu_weight_free_op(Backend *backend, Weight *weight) {
     (void)backend;
-    return weight_free(weight);
+    return cpu_weight_free(weight);
 }
 
 static int cpu_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why) {
     int r;
 
-    backend->attention = attention_free(backend->attention);
+    backend->attention = cpu_attention_free(backend->attention);
     cpu_step_deinit(&backend->step);
     r = cpu_step_init(&backend->step, args, bytesp);
     if (r)
         return reason_set(why, r, "no memory for the input of a step");
-    r = attention_new(&backend->attention, backend->team, backend->kernels, backend->kv_kernels,
-                      args, bytesp);
+    r = cpu_attention_new(&backend->attention, backend->team, backend->kernels, backend->kv_kernels,
+                          args, bytesp);
     if (r)
         return reason_set(why, r, "no memory for the scratch of attention");
-    r = matmul_reserve(backend->matmul, args->n_cols_max, bytesp, why);
+    r = cpu_matmul_reserve(backend->matmul, args->n_cols_max, bytesp, why);
     if (r)
         return r;
     backend->sampler = cpu_sampler_free(backend->sampler);
-    r = cpu_sampler_new(&backend->sampler, team_threads(backend->team), args->max_sequences,
+    r = cpu_sampler_new(&backend->sampler, cpu_team_threads(backend->team), args->max_sequences,
                         args->n_vocab, bytesp);
     if (r)
         return reason_set(why, r, "no memory for sampling in %u slots; lower max_num_seqs",
@@ -131,7 +132,7 @@ static int cpu_slot_set(Backend *backend, uint32_t slot, const SlotState *state)
 static int cpu_step_begin(Backend *backend, const StepInput *input) {
     assert(backend->attention);
     cpu_step_set(&backend->step, input);
-    attention_plan(backend->attention, &backend->step.input);
+    cpu_attention_plan(backend->attention, &backend->step.input);
     return 0;
 }
 
@@ -158,7 +159,7 @@ static void rows_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 static void for_rows(Backend *backend, RowFn fn, const void *args, uint32_t n_rows) {
     RowsRegion region = { .backend = backend, .fn = fn, .args = args, .n_rows = n_rows };
 
-    team_run(backend->team, rows_task, &region, (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+    cpu_team_run(backend->team, rows_task, &region, (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
 }
 
 static void embed_row(Backend *backend, const void *arg, uint32_t row) {
@@ -167,8 +168,8 @@ static void embed_row(Backend *backend, const void *arg, uint32_t row) {
 
     if (token & STEP_TOKEN_DRAWN)
         token = cpu_sampler_drawn(backend->sampler, token & ~STEP_TOKEN_DRAWN);
-    weight_row_to_f32(args->table, token,
-                      floats(args->out) + (size_t)row * weight_cols(args->table));
+    cpu_weight_row_to_f32(args->table, token,
+                          floats(args->out) + (size_t)row * cpu_weight_cols(args->table));
 }
 
 static int cpu_embed(Backend *backend, const EmbedArgs *args) {
@@ -190,7 +191,7 @@ static int cpu_rmsnorm(Backend *backend, const RmsnormArgs *args) {
 }
 
 static int cpu_matmul(Backend *backend, const MatmulArgs *args) {
-    return matmul_run(backend->matmul, args);
+    return cpu_matmul_run(backend->matmul, args);
 }
 
 static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
@@ -295,17 +296,17 @@ static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
 static int cpu_attention(Backend *backend, const AttentionArgs *args) {
     AttentionArgs rest = *args;
 
-    if (backend->kernels == &reference_kernels && args->out) {
-        reference_attention(args, &backend->step.input);
+    if (backend->kernels == &cpu_reference_kernels && args->out) {
+        cpu_reference_attention(args, &backend->step.input);
         rest.out = 0;
     }
-    attention_run(backend->attention, &rest);
+    cpu_attention_run(backend->attention, &rest);
     return 0;
 }
 
 static int cpu_sample_op(Backend *backend, const SampleArgs *args) {
     assert(args->first + args->n_rows <= backend->step.input.n_logit_rows);
-    cpu_sample(backend->sampler, backend->team, floats(args->logits),
+    cpu_sample(backend->sampler, backend->team, floats(args->logits), args->n_vocab,
                backend->step.logit_rows + args->first, args->n_rows,
                cpu_step_results(&backend->step) + args->first);
     return 0;
@@ -328,37 +329,37 @@ static int cpu_sync(Backend *backend) {
 
 /* life */
 
-static const VectorKernels *kernels_for(CpuIsa isa) {
+static const CpuVectorKernels *kernels_for(CpuIsa isa) {
     switch (isa) {
     case CPU_ISA_REFERENCE:
-        return &reference_kernels;
+        return &cpu_reference_kernels;
 #if defined(__x86_64__)
     case CPU_ISA_AVX2:
-        return &vector_kernels_avx2;
+        return &cpu_vector_kernels_avx2;
     case CPU_ISA_AVX512:
     case CPU_ISA_AVX512_VNNI:
-        return &vector_kernels_avx512;
+        return &cpu_vector_kernels_avx512;
 #endif
     default:
-        return &vector_kernels_baseline;
+        return &cpu_vector_kernels_baseline;
     }
 }
 
-static const KvKernels *kv_kernels_for(CpuIsa isa) {
+static const CpuKvKernels *kv_kernels_for(CpuIsa isa) {
     switch (isa) {
 #if defined(__x86_64__)
     case CPU_ISA_AVX2:
-        return &kv_kernels_avx2;
+        return &cpu_kv_kernels_avx2;
     case CPU_ISA_AVX512:
     case CPU_ISA_AVX512_VNNI:
-        return &kv_kernels_avx512;
+        return &cpu_kv_kernels_avx512;
 #endif
     default:
-        return &kv_kernels_baseline;
+        return &cpu_kv_kernels_baseline;
     }
 }
 
-const VectorKernels *cpu_vector_kernels(void) {
+const CpuVectorKernels *cpu_vector_kernels(void) {
     return kernels_for(cpu_isa_detect());
 }
 
@@ -366,10 +367,10 @@ static Backend *cpu_free(Backend *backend) {
     if (!backend)
         return NULL;
     cpu_sampler_free(backend->sampler);
-    attention_free(backend->attention);
+    cpu_attention_free(backend->attention);
     cpu_step_deinit(&backend->step);
-    matmul_free(backend->matmul);
-    team_free(backend->team);
+    cpu_matmul_free(backend->matmul);
+    cpu_team_free(backend->team);
     free(backend);
     return NULL;
 }
@@ -388,9 +389,9 @@ int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *wh
         return reason_set(why, -ENOMEM, "out of memory");
     backend->kernels = kernels_for(isa);
     backend->kv_kernels = kv_kernels_for(isa);
-    r = team_new(&backend->team, options->n_threads, why);
+    r = cpu_team_new(&backend->team, options->n_threads, why);
     if (!r)
-        r = matmul_new(&backend->matmul, backend->team, isa, why);
+        r = cpu_matmul_new(&backend->matmul, backend->team, isa, why);
     if (!r)
         *outp = TAKE(backend);
     return r;
@@ -408,8 +409,8 @@ const BackendOps cpu_ops = {
     .upload = cpu_upload,
     .download = cpu_download,
     .weights_new = cpu_weights_new,
-    .weight_free = cpu_weight_free,
-    .weight_bytes = weight_bytes,
+    .weight_free = cpu_weight_free_op,
+    .weight_bytes = cpu_weight_bytes,
     .reserve = cpu_reserve,
     .slot_set = cpu_slot_set,
     .step_begin = cpu_step_begin,

@@ -35,4 +35,4 @@ bool cpu_isa_available(CpuIsa isa);
 int cpu_backend_new(Backend **outp, const CpuBackendOptions *options, Reason *why);
 
 /* The vector kernels a backend would pick here, for work on host memory. */
-const struct VectorKernels *cpu_vector_kernels(void);
+const struct CpuVectorKernels *cpu_vector_kernels(void);

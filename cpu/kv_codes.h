@@ -16,22 +16,22 @@
 #define KV_INLINE static inline __attribute__((__always_inline__))
 
 /* Where a vector's codes are: its rows in the planes, `n` codes each. */
-typedef struct KvCodes {
+typedef struct CpuKvCodes {
     uint32_t bits;                /* of a code */
     uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one */
     uint32_t n;
     const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
     const uint8_t *next;       /* the block to come, or NULL */
     uint32_t next_bytes;       /* of it, for each vector */
-} KvCodes;
+} CpuKvCodes;
 
 /* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
  * have fewer bits. */
-typedef struct KvTable {
+typedef struct CpuKvTable {
     Vf entries[16 / V_LANES];
-} KvTable;
+} CpuKvTable;
 
-typedef uint8_t KvLaneBytes __attribute__((__vector_size__(V_LANES)));
+typedef uint8_t CpuKvLaneBytes __attribute__((__vector_size__(V_LANES)));
 
 /* GCC 12 would do these two byte by byte. */
 static inline Vi kv_load_bytes(const uint8_t *p) {
@@ -40,7 +40,7 @@ static inline Vi kv_load_bytes(const uint8_t *p) {
 #elif defined(__AVX2__)
     return (Vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
 #else
-    KvLaneBytes bytes;
+    CpuKvLaneBytes bytes;
 
     memcpy(&bytes, p, sizeof(bytes));
     return __builtin_convertvector(bytes, Vi);
@@ -51,7 +51,7 @@ static inline void kv_store_bytes(uint8_t *p, Vi lanes) {
 #if defined(__AVX512F__)
     _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8((__m512i)lanes));
 #else
-    KvLaneBytes bytes = __builtin_convertvector(lanes, KvLaneBytes);
+    CpuKvLaneBytes bytes = __builtin_convertvector(lanes, CpuKvLaneBytes);
 
     memcpy(p, &bytes, sizeof(bytes));
 #endif
@@ -80,7 +80,7 @@ KV_INLINE Vi kv_plane_lanes(const uint8_t *row, uint32_t n, uint32_t bits, uint3
 }
 
 /* Codes j .. j + V_LANES - 1 of vector i; bits above them are anything. */
-KV_INLINE Vi kv_lanes(const KvCodes *codes, uint32_t i, uint32_t j) {
+KV_INLINE Vi kv_lanes(const CpuKvCodes *codes, uint32_t i, uint32_t j) {
     const uint32_t n = codes->n, low_bits = codes->low_bits, high_bits = codes->high_bits;
     const int32_t mask = (1 << low_bits) - 1;
     Vi low = kv_plane_lanes(codes->low + (size_t)i * (n * low_bits / 8), n, low_bits, 0, j), high;
@@ -92,7 +92,8 @@ KV_INLINE Vi kv_lanes(const KvCodes *codes, uint32_t i, uint32_t j) {
 }
 
 /* What those codes stand for by the table; of wider ones, the code less the middle. */
-KV_INLINE Vf kv_lane_values(const KvCodes *codes, const KvTable *table, uint32_t i, uint32_t j) {
+KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, uint32_t i,
+                            uint32_t j) {
     Vi lanes = kv_lanes(codes, i, j);
 
     if (codes->bits > 4) {

@@ -40,7 +40,7 @@ static void look_up_scales(const uint8_t *codes, uint32_t n, float *scales) {
 }
 
 static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
-                          const uint8_t *block, KvScratch *s) {
+                          const uint8_t *block, CpuKvScratch *s) {
     const uint8_t *scales = block + l->scales_offset, *centers = block + l->centers_offset;
     const float half = kv_formats[format].bits > 4 ? 0.5f : 0;
     uint32_t n = l->n_vectors;
@@ -64,10 +64,10 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
             s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + half);
 }
 
-static KvTable table_of(KvFormat format, KvSide side) {
+static CpuKvTable table_of(KvFormat format, KvSide side) {
     const KvFormatInfo *info = &kv_formats[format];
     float entries[16];
-    KvTable table;
+    CpuKvTable table;
 
     for (uint32_t i = 0; i < 16; i++) {
         uint32_t code = i & ((1u << info->bits) - 1);
@@ -86,37 +86,37 @@ static uint32_t vector_share(const KvBlockLayout *l) {
 }
 
 /* Codes a byte each, for rows that are no whole vectors. */
-static KvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
-                      const uint8_t *next, KvScratch *s) {
+static CpuKvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                         const uint8_t *next, CpuKvScratch *s) {
     for (uint32_t i = 0; i < l->n_vectors; i++) {
         const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
                                          block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
 
         kv_unpack(format, rows, l->n_codes, s->codes + (size_t)i * l->n_codes);
     }
-    return (KvCodes){ .bits = kv_formats[format].bits,
-                      .low_bits = 8,
-                      .n = l->n_codes,
-                      .low = s->codes,
-                      .next = next,
-                      .next_bytes = vector_share(l) };
+    return (CpuKvCodes){ .bits = kv_formats[format].bits,
+                         .low_bits = 8,
+                         .n = l->n_codes,
+                         .low = s->codes,
+                         .next = next,
+                         .next_bytes = vector_share(l) };
 }
 
-KV_INLINE KvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l, const uint8_t *block,
-                         const uint8_t *next) {
-    return (KvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
-                      .low_bits = kv_plane_bits(format, 0),
-                      .high_bits = kv_plane_bits(format, 1),
-                      .n = n,
-                      .low = block + l->plane_offset[0],
-                      .high = block + l->plane_offset[1],
-                      .next = next,
-                      .next_bytes = vector_share(l) };
+KV_INLINE CpuKvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
+                            const uint8_t *block, const uint8_t *next) {
+    return (CpuKvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
+                         .low_bits = kv_plane_bits(format, 0),
+                         .high_bits = kv_plane_bits(format, 1),
+                         .n = n,
+                         .low = block + l->plane_offset[0],
+                         .high = block + l->plane_offset[1],
+                         .next = next,
+                         .next_bytes = vector_share(l) };
 }
 
 /* The share of one vector in the block to come: spread over the work on this one, its lines come in
  * at the pace at which memory gives them. */
-KV_INLINE void prefetch_vector(const KvCodes *codes, uint32_t i) {
+KV_INLINE void prefetch_vector(const CpuKvCodes *codes, uint32_t i) {
     const uint8_t *share = codes->next + (size_t)i * codes->next_bytes;
 
     for (uint32_t at = 0; at < codes->next_bytes; at += CACHE_LINE_BYTES)
@@ -125,8 +125,9 @@ KV_INLINE void prefetch_vector(const KvCodes *codes, uint32_t i) {
 
 /* scores */
 
-KV_INLINE void scores_tile(float *out, const float *folded, const float *bias, const KvCodes *codes,
-                           const KvTable *table, uint32_t j, uint32_t n, uint32_t head_dim) {
+KV_INLINE void scores_tile(float *out, const float *folded, const float *bias,
+                           const CpuKvCodes *codes, const CpuKvTable *table, uint32_t j, uint32_t n,
+                           uint32_t head_dim) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
     for (uint32_t i = 0; i < n; i++)
@@ -148,7 +149,7 @@ KV_INLINE void scores_tile(float *out, const float *folded, const float *bias, c
 }
 
 /* Folds the channel scales into one query; returns what the offsets contribute to every score. */
-static float fold_query(float *folded, const float *query, const KvScratch *keys,
+static float fold_query(float *folded, const float *query, const CpuKvScratch *keys,
                         uint32_t head_dim) {
     Vf bias = { 0 };
     float rest = 0;
@@ -167,8 +168,9 @@ static float fold_query(float *folded, const float *query, const KvScratch *keys
     return v_sum(bias) + rest;
 }
 
-KV_INLINE void scores_of(KvCodes codes, const KvTable *table, float *out, const float *queries,
-                         uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
+KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
+                         const float *queries, uint32_t n_queries, uint32_t head_dim,
+                         CpuKvScratch *s) {
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
         uint32_t n = n_queries - i < QUERIES_TILE ? n_queries - i : QUERIES_TILE;
         float bias[QUERIES_TILE], *o = out + (size_t)i * LANES;
@@ -195,9 +197,9 @@ KV_INLINE void scores_of(KvCodes codes, const KvTable *table, float *out, const 
 }
 
 static void scores(KvFormat format, float *out, const float *queries, const void *block,
-                   const void *next, uint32_t n_queries, uint32_t head_dim, KvScratch *s) {
+                   const void *next, uint32_t n_queries, uint32_t head_dim, CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_K, head_dim);
-    KvTable table = table_of(format, KV_SIDE_K);
+    CpuKvTable table = table_of(format, KV_SIDE_K);
 
     read_metadata(format, KV_SIDE_K, &l, block, s);
     switch (format) {
@@ -228,7 +230,7 @@ static void scores(KvFormat format, float *out, const float *queries, const void
 
 /* Folds the token scales into one query's weights; returns what the offsets contribute to every
  * channel. */
-static float fold_weights(float *weights, const KvScratch *values) {
+static float fold_weights(float *weights, const CpuKvScratch *values) {
     Vf bias = { 0 };
 
     for (uint32_t j = 0; j < LANES; j += V_LANES) {
@@ -241,7 +243,7 @@ static float fold_weights(float *weights, const KvScratch *values) {
 }
 
 KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
-                           const KvCodes *codes, const KvTable *table, uint32_t c, uint32_t n,
+                           const CpuKvCodes *codes, const CpuKvTable *table, uint32_t c, uint32_t n,
                            uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
     Vf sums[QUERIES_TILE][V_BLOCK];
 
@@ -268,9 +270,9 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
 }
 
 /* Channels that do not fill a vector; their codes are a byte each. */
-static void values_rest(float *out, const float *weights, const float *bias, const KvCodes *codes,
-                        const KvTable *table, uint32_t n, uint32_t first, uint32_t head_dim,
-                        uint32_t low, uint32_t high) {
+static void values_rest(float *out, const float *weights, const float *bias,
+                        const CpuKvCodes *codes, const CpuKvTable *table, uint32_t n,
+                        uint32_t first, uint32_t head_dim, uint32_t low, uint32_t high) {
     const float middle = (float)(1u << (codes->bits - 1));
     float entries[16];
 
@@ -289,8 +291,8 @@ static void values_rest(float *out, const float *weights, const float *bias, con
         }
 }
 
-KV_INLINE void values_group(float *out, const float *weights, const float *bias, KvCodes *codes,
-                            const KvTable *table, uint32_t n, uint32_t head_dim, uint32_t low,
+KV_INLINE void values_group(float *out, const float *weights, const float *bias, CpuKvCodes *codes,
+                            const CpuKvTable *table, uint32_t n, uint32_t head_dim, uint32_t low,
                             uint32_t high) {
     uint32_t c = 0;
 
@@ -302,8 +304,8 @@ KV_INLINE void values_group(float *out, const float *weights, const float *bias,
         values_rest(out, weights, bias, codes, table, n, c, head_dim, low, high);
 }
 
-KV_INLINE void values_of(KvCodes codes, const KvTable *table, float *out, float *weights,
-                         uint32_t n_queries, uint32_t low, uint32_t high, const KvScratch *s) {
+KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, float *weights,
+                         uint32_t n_queries, uint32_t low, uint32_t high, const CpuKvScratch *s) {
     const uint32_t head_dim = codes.n;
 
     for (uint32_t i = 0; i < n_queries; i += QUERIES_TILE) {
@@ -331,9 +333,9 @@ KV_INLINE void values_of(KvCodes codes, const KvTable *table, float *out, float 
 
 /* Whether the block was of the given head size, and is done. */
 KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
-                             const uint8_t *block, const uint8_t *next, const KvTable *table,
+                             const uint8_t *block, const uint8_t *next, const CpuKvTable *table,
                              float *out, float *weights, uint32_t n_queries, uint32_t low,
-                             uint32_t high, const KvScratch *s) {
+                             uint32_t high, const CpuKvScratch *s) {
     if (l->n_codes != n)
         return false;
     values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
@@ -343,8 +345,8 @@ KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l
 /* Head sizes of nearly all models are constants; others are unpacked first. */
 KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
                          const uint8_t *next, float *out, float *weights, uint32_t n_queries,
-                         uint32_t low, uint32_t high, KvScratch *s) {
-    KvTable table = table_of(format, KV_SIDE_V);
+                         uint32_t low, uint32_t high, CpuKvScratch *s) {
+    CpuKvTable table = table_of(format, KV_SIDE_V);
 
     read_metadata(format, KV_SIDE_V, l, block, s);
     if (values_packed(format, 64, l, block, next, &table, out, weights, n_queries, low, high, s) ||
@@ -356,7 +358,7 @@ KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t 
 
 static void values(KvFormat format, float *out, float *weights, const void *block, const void *next,
                    uint32_t n_queries, uint32_t head_dim, uint32_t low, uint32_t high,
-                   KvScratch *s) {
+                   CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_V, head_dim);
 
     switch (format) {
@@ -378,7 +380,7 @@ static void values(KvFormat format, float *out, float *weights, const void *bloc
     }
 }
 
-const KvKernels KV_KERNELS = {
+const CpuKvKernels KV_KERNELS = {
     .seal = KV_SEAL,
     .scores = scores,
     .values = values,

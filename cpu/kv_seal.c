@@ -153,7 +153,7 @@ static void feed_error(const Rounding *r, uint32_t i, float (*x)[LANES], const f
 }
 
 static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
-                   const Rounding *rounding, uint8_t *block, KvScratch *s) {
+                   const Rounding *rounding, uint8_t *block, CpuKvScratch *s) {
     /* The scales are from the values as they came. */
     for (uint32_t c = 0; c < head_dim; c++) {
         float low, high, cut;
@@ -183,7 +183,7 @@ static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
  * has KLD 0.0148 without, 0.0155 with; V3 and V4 the same with and without). */
 
 static void seal_v_uniform(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
-                           uint8_t *block, KvScratch *s) {
+                           uint8_t *block, CpuKvScratch *s) {
     float low[LANES], high[LANES], scale[LANES], inverse[LANES], center[LANES];
 
     memcpy(low, s->x[0], sizeof(low));
@@ -225,7 +225,7 @@ static inline Vf round_levels(const KvFormatInfo *info, Vf u, uint8_t *codes) {
 }
 
 static void seal_v_levels(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
-                          uint8_t *block, KvScratch *s) {
+                          uint8_t *block, CpuKvScratch *s) {
     const KvFormatInfo *info = &kv_formats[format];
 
     for (uint32_t t = 0; t < LANES; t += V_LANES) {
@@ -258,7 +258,7 @@ static void seal_v_levels(KvFormat format, uint32_t head_dim, const KvBlockLayou
 /* codes */
 
 KV_INLINE void pack_block(KvFormat format, KvSide side, const KvBlockLayout *l, uint32_t n,
-                          const KvScratch *s, uint8_t *block) {
+                          const CpuKvScratch *s, uint8_t *block) {
     for (uint32_t i = 0; i < l->n_vectors; i++) {
         const uint8_t *codes = s->codes + (size_t)i * LANES;
         uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
@@ -274,8 +274,8 @@ KV_INLINE void pack_block(KvFormat format, KvSide side, const KvBlockLayout *l, 
     }
 }
 
-KV_INLINE void pack_codes(KvFormat format, KvSide side, const KvBlockLayout *l, const KvScratch *s,
-                          uint8_t *block) {
+KV_INLINE void pack_codes(KvFormat format, KvSide side, const KvBlockLayout *l,
+                          const CpuKvScratch *s, uint8_t *block) {
     if (l->n_codes == 64)
         pack_block(format, side, l, 64, s, block);
     else
@@ -283,7 +283,7 @@ KV_INLINE void pack_codes(KvFormat format, KvSide side, const KvBlockLayout *l, 
 }
 
 void KV_SEAL(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
-             const Rounding *rounding, void *block, KvScratch *s) {
+             const Rounding *rounding, void *block, CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, side, head_dim);
 
     memset(block, 0, l.size_bytes);

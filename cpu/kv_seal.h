@@ -3,10 +3,10 @@
 
 /*
  * Sealing, compiled once per instruction set with KV_SEAL naming the function (cpu/meson.build);
- * reached through KvKernels.
+ * reached through CpuKvKernels.
  */
 
 #include "cpu/kv_kernels.h"
 
 void KV_SEAL(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
-             const Rounding *rounding, void *block, KvScratch *scratch);
+             const Rounding *rounding, void *block, CpuKvScratch *scratch);

@@ -26,47 +26,47 @@
 #define FIX_ALONE_VALUES (8u << 10) /* fewer activations are not worth waking the team for */
 #define FIX_TASK_VALUES (4u << 10)
 
-struct Matmul {
-    Team *team; /* borrowed */
-    const MatmulKernels *kernels;
+struct CpuMatmul {
+    CpuTeam *team; /* borrowed */
+    const CpuMatmulKernels *kernels;
     uint32_t n_cols_max;
-    void *workspace;    /* owned: fixed, then scales */
-    int16_t *fixed;     /* [CHUNK_TOKENS, n_cols] of the op that runs */
-    FixedScale *scales; /* [CHUNK_TOKENS, n_cols / 32] */
+    void *workspace;       /* owned: fixed, then scales */
+    int16_t *fixed;        /* [CHUNK_TOKENS, n_cols] of the op that runs */
+    CpuFixedScale *scales; /* [CHUNK_TOKENS, n_cols / 32] */
 };
 
 /* One chunk of tokens of one op. */
 typedef struct Chunk {
-    const Matmul *matmul;
+    const CpuMatmul *matmul;
     const MatmulArgs *args;
     uint32_t i_token; /* the first */
     uint32_t n_cols;
-    FixedTiles tiles;
+    CpuFixedTiles tiles;
     uint32_t tiles_per_fix; /* of a task that turns tokens to fixed point */
     uint32_t n_groups;      /* of all parts' rows */
     uint32_t n_row_tasks;   /* groups are dealt evenly to these, */
     uint32_t n_token_cuts;  /* times these, to which tiles are */
 } Chunk;
 
-static const MatmulKernels *kernels_of(CpuIsa isa) {
+static const CpuMatmulKernels *kernels_of(CpuIsa isa) {
     switch (isa) {
 #if defined(__x86_64__)
     case CPU_ISA_AVX512_VNNI:
-        return &matmul_kernels_avx512_vnni;
+        return &cpu_matmul_kernels_avx512_vnni;
     case CPU_ISA_AVX512:
-        return &matmul_kernels_avx512;
+        return &cpu_matmul_kernels_avx512;
     case CPU_ISA_AVX2:
-        return &matmul_kernels_avx2;
+        return &cpu_matmul_kernels_avx2;
 #endif
     default:
-        return &matmul_kernels_baseline;
+        return &cpu_matmul_kernels_baseline;
     }
 }
 
-int matmul_new(Matmul **outp, Team *team, CpuIsa isa, Reason *why) {
+int cpu_matmul_new(CpuMatmul **outp, CpuTeam *team, CpuIsa isa, Reason *why) {
     if (!cpu_isa_available(isa))
         return reason_set(why, -ENOTSUP, "this processor does not run %s", cpu_isa_name(isa));
-    Matmul *matmul = calloc(1, sizeof(*matmul));
+    CpuMatmul *matmul = calloc(1, sizeof(*matmul));
     if (!matmul)
         return reason_set(why, -ENOMEM, "no memory for matrix products");
     matmul->team = team;
@@ -75,7 +75,7 @@ int matmul_new(Matmul **outp, Team *team, CpuIsa isa, Reason *why) {
     return 0;
 }
 
-Matmul *matmul_free(Matmul *matmul) {
+CpuMatmul *cpu_matmul_free(CpuMatmul *matmul) {
     if (matmul) {
         free(matmul->workspace);
         free(matmul);
@@ -83,7 +83,7 @@ Matmul *matmul_free(Matmul *matmul) {
     return NULL;
 }
 
-int matmul_reserve(Matmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why) {
+int cpu_matmul_reserve(CpuMatmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why) {
     assert(n_cols);
     free(matmul->workspace);
     matmul->workspace = NULL;
@@ -91,13 +91,13 @@ int matmul_reserve(Matmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why)
     /* Whole runs, so that both arrays are whole cache lines. */
     size_t n_runs = ((size_t)n_cols - 1) / RUN_COLS + 1;
     size_t fixed_bytes = CHUNK_TOKENS * n_runs * RUN_COLS * sizeof(int16_t);
-    size_t scales_bytes = CHUNK_TOKENS * n_runs * sizeof(FixedScale);
+    size_t scales_bytes = CHUNK_TOKENS * n_runs * sizeof(CpuFixedScale);
     matmul->workspace = aligned_alloc(WEIGHT_ALIGN_BYTES, fixed_bytes + scales_bytes);
     if (!matmul->workspace)
         return reason_set(why, -ENOMEM, "no memory for %zu bytes of workspace of matrix products",
                           fixed_bytes + scales_bytes);
     matmul->fixed = matmul->workspace;
-    matmul->scales = (FixedScale *)(void *)((uint8_t *)matmul->workspace + fixed_bytes);
+    matmul->scales = (CpuFixedScale *)(void *)((uint8_t *)matmul->workspace + fixed_bytes);
     matmul->n_cols_max = n_cols;
     *bytesp += fixed_bytes + scales_bytes;
     return 0;
@@ -126,11 +126,12 @@ static void fix_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 
 /* The chunk's tokens to fixed point. */
 static void chunk_fix(Chunk *chunk) {
-    const FixedTiles *tiles = &chunk->tiles;
+    const CpuFixedTiles *tiles = &chunk->tiles;
     size_t n_values = (size_t)tiles->n_tokens * chunk->n_cols;
     size_t n_tasks = n_values < FIX_ALONE_VALUES ? 1 : n_values / FIX_TASK_VALUES;
     chunk->tiles_per_fix = divide_up(tiles->n_tiles, min_u32((uint32_t)n_tasks, tiles->n_tiles));
-    team_run(chunk->matmul->team, fix_task, chunk, divide_up(tiles->n_tiles, chunk->tiles_per_fix));
+    cpu_team_run(chunk->matmul->team, fix_task, chunk,
+                 divide_up(tiles->n_tiles, chunk->tiles_per_fix));
 }
 
 /* Share i of n, when `total` is dealt evenly: where it begins, and where share i - 1 ended. */
@@ -141,7 +142,7 @@ static uint32_t share_begin(uint32_t total, uint32_t i, uint32_t n) {
 static void product_task(void *arg, uint32_t i_task, uint32_t i_thread) {
     (void)i_thread;
     const Chunk *chunk = arg;
-    const Matmul *matmul = chunk->matmul;
+    const CpuMatmul *matmul = chunk->matmul;
     uint32_t i_row_task = i_task / chunk->n_token_cuts, i_cut = i_task % chunk->n_token_cuts;
     uint32_t begin = share_begin(chunk->n_groups, i_row_task, chunk->n_row_tasks);
     uint32_t end = share_begin(chunk->n_groups, i_row_task + 1, chunk->n_row_tasks);
@@ -153,7 +154,7 @@ static void product_task(void *arg, uint32_t i_task, uint32_t i_thread) {
         part_end = part_begin + weight->n_groups;
         if (begin >= part_end || end <= part_begin)
             continue;
-        ProductArgs args = {
+        CpuProductArgs args = {
             .weight = weight,
             .tiles = &chunk->tiles,
             .in = chunk_in(chunk),
@@ -171,7 +172,7 @@ static void product_task(void *arg, uint32_t i_task, uint32_t i_thread) {
 
 /* Chooses the tasks; their number is a multiple of the team's where there is enough to share. */
 static void chunk_cut(Chunk *chunk) {
-    uint32_t n_threads = team_threads(chunk->matmul->team);
+    uint32_t n_threads = cpu_team_threads(chunk->matmul->team);
     size_t weights_bytes = 0;
     for (uint32_t i = 0; i < chunk->args->n_parts; i++) {
         chunk->n_groups += chunk->args->parts[i].weight->n_groups;
@@ -187,7 +188,7 @@ static void chunk_cut(Chunk *chunk) {
                                       divide_up(chunk->tiles.n_tiles, CUT_TILES));
 }
 
-int matmul_run(Matmul *matmul, const MatmulArgs *args) {
+int cpu_matmul_run(CpuMatmul *matmul, const MatmulArgs *args) {
     if (args->n_tokens == 0 || args->n_parts == 0)
         return 0;
     uint32_t n_cols = args->parts[0].weight->n_cols;
@@ -217,7 +218,7 @@ int matmul_run(Matmul *matmul, const MatmulArgs *args) {
         chunk_cut(&chunk);
         if (any_block)
             chunk_fix(&chunk);
-        team_run(matmul->team, product_task, &chunk, chunk.n_row_tasks * chunk.n_token_cuts);
+        cpu_team_run(matmul->team, product_task, &chunk, chunk.n_row_tasks * chunk.n_token_cuts);
     }
     return 0;
 }

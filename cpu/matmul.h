@@ -23,20 +23,20 @@
 #include "cpu/weight.h"
 #include "util/cleanup.h"
 
-typedef struct Matmul Matmul; /* kernels of one instruction set, and the workspace */
+typedef struct CpuMatmul CpuMatmul; /* kernels of one instruction set, and the workspace */
 
 /* Borrows the team. -ENOTSUP: this processor or build lacks `isa`. */
-int matmul_new(Matmul **outp, Team *team, CpuIsa isa, Reason *why);
-Matmul *matmul_free(Matmul *matmul);
-CLEANUP_DEFINE(Matmul, matmul_free);
+int cpu_matmul_new(CpuMatmul **outp, CpuTeam *team, CpuIsa isa, Reason *why);
+CpuMatmul *cpu_matmul_free(CpuMatmul *matmul);
+CLEANUP_DEFINE(CpuMatmul, cpu_matmul_free);
 
 /* Makes the workspace for inputs of up to n_cols, in place of the one it has, and adds its bytes to
- * *bytesp. matmul_run allocates nothing. -ENOMEM: it has none. */
-int matmul_reserve(Matmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why);
+ * *bytesp. cpu_matmul_run allocates nothing. -ENOMEM: it has none. */
+int cpu_matmul_reserve(CpuMatmul *matmul, uint32_t n_cols, size_t *bytesp, Reason *why);
 
 /* The op. Addresses are pointers to f32. `out` may not overlap `in`. -EINVAL: parts that differ in
  * n_in, or an n_in larger than what was reserved. */
-int matmul_run(Matmul *matmul, const MatmulArgs *args);
+int cpu_matmul_run(CpuMatmul *matmul, const MatmulArgs *args);
 
 /* The same, by the definition, in double and without a team: for tests. -ENOMEM. */
-int matmul_reference(const MatmulArgs *args);
+int cpu_matmul_reference(const MatmulArgs *args);

@@ -27,9 +27,9 @@ typedef struct Tile {
     const uint8_t *end; /* of the weights of the call */
     uint32_t lane;
     uint32_t n_cols;
-    const float *in;          /* [tokens, n_cols] */
-    const int16_t *fixed;     /* [n_cols / 32][tokens][32] */
-    const FixedScale *scales; /* [n_cols / 32][tokens] */
+    const float *in;             /* [tokens, n_cols] */
+    const int16_t *fixed;        /* [n_cols / 32][tokens][32] */
+    const CpuFixedScale *scales; /* [n_cols / 32][tokens] */
 } Tile;
 
 typedef Vf TileSums[TILE_TOKENS][TILE_VECTORS];
@@ -84,7 +84,7 @@ V_INLINE Vf block_min(WeightFormat format, const uint8_t *block, uint32_t i_part
 /* What the columns of one scale add: part i_part of run i_run of a block. x: the tokens' run. */
 V_INLINE void tile_add_part(WeightFormat format, uint32_t n_tokens, const uint8_t *block,
                             uint32_t lane, uint32_t i_run, uint32_t i_part, const int16_t *x,
-                            const FixedScale *x_scales, TileSums sums) {
+                            const CpuFixedScale *x_scales, TileSums sums) {
     const uint32_t n_pairs = format_scale_cols(format) / 2;
     const uint8_t *run = block + format_header_bytes(format) + i_run * format_run_bytes(format);
     Vi dots[TILE_TOKENS][TILE_VECTORS];
@@ -131,7 +131,7 @@ V_INLINE void tile_sum_blocks(WeightFormat format, uint32_t n_tokens, const Tile
     const uint32_t block_runs = format_block_runs(format);
     const uint8_t *block = tile->group;
     const int16_t *x = tile->fixed;
-    const FixedScale *x_scales = tile->scales;
+    const CpuFixedScale *x_scales = tile->scales;
     for (uint32_t n = tile->n_cols / (block_runs * RUN_COLS); n > 0; n--) {
         for (uint32_t i = 0; i < block_runs; i++) {
             prefetch(block + format_header_bytes(format) + i * format_run_bytes(format),
@@ -176,7 +176,7 @@ V_INLINE void tile_sum_plain(WeightFormat format, uint32_t n_tokens, const Tile 
 }
 
 /* One row's sums of one vector to out[n], n of its lanes. */
-V_INLINE void sums_store(const ProductArgs *args, Vf sums, uint32_t token, uint32_t row) {
+V_INLINE void sums_store(const CpuProductArgs *args, Vf sums, uint32_t token, uint32_t row) {
     uint32_t n_rows = args->weight->n_rows;
     float *out = args->out + (size_t)token * n_rows + row;
     uint32_t n = n_rows - row < V_LANES ? n_rows - row : V_LANES;
@@ -193,10 +193,10 @@ V_INLINE void sums_store(const ProductArgs *args, Vf sums, uint32_t token, uint3
 }
 
 /* Rows from `row` on, a tile's width, times the n_tokens tokens from `token` on. */
-V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs *args,
+V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const CpuProductArgs *args,
                        uint32_t row, uint32_t token) {
     const Weight *weight = args->weight;
-    const FixedTiles *tiles = args->tiles;
+    const CpuFixedTiles *tiles = args->tiles;
     Tile tile = {
         .group = weight->data + row / GROUP_ROWS * weight->group_bytes,
         .end = weight->data + args->group_end * weight->group_bytes,
@@ -232,7 +232,7 @@ V_INLINE void tile_run(WeightFormat format, uint32_t n_tokens, const ProductArgs
         break
 
 /* Rows outside, tokens inside: a tile's weights come from memory once and stay close. */
-V_INLINE void product(WeightFormat format, const ProductArgs *args) {
+V_INLINE void product(WeightFormat format, const CpuProductArgs *args) {
     uint32_t row_end = args->group_end * GROUP_ROWS;
     for (uint32_t row = args->group_begin * GROUP_ROWS; row < row_end;
          row += TILE_VECTORS * V_LANES) {
@@ -252,9 +252,9 @@ V_INLINE void product(WeightFormat format, const ProductArgs *args) {
     }
 }
 
-#define PRODUCT_DEFINE(_name, _format)                     \
-    static void product_##_name(const ProductArgs *args) { \
-        product(_format, args);                            \
+#define PRODUCT_DEFINE(_name, _format)                        \
+    static void product_##_name(const CpuProductArgs *args) { \
+        product(_format, args);                               \
     }
 
 PRODUCT_DEFINE(f32, WEIGHT_F32)
@@ -271,7 +271,7 @@ PRODUCT_DEFINE(q6_k, WEIGHT_Q6_K)
 
 #define FIX_AMAX_MIN 0x1p-100f /* below, a scale or its reciprocal would leave f32's range */
 
-static void fix_run(int16_t *fixed, FixedScale *scale, const float *in) {
+static void fix_run(int16_t *fixed, CpuFixedScale *scale, const float *in) {
     Vi max_bits = { 0 }, sum = { 0 };
     for (uint32_t i = 0; i < RUN_COLS; i += V_LANES) {
         Vi bits = (Vi)v_load(in + i) & 0x7fffffff;
@@ -285,7 +285,7 @@ static void fix_run(int16_t *fixed, FixedScale *scale, const float *in) {
     if (amax_bits >= 0x7f800000 || amax < FIX_AMAX_MIN) {
         float x = amax < FIX_AMAX_MIN ? 0 : __builtin_nanf("");
         memset(fixed, 0, RUN_COLS * sizeof(*fixed));
-        *scale = (FixedScale){ .scale = x, .sum = x };
+        *scale = (CpuFixedScale){ .scale = x, .sum = x };
         return;
     }
     float inverse = 32767 / amax;
@@ -299,11 +299,11 @@ static void fix_run(int16_t *fixed, FixedScale *scale, const float *in) {
     scale->sum = scale->scale * (float)vi_sum_lanes(sum);
 }
 
-static void fix(const FixedTiles *tiles, uint32_t i_tile, const float *in, uint32_t n_cols) {
+static void fix(const CpuFixedTiles *tiles, uint32_t i_tile, const float *in, uint32_t n_cols) {
     uint32_t token = tile_token(tiles, i_tile);
     uint32_t n_tokens = tile_token(tiles, i_tile + 1) - token, n_runs = n_cols / RUN_COLS;
     int16_t *fixed = tiles->fixed + (size_t)token * n_cols;
-    FixedScale *scales = tiles->scales + (size_t)token * n_runs;
+    CpuFixedScale *scales = tiles->scales + (size_t)token * n_runs;
     in += (size_t)token * n_cols;
     for (uint32_t i = 0; i < n_runs; i++)
         for (uint32_t t = 0; t < n_tokens; t++)
@@ -311,7 +311,7 @@ static void fix(const FixedTiles *tiles, uint32_t i_tile, const float *in, uint3
                     in + (size_t)t * n_cols + (size_t)i * RUN_COLS);
 }
 
-const MatmulKernels MATMUL_KERNELS = {
+const CpuMatmulKernels MATMUL_KERNELS = {
     .tile_tokens_max = TILE_TOKENS,
     .fix = fix,
     .product = {

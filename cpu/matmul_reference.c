@@ -12,7 +12,7 @@
 
 static void reference_row(const MatmulArgs *args, const MatmulPart *part, uint32_t row,
                           const float *weight_row) {
-    uint32_t n_rows = weight_rows(part->weight), n_cols = weight_cols(part->weight);
+    uint32_t n_rows = cpu_weight_rows(part->weight), n_cols = cpu_weight_cols(part->weight);
     const float *in = (const float *)(uintptr_t)args->in;
     const float *bias = (const float *)(uintptr_t)part->bias;
     float *out = (float *)(uintptr_t)part->out;
@@ -25,14 +25,14 @@ static void reference_row(const MatmulArgs *args, const MatmulPart *part, uint32
     }
 }
 
-int matmul_reference(const MatmulArgs *args) {
+int cpu_matmul_reference(const MatmulArgs *args) {
     for (uint32_t p = 0; p < args->n_parts; p++) {
         const MatmulPart *part = &args->parts[p];
-        CLEANUP(free) float *weight_row = malloc(weight_cols(part->weight) * sizeof(float));
+        CLEANUP(free) float *weight_row = malloc(cpu_weight_cols(part->weight) * sizeof(float));
         if (!weight_row)
             return -ENOMEM;
-        for (uint32_t row = 0; row < weight_rows(part->weight); row++) {
-            weight_row_to_f32(part->weight, row, weight_row);
+        for (uint32_t row = 0; row < cpu_weight_rows(part->weight); row++) {
+            cpu_weight_row_to_f32(part->weight, row, weight_row);
             reference_row(args, part, row, weight_row);
         }
     }

@@ -69,7 +69,7 @@ static void scores(KvFormat format, float *out, const float *queries, const uint
         }
 }
 
-static void softmax(float *s, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
+static void softmax(float *s, uint32_t low, uint32_t high, CpuSoftmaxState *state, float *out,
                     uint32_t head_dim) {
     float max = state->max;
     double shift, sum = 0;
@@ -124,7 +124,7 @@ static double divergence(const float *p, double p_log_sum, const float *q, doubl
     return sum;
 }
 
-const VectorKernels reference_kernels = {
+const CpuVectorKernels cpu_reference_kernels = {
     .rmsnorm = rmsnorm,
     .gated = gated,
     .rotate = rotate,
@@ -248,7 +248,7 @@ static void attend_head(const AttentionArgs *args, const StepInput *input, uint3
     free(context.v);
 }
 
-void reference_attention(const AttentionArgs *args, const StepInput *input) {
+void cpu_reference_attention(const AttentionArgs *args, const StepInput *input) {
     for (uint32_t i = 0; i < input->n_sequences; i++)
         for (uint32_t h = 0; h < args->layer->n_kv_heads; h++)
             attend_head(args, input, i, h);

@@ -10,9 +10,9 @@
 #include "cpu/vector_kernels.h"
 
 /* The small kernels, same contracts as the vector ones. */
-extern const VectorKernels reference_kernels;
+extern const CpuVectorKernels cpu_reference_kernels;
 
 /* Attention by the definition: softmax over all visible keys of each row, read one by one through
  * the store's accessors. Reads the cache as it is before the step and leaves it so. It allocates,
  * as a reference may. */
-void reference_attention(const AttentionArgs *args, const StepInput *input);
+void cpu_reference_attention(const AttentionArgs *args, const StepInput *input);

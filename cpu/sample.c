@@ -536,13 +536,14 @@ static uint32_t sample_token(Scratch *s, const float *logits, uint32_t n_vocab, 
 typedef struct SampleTask {
     CpuSampler *sampler;
     const float *logits;
+    uint32_t n_vocab;
     const StepLogits *rows;
     SampleResult *results;
 } SampleTask;
 
 static void sample_row(void *arg, uint32_t i_row, uint32_t i_thread) {
     const SampleTask *task = arg;
-    uint32_t n_vocab = task->sampler->n_vocab;
+    uint32_t n_vocab = task->n_vocab;
     Scratch *s = &task->sampler->scratch[i_thread];
     const float *logits = task->logits + (size_t)i_row * n_vocab;
     const StepLogits *row = &task->rows[i_row];
@@ -561,13 +562,16 @@ static void sample_row(void *arg, uint32_t i_row, uint32_t i_thread) {
         report_logprobs(s, logits, n_vocab, row->n_top_logprobs, result);
 }
 
-void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
-                uint32_t n_rows, SampleResult *results) {
-    SampleTask task = { .sampler = sampler, .logits = logits, .rows = rows, .results = results };
+void cpu_sample(CpuSampler *sampler, CpuTeam *team, const float *logits, uint32_t n_vocab,
+                const StepLogits *rows, uint32_t n_rows, SampleResult *results) {
+    SampleTask task = {
+        .sampler = sampler, .logits = logits, .n_vocab = n_vocab, .rows = rows, .results = results
+    };
 
-    assert((team ? team_threads(team) : 1) <= sampler->n_threads);
+    assert(n_vocab && n_vocab <= sampler->n_vocab);
+    assert((team ? cpu_team_threads(team) : 1) <= sampler->n_threads);
     if (team)
-        team_run(team, sample_row, &task, n_rows);
+        cpu_team_run(team, sample_row, &task, n_rows);
     for (uint32_t i = 0; !team && i < n_rows; i++)
         sample_row(&task, i, 0);
 }

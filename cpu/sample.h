@@ -29,7 +29,7 @@ void cpu_sampler_set(CpuSampler *sampler, uint32_t slot, const SlotState *state)
 /* What a slot drew last. */
 uint32_t cpu_sampler_drawn(const CpuSampler *sampler, uint32_t slot);
 
-/* f32 `logits` [n_rows, n_vocab] of `rows` [n_rows], into `results` [n_rows]. `team` may be NULL.
- */
-void cpu_sample(CpuSampler *sampler, Team *team, const float *logits, const StepLogits *rows,
-                uint32_t n_rows, SampleResult *results);
+/* f32 `logits` [n_rows, n_vocab] of `rows` [n_rows], into `results` [n_rows]; n_vocab is at most
+ * the sampler's. `team` may be NULL. */
+void cpu_sample(CpuSampler *sampler, CpuTeam *team, const float *logits, uint32_t n_vocab,
+                const StepLogits *rows, uint32_t n_rows, SampleResult *results);

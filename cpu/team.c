@@ -36,15 +36,15 @@
 #define TEAM_THREADS_MAX 1024
 
 typedef struct TeamWorker {
-    Team *team;
+    CpuTeam *team;
     uint32_t i_thread;
     pthread_t thread;
 } TeamWorker;
 
-struct Team {
+struct CpuTeam {
     _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t word; /* region << 32 | tasks not yet claimed */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t n_done;
-    _Alignas(CACHE_LINE_BYTES) TeamFn fn; /* of the running region, like arg and n_tasks */
+    _Alignas(CACHE_LINE_BYTES) CpuTeamFn fn; /* of the running region, like arg and n_tasks */
     void *arg;
     uint32_t n_tasks;
     _Atomic uint32_t n_parked;
@@ -69,7 +69,7 @@ static uint32_t tasks_left(uint64_t word) {
 }
 
 /* Claims and runs tasks until none is left. */
-static void team_work(Team *team, uint32_t i_thread) {
+static void team_work(CpuTeam *team, uint32_t i_thread) {
     uint64_t word = atomic_load_explicit(&team->word, memory_order_acquire);
     while (tasks_left(word) > 0) {
         if (!atomic_compare_exchange_weak_explicit(&team->word, &word, word - 1,
@@ -81,12 +81,12 @@ static void team_work(Team *team, uint32_t i_thread) {
     }
 }
 
-static bool work_or_stop(Team *team) {
+static bool work_or_stop(CpuTeam *team) {
     return tasks_left(atomic_load(&team->word)) > 0 || atomic_load(&team->stopping);
 }
 
 /* Spins, then parks, until there is work or the team stops. */
-static void worker_wait(Team *team) {
+static void worker_wait(CpuTeam *team) {
     uint64_t deadline_ns = clock_ns() + SPIN_NS;
     do {
         for (uint32_t i = 0; i < SPINS_PER_CLOCK; i++) {
@@ -113,7 +113,7 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-static void wake_parked(Team *team) {
+static void wake_parked(CpuTeam *team) {
     if (atomic_load(&team->n_parked) == 0)
         return;
     pthread_mutex_lock(&team->lock);
@@ -121,7 +121,7 @@ static void wake_parked(Team *team) {
     pthread_mutex_unlock(&team->lock);
 }
 
-void team_run(Team *team, TeamFn fn, void *arg, uint32_t n_tasks) {
+void cpu_team_run(CpuTeam *team, CpuTeamFn fn, void *arg, uint32_t n_tasks) {
     if (n_tasks <= 1 || team->n_threads == 1) {
         for (uint32_t i = 0; i < n_tasks; i++)
             fn(arg, i, 0);
@@ -166,16 +166,16 @@ static int worker_start(TeamWorker *worker) {
     return -r;
 }
 
-int team_new(Team **outp, uint32_t n_threads, Reason *why) {
+int cpu_team_new(CpuTeam **outp, uint32_t n_threads, Reason *why) {
     if (n_threads == 0)
         n_threads = cores_available();
     if (n_threads > TEAM_THREADS_MAX)
         return reason_set(why, -EINVAL, "%u threads asked for: the most is %d", n_threads,
                           TEAM_THREADS_MAX);
 
-    size_t size = sizeof(Team) + n_threads * sizeof(TeamWorker);
+    size_t size = sizeof(CpuTeam) + n_threads * sizeof(TeamWorker);
     size = (size + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
-    CLEANUP(team_free) Team *team = aligned_alloc(CACHE_LINE_BYTES, size);
+    CLEANUP(cpu_team_free) CpuTeam *team = aligned_alloc(CACHE_LINE_BYTES, size);
     if (!team)
         return reason_set(why, -ENOMEM, "no memory for a team of %u threads", n_threads);
     memset(team, 0, size);
@@ -195,7 +195,7 @@ int team_new(Team **outp, uint32_t n_threads, Reason *why) {
     return 0;
 }
 
-Team *team_free(Team *team) {
+CpuTeam *cpu_team_free(CpuTeam *team) {
     if (!team)
         return NULL;
     atomic_store(&team->stopping, true);
@@ -208,6 +208,6 @@ Team *team_free(Team *team) {
     return NULL;
 }
 
-uint32_t team_threads(const Team *team) {
+uint32_t cpu_team_threads(const CpuTeam *team) {
     return team->n_threads;
 }

@@ -9,7 +9,7 @@
  * the workers spin for some tens of microseconds, which is what the gap between two ops of a step
  * takes, and then park until the next region: an idle daemon uses no processor time.
  *
- * One thread at a time calls team_run, and never from inside a task.
+ * One thread at a time calls cpu_team_run, and never from inside a task.
  */
 
 #include "util/cleanup.h"
@@ -17,18 +17,18 @@
 
 #include <stdint.h>
 
-typedef struct Team Team;
+typedef struct CpuTeam CpuTeam;
 
-/* i_task: 0 .. n_tasks - 1, each exactly once; i_thread: 0 .. team_threads - 1, for scratch. */
-typedef void (*TeamFn)(void *arg, uint32_t i_task, uint32_t i_thread);
+/* i_task: 0 .. n_tasks - 1, each exactly once; i_thread: 0 .. cpu_team_threads - 1, for scratch. */
+typedef void (*CpuTeamFn)(void *arg, uint32_t i_task, uint32_t i_thread);
 
 /* n_threads counts the caller; 0: one per core this process may run on. */
-int team_new(Team **outp, uint32_t n_threads, Reason *why);
-Team *team_free(Team *team);
-CLEANUP_DEFINE(Team, team_free);
+int cpu_team_new(CpuTeam **outp, uint32_t n_threads, Reason *why);
+CpuTeam *cpu_team_free(CpuTeam *team);
+CLEANUP_DEFINE(CpuTeam, cpu_team_free);
 
-uint32_t team_threads(const Team *team);
+uint32_t cpu_team_threads(const CpuTeam *team);
 
 /* Runs fn for every task and returns when all are done; what they wrote is then visible to the
  * caller. With one task, or a team of one, it is a plain loop. */
-void team_run(Team *team, TeamFn fn, void *arg, uint32_t n_tasks);
+void cpu_team_run(CpuTeam *team, CpuTeamFn fn, void *arg, uint32_t n_tasks);

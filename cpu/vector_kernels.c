@@ -290,7 +290,7 @@ static void scale_in_place(float *x, float factor, uint32_t n) {
         x[i] *= factor;
 }
 
-static void softmax(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
+static void softmax(float *scores, uint32_t low, uint32_t high, CpuSoftmaxState *state, float *out,
                     uint32_t head_dim) {
     Vf max = v_set1(-INFINITY), sum = { 0 };
     float new_max;
@@ -453,7 +453,7 @@ static double divergence(const float *p, double p_log_sum, const float *q, doubl
     return total;
 }
 
-const VectorKernels VECTOR_KERNELS = {
+const CpuVectorKernels VECTOR_KERNELS = {
     .rmsnorm = rmsnorm,
     .gated = gated,
     .rotate = rotate,

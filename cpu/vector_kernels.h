@@ -14,12 +14,12 @@
 #define ATTENTION_BLOCK_KEYS 64
 
 /* Running softmax of one query over blocks of keys (arXiv 1805.02867, as in FlashAttention). */
-typedef struct SoftmaxState {
+typedef struct CpuSoftmaxState {
     float max; /* of the scores so far; -inf before any */
     float sum; /* of exp(score - max) */
-} SoftmaxState;
+} CpuSoftmaxState;
 
-typedef struct VectorKernels {
+typedef struct CpuVectorKernels {
     /* out[i] = in[i] * weight[i] / sqrt(mean(in^2) + epsilon); out may be in */
     void (*rmsnorm)(float *out, const float *in, const float *weight, uint32_t dim, float epsilon);
     /* out = silu(gate) * up; out may be gate */
@@ -38,7 +38,7 @@ typedef struct VectorKernels {
                    const uint16_t *next, uint32_t n_queries, uint32_t n_keys, uint32_t head_dim);
     /* One query's block: scores[64] become weights exp(score - max) for low <= j < high and 0
      * elsewhere; the state takes the block in; out[head_dim] is scaled to the new maximum. */
-    void (*softmax)(float *scores, uint32_t low, uint32_t high, SoftmaxState *state, float *out,
+    void (*softmax)(float *scores, uint32_t low, uint32_t high, CpuSoftmaxState *state, float *out,
                     uint32_t head_dim);
     /* out[i][c] += sum_{low <= j < high} weights[i][j] * values[j][c]; values of `format`
      * [64][head_dim]; `next` as for scores */
@@ -51,10 +51,10 @@ typedef struct VectorKernels {
     /* Kullback-Leibler divergence of softmax(q) from softmax(p), in nats, given their log sums */
     double (*divergence)(const float *p, double p_log_sum, const float *q, double q_log_sum,
                          uint32_t n);
-} VectorKernels;
+} CpuVectorKernels;
 
-extern const VectorKernels vector_kernels_baseline; /* 4 lanes: SSE2, NEON, or plain C */
+extern const CpuVectorKernels cpu_vector_kernels_baseline; /* 4 lanes: SSE2, NEON, or plain C */
 #if defined(__x86_64__)
-extern const VectorKernels vector_kernels_avx2;
-extern const VectorKernels vector_kernels_avx512;
+extern const CpuVectorKernels cpu_vector_kernels_avx2;
+extern const CpuVectorKernels cpu_vector_kernels_avx512;
 #endif

@@ -286,11 +286,11 @@ static void weight_measure(Weight *weight) {
         (size_t)weight->n_cols / info->block_values * format_block_bytes(weight->format);
 }
 
-int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *why) {
+int cpu_weight_new(Weight **outp, CpuTeam *team, const WeightSource *source, Reason *why) {
     int r = weight_check(source, why);
     if (r < 0)
         return r;
-    CLEANUP(weight_free) Weight *weight = calloc(1, sizeof(*weight));
+    CLEANUP(cpu_weight_free) Weight *weight = calloc(1, sizeof(*weight));
     if (!weight)
         return reason_set(why, -ENOMEM, "no memory for a weight");
     weight->format = source->format;
@@ -308,12 +308,12 @@ int weight_new(Weight **outp, Team *team, const WeightSource *source, Reason *wh
         return reason_set(why, -ENOMEM, "no memory for a weight of %zu bytes", size);
 
     PackArgs args = { .weight = weight, .source = source };
-    team_run(team, pack_task, &args, (weight->n_groups - 1) / GROUPS_PER_TASK + 1);
+    cpu_team_run(team, pack_task, &args, (weight->n_groups - 1) / GROUPS_PER_TASK + 1);
     *outp = TAKE(weight);
     return 0;
 }
 
-Weight *weight_free(Weight *weight) {
+Weight *cpu_weight_free(Weight *weight) {
     if (weight) {
         free(weight->data);
         free(weight);
@@ -321,15 +321,15 @@ Weight *weight_free(Weight *weight) {
     return NULL;
 }
 
-uint32_t weight_rows(const Weight *weight) {
+uint32_t cpu_weight_rows(const Weight *weight) {
     return weight->n_rows;
 }
 
-uint32_t weight_cols(const Weight *weight) {
+uint32_t cpu_weight_cols(const Weight *weight) {
     return weight->n_cols;
 }
 
-size_t weight_bytes(const Weight *weight) {
+size_t cpu_weight_bytes(const Weight *weight) {
     return weight->data_bytes + sizeof(*weight);
 }
 
@@ -358,7 +358,7 @@ static void block_to_f32(WeightFormat format, const uint8_t *block, uint32_t lan
     }
 }
 
-void weight_row_to_f32(const Weight *weight, uint32_t row, float *dst) {
+void cpu_weight_row_to_f32(const Weight *weight, uint32_t row, float *dst) {
     assert(row < weight->n_rows);
     const uint8_t *group = weight->data + row / GROUP_ROWS * weight->group_bytes;
     uint32_t lane = row % GROUP_ROWS;

@@ -33,6 +33,8 @@
 #define SLICE_BYTES (GROUP_ROWS * 4)
 #define WEIGHT_ALIGN_BYTES 64
 
+/* The tag of backend/ops.h, as this backend defines it. Tags have no linkage: other backends in the
+ * same program define theirs. */
 struct Weight {
     WeightFormat format;
     uint32_t n_rows, n_cols;

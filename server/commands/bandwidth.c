@@ -51,13 +51,13 @@ static void read_task(void *arg, uint32_t i_task, uint32_t i_thread) {
         atomic_fetch_add_explicit(&region->sum, a[i], memory_order_relaxed);
 }
 
-static double best_s(Team *team, ReadRegion *region, uint32_t n_tasks) {
+static double best_s(CpuTeam *team, ReadRegion *region, uint32_t n_tasks) {
     double best = 0, begin_s = clock_s();
 
     for (uint32_t i = 0; i < ROUNDS_MIN || clock_s() - begin_s < ROUNDS_S; i++) {
         double start_s = clock_s(), took_s;
 
-        team_run(team, read_task, region, n_tasks);
+        cpu_team_run(team, read_task, region, n_tasks);
         took_s = clock_s() - start_s;
         if (i == 0 || took_s < best)
             best = took_s;
@@ -72,7 +72,7 @@ size_t bandwidth_memory_bytes(void) {
     return twice > MEMORY_BYTES_MIN ? twice : MEMORY_BYTES_MIN;
 }
 
-int bandwidth_measure(Team *team, size_t size_bytes, double *bytes_per_sp, Reason *why) {
+int bandwidth_measure(CpuTeam *team, size_t size_bytes, double *bytes_per_sp, Reason *why) {
     static const uint32_t streams[] = { 1, 2, 4 };
     size_t n_tasks = (size_bytes + TASK_BYTES - 1) / TASK_BYTES;
     CLEANUP(free) uint8_t *buffer = NULL;

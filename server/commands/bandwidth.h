@@ -15,4 +15,4 @@ size_t bandwidth_memory_bytes(void);
 /* Reads a buffer of size_bytes (rounded up to whole MiB) with the whole team, again and again, and
  * gives the best rate, in bytes a second. Takes about a second. -EINVAL: there is nothing to read;
  * -ENOMEM. */
-int bandwidth_measure(Team *team, size_t size_bytes, double *bytes_per_sp, Reason *why);
+int bandwidth_measure(CpuTeam *team, size_t size_bytes, double *bytes_per_sp, Reason *why);

@@ -69,12 +69,12 @@ static void read_processor_name(char *name, size_t size) {
 }
 
 static int measure_machine(BenchRun *b, Reason *why) {
-    CLEANUP(team_free) Team *team = NULL;
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
     const ModelConfig *c = b->session.config;
     Figures *f = &b->figures;
     int r;
 
-    r = team_new(&team, b->config->n_threads, why);
+    r = cpu_team_new(&team, b->config->n_threads, why);
     if (!r)
         r = bandwidth_measure(team, bandwidth_memory_bytes(), &f->read_bytes_per_s, why);
     if (!r)
@@ -83,7 +83,7 @@ static int measure_machine(BenchRun *b, Reason *why) {
     if (r)
         return r;
     read_processor_name(f->processor, sizeof(f->processor));
-    f->n_threads = team_threads(team);
+    f->n_threads = cpu_team_threads(team);
     r = sgemm_measure(f->n_threads, MODEL_RUN_STEP_TOKENS, c->ffn_dim, c->dim, &f->product, why);
     if (r && r != -ENOENT)
         return r;

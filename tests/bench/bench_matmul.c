@@ -42,8 +42,8 @@ static const uint32_t batches[] = { 1, 4, 16, TOKENS_MAX };
 #define LENGTH(_array) (sizeof(_array) / sizeof((_array)[0]))
 
 typedef struct Bench {
-    Team *team;
-    Matmul *matmul;
+    CpuTeam *team;
+    CpuMatmul *matmul;
     double bandwidth; /* bytes a second */
     float *in, *out;
 } Bench;
@@ -65,7 +65,7 @@ static uint32_t weights_new(const Bench *bench, const Shape *shape, Weight **wei
         WeightSource source = {
             .format = shape->format, .n_rows = shape->n_out, .n_cols = shape->n_in, .data = data
         };
-        if (weight_new(&weights[n], bench->team, &source, &why) < 0) {
+        if (cpu_weight_new(&weights[n], bench->team, &source, &why) < 0) {
             fprintf(stderr, "%s\n", why.text);
             break;
         }
@@ -87,7 +87,7 @@ static double product_s(const Bench *bench, Weight **weights, uint32_t n_weights
                                 .n_tokens = n_tokens,
                                 .n_parts = 1,
                                 .parts = &part };
-            if (matmul_run(bench->matmul, &args) < 0)
+            if (cpu_matmul_run(bench->matmul, &args) < 0)
                 abort();
         }
         double took = (now_s() - start) / n;
@@ -103,21 +103,21 @@ static void bench_shape(const Bench *bench, const Shape *shape) {
     for (size_t i = 0; n_weights > 0 && i < LENGTH(batches); i++) {
         uint32_t n_tokens = batches[i];
         double seconds = product_s(bench, weights, n_weights, n_tokens);
-        double bytes_per_s = (double)weight_bytes(weights[0]) / seconds;
+        double bytes_per_s = (double)cpu_weight_bytes(weights[0]) / seconds;
         double madds_per_s = (double)n_tokens * shape->n_out * shape->n_in / seconds;
         printf("%-14s %-5s %6u x %5u %5u %9.3f %8.1f %5.2f %8.1f", shape->name,
                weight_formats[shape->format].name, shape->n_out, shape->n_in, n_tokens,
                seconds * 1e3, bytes_per_s * 1e-9, bytes_per_s / bench->bandwidth,
                madds_per_s * 1e-9);
         SgemmRate rate;
-        if (n_tokens >= 16 && sgemm_measure(team_threads(bench->team), n_tokens, shape->n_out,
+        if (n_tokens >= 16 && sgemm_measure(cpu_team_threads(bench->team), n_tokens, shape->n_out,
                                             shape->n_in, &rate, NULL) == 0)
             printf(" %5.2f", madds_per_s / rate.madds_per_s);
         printf("\n");
         fflush(stdout);
     }
     for (uint32_t i = 0; i < n_weights; i++)
-        weight_free(weights[i]);
+        cpu_weight_free(weights[i]);
 }
 
 static CpuIsa isa_named(const char *name) {
@@ -133,11 +133,11 @@ static int bench_open(Bench *bench, uint32_t n_threads, CpuIsa isa, Reason *why)
         n_in_max = shapes[i].n_in > n_in_max ? shapes[i].n_in : n_in_max;
         n_out_max = shapes[i].n_out > n_out_max ? shapes[i].n_out : n_out_max;
     }
-    int r = team_new(&bench->team, n_threads, why);
+    int r = cpu_team_new(&bench->team, n_threads, why);
     if (r == 0)
-        r = matmul_new(&bench->matmul, bench->team, isa, why);
+        r = cpu_matmul_new(&bench->matmul, bench->team, isa, why);
     if (r == 0)
-        r = matmul_reserve(bench->matmul, (uint32_t)n_in_max, &(size_t){ 0 }, why);
+        r = cpu_matmul_reserve(bench->matmul, (uint32_t)n_in_max, &(size_t){ 0 }, why);
     if (r == 0)
         r = bandwidth_measure(bench->team, bandwidth_memory_bytes(), &bench->bandwidth, why);
     bench->in = malloc(TOKENS_MAX * n_in_max * sizeof(float));
@@ -158,7 +158,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", why.text);
     } else {
         printf("%s, %u threads, read bandwidth %.1f GB/s\n", cpu_isa_name(isa),
-               team_threads(bench.team), bench.bandwidth * 1e-9);
+               cpu_team_threads(bench.team), bench.bandwidth * 1e-9);
         printf("%-14s %-5s %14s %5s %9s %8s %5s %8s %5s\n", "weight", "", "shape", "batch", "ms",
                "GB/s", "/read", "Gmadd/s", "/lib");
         const char *wanted = argc > 3 ? argv[3] : "";
@@ -168,7 +168,7 @@ int main(int argc, char **argv) {
     }
     free(bench.in);
     free(bench.out);
-    matmul_free(bench.matmul);
-    team_free(bench.team);
+    cpu_matmul_free(bench.matmul);
+    cpu_team_free(bench.team);
     return r < 0;
 }

@@ -25,6 +25,9 @@ LAYERS = {
     "server": {"server/commands", "config", "util"},
 }
 
+# Backends are linked side by side: what each shows to others begins with its name.
+BACKEND_PREFIXES = {"cpu": ("cpu_", "Cpu"), "cuda": ("cuda_", "Cuda")}
+
 # Call: what to use instead.
 BANNED_CALLS = {
     "strcpy": "memcpy, of a size that was checked",
@@ -201,6 +204,28 @@ def check_header_guard(path, text):
         yield 1, "a header without #pragma once"
 
 
+NAMED_TYPE = re.compile(r"^typedef (?:struct|enum|union) (\w+)")
+
+
+def check_backend_types(path, text):
+    if layer_of(path) not in BACKEND_PREFIXES or not path.endswith((".h", ".cuh")):
+        return
+    prefix = BACKEND_PREFIXES[layer_of(path)][1]
+    for number, match in lines_matching(NAMED_TYPE, code_only(text)):
+        if not match.group(1).startswith(prefix):
+            yield number, f"{match.group(1)}: a type of this folder's headers begins with {prefix}"
+
+
+def check_backend_symbols(layer, listing):
+    """External symbols, as `nm --extern-only --defined-only` lists a layer's objects. Those that
+    begin with two underscores are the compiler's."""
+    prefix = BACKEND_PREFIXES[layer][0]
+    for number, line in enumerate(listing.split("\n"), 1):
+        match = re.fullmatch(r"[0-9a-f]* *[A-Za-z] (\w\S*)", line)
+        if match and not match.group(1).startswith((prefix, "__")):
+            yield number, f"{match.group(1)}: an external symbol of {layer}/ begins with {prefix}"
+
+
 def check_home_paths(path, text):
     for number, match in lines_matching(HOME_PATH, text):
         yield number, f"{match.group()}...: a path of one machine"
@@ -216,5 +241,6 @@ CHECKS = [
     check_file_length,
     check_function_length,
     check_header_guard,
+    check_backend_types,
     check_home_paths,
 ]

@@ -3,6 +3,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -80,6 +81,20 @@ def test_c_files_are_formatted():
     assert run.returncode == 0, "run ./dev format\n" + "\n".join(complaints[:40])
 
 
+@pytest.mark.parametrize("layer", [name for name in checks.BACKEND_PREFIXES
+                                   if (ROOT / name).is_dir()])
+def test_symbols_of_a_backend_bear_its_name(layer, kvasird):
+    objects = [path for path in kvasird.parent.rglob("*.o")
+               if path.match(f"libkvasir.a.p/{layer}_*") or path.match(f"{layer}/*/*.o")]
+    if not objects or not shutil.which("nm"):
+        pytest.skip(f"no objects of {layer}/, or no nm")
+    listing = subprocess.run(["nm", "--extern-only", "--defined-only", *objects], check=True,
+                             capture_output=True, text=True).stdout
+    complaints = [what for _, what in checks.check_backend_symbols(layer, listing)]
+    assert f" {layer}_ops\n" in listing
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
 GOOD = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 BAD = [
@@ -116,6 +131,10 @@ BAD = [
     (checks.check_function_length, "util/x.c",
      "static int f(int a,\n             int b) {\n" + 81 * "    a++;\n" + "}\n", "81 lines"),
     (checks.check_header_guard, "util/x.h", "int x;\n", "#pragma once"),
+    (checks.check_backend_types, "cpu/x.h", "typedef struct Team {\n} Team;\n", "with Cpu"),
+    (checks.check_backend_types, "cuda/x.cuh", "typedef enum CpuIsa {\n} CpuIsa;\n", "with Cuda"),
+    (checks.check_backend_symbols, "cpu", "0000000000000010 T team_run\n", "with cpu_"),
+    (checks.check_backend_symbols, "cuda", "                 C cpu_ops\n", "with cuda_"),
     (checks.check_home_paths, "dev", 'model="/ho' + 'me/someone/model"\n', "one machine"),
 ]
 
@@ -134,6 +153,10 @@ INNOCENT = [
     (checks.check_includes, "server/x.c", '#include "config/config.h"\n#include <uv.h>\n'),
     (checks.check_includes, "server/api/x.c", '#include "server/http/route.h"\n'),
     (checks.check_includes, "cpu/x.c", '#include "cpu/team.h"\n#include "backend/ops.h"\n'),
+    (checks.check_backend_types, "cpu/x.h", "typedef struct CpuTeam CpuTeam;\n"),
+    (checks.check_backend_types, "cpu/x.c", "typedef struct Region {\n} Region;\n"),
+    (checks.check_backend_symbols, "cpu", "x.o:\n0000000000000010 T cpu_team_run\n"),
+    (checks.check_backend_symbols, "cpu", "0000000000000010 T __odr_asan.cpu_ops\n"),
     (checks.check_leftovers, "util/x.c", 'char t[] = "/tmp/x-XXX' + 'XXX";\n'),
     (checks.check_function_length, "util/x.c", "static const int a[] = {\n" + 90 * "1,\n" + "};\n"),
 ]

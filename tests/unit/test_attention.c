@@ -28,8 +28,8 @@ typedef struct World {
     uint16_t *k[SEQUENCES], *v[SEQUENCES];                 /* [n_tokens, n_kv_heads, head_dim] */
     uint32_t pages[SEQUENCES][TOKENS_MAX / KV_PAGE_TOKENS + 1];
     KvStore store;
-    Team *team;
-    Attention *attention;
+    CpuTeam *team;
+    CpuAttention *attention;
 } World;
 
 static size_t q_size(const World *w) {
@@ -44,12 +44,12 @@ static void random_exact(Random *r, KvFormat format, uint16_t *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         float x = random_normal(r);
 
-        reference_kernels.to_exact(format, &out[i], &x, 1);
+        cpu_reference_kernels.to_exact(format, &out[i], &x, 1);
     }
 }
 
-static void world_init(World *w, Random *r, const VectorKernels *kernels,
-                       const KvKernels *kv_kernels, uint32_t n_tokens_max) {
+static void world_init(World *w, Random *r, const CpuVectorKernels *kernels,
+                       const CpuKvKernels *kv_kernels, uint32_t n_tokens_max) {
     static const uint32_t dims[] = { 32, 64, 80, 96, 128, 256 };
     KvGeometry g;
     KvPlan plan = { 0 }; /* layer 0 is exact, layer 1 may be quantized */
@@ -99,22 +99,22 @@ static void world_init(World *w, Random *r, const VectorKernels *kernels,
     layer = kv_store_layer(&w->store, 1);
     for (uint32_t h = 0; w->store.rounding_bytes && h < w->n_kv_heads; h++)
         rounding_init_plain((Rounding *)(uintptr_t)kv_layer_rounding(&layer, h), w->head_dim);
-    assert_int_equal(team_new(&w->team, 2, &why), 0);
-    assert_int_equal(attention_new(&w->attention, w->team, kernels, kv_kernels,
-                                   &(ReserveArgs){ .geometry = g,
-                                                   .n_heads = w->n_heads,
-                                                   .windows = windows,
-                                                   .n_windows = 2,
-                                                   .max_rows = SEQUENCES * TOKENS_MAX,
-                                                   .max_sequences = SEQUENCES },
-                                   &bytes),
+    assert_int_equal(cpu_team_new(&w->team, 2, &why), 0);
+    assert_int_equal(cpu_attention_new(&w->attention, w->team, kernels, kv_kernels,
+                                       &(ReserveArgs){ .geometry = g,
+                                                       .n_heads = w->n_heads,
+                                                       .windows = windows,
+                                                       .n_windows = 2,
+                                                       .max_rows = SEQUENCES * TOKENS_MAX,
+                                                       .max_sequences = SEQUENCES },
+                                       &bytes),
                      0);
     assert_true(bytes > 0);
 }
 
 static void world_deinit(World *w) {
-    attention_free(w->attention);
-    team_free(w->team);
+    cpu_attention_free(w->attention);
+    cpu_team_free(w->team);
     free((void *)(uintptr_t)w->store.base);
     for (uint32_t s = 0; s < SEQUENCES; s++) {
         free(w->q[s]);
@@ -183,7 +183,7 @@ static void run_other_layer(World *w, AttentionArgs args, uint32_t i_layer) {
 
     args.layer = &layer;
     args.window = w->n_steps++ % 2 ? w->window : w->other_window;
-    attention_run(w->attention, &args);
+    cpu_attention_run(w->attention, &args);
 }
 
 static void step_run(Step *step, World *w, uint32_t i_layer, bool with_reference) {
@@ -201,12 +201,12 @@ static void step_run(Step *step, World *w, uint32_t i_layer, bool with_reference
 
     if (with_reference) {
         args.out = (DevAddr)(uintptr_t)step->ref;
-        reference_attention(&args, &step->input);
+        cpu_reference_attention(&args, &step->input);
         args.out = (DevAddr)(uintptr_t)step->out;
     }
-    attention_plan(w->attention, &step->input);
+    cpu_attention_plan(w->attention, &step->input);
     run_other_layer(w, args, i_layer);
-    attention_run(w->attention, &args);
+    cpu_attention_run(w->attention, &args);
     for (uint32_t i = 0; i < step->input.n_sequences; i++) {
         const StepSequence *s = &step->sequences[i];
         size_t bytes = s->n_rows * q_size(w) * sizeof(float);
@@ -249,18 +249,18 @@ static void world_run(World *w, Random *r, uint32_t layer, uint32_t chunk_max, b
     }
 }
 
-static const VectorKernels *const all_kernels[] = {
-    &vector_kernels_baseline,
+static const CpuVectorKernels *const all_kernels[] = {
+    &cpu_vector_kernels_baseline,
 #if defined(__x86_64__)
-    &vector_kernels_avx2,
-    &vector_kernels_avx512,
+    &cpu_vector_kernels_avx2,
+    &cpu_vector_kernels_avx512,
 #endif
 };
-static const KvKernels *const all_kv_kernels[] = {
-    &kv_kernels_baseline,
+static const CpuKvKernels *const all_kv_kernels[] = {
+    &cpu_kv_kernels_baseline,
 #if defined(__x86_64__)
-    &kv_kernels_avx2,
-    &kv_kernels_avx512,
+    &cpu_kv_kernels_avx2,
+    &cpu_kv_kernels_avx512,
 #endif
 };
 static const CpuIsa kernels_need[] = { CPU_ISA_BASELINE, CPU_ISA_AVX2, CPU_ISA_AVX512 };
@@ -321,7 +321,7 @@ static void row_kernels_agree_with_the_reference(void **state) {
     (void)state;
     for (size_t i = 0; i < N_KERNELS; i++) {
         for (uint32_t n = 1; cpu_isa_available(kernels_need[i]) && n < 200; n += 1 + n / 9) {
-            const VectorKernels *fast = all_kernels[i];
+            const CpuVectorKernels *fast = all_kernels[i];
             float a[400], b[400], out[400], ref[400], weight[400], angles[2][200];
             uint16_t h[400], h_ref[400];
 
@@ -330,15 +330,15 @@ static void row_kernels_agree_with_the_reference(void **state) {
             random_normals(&r, weight, 400);
             a[random_below(&r, n)] *= 90; /* silu at its ends */
             fast->rmsnorm(out, a, weight, n, 1e-5f);
-            reference_kernels.rmsnorm(ref, a, weight, n, 1e-5f);
+            cpu_reference_kernels.rmsnorm(ref, a, weight, n, 1e-5f);
             assert_true(relative_error(out, ref, n) < 1e-6);
             fast->gated(out, a, b, n);
-            reference_kernels.gated(ref, a, b, n);
+            cpu_reference_kernels.gated(ref, a, b, n);
             for (uint32_t j = 0; j < n; j++) /* far below, exp saturates and leaves 1e-36 */
                 assert_true(fabsf(out[j] - ref[j]) <= 1e-6f * fabsf(ref[j]) + 1e-34f);
             for (KvFormat f = KV_FORMAT_BF16; f <= KV_FORMAT_F16; f++) {
                 fast->to_exact(f, h, a, n);
-                reference_kernels.to_exact(f, h_ref, a, n);
+                cpu_reference_kernels.to_exact(f, h_ref, a, n);
                 assert_memory_equal(h, h_ref, n * sizeof(*h));
             }
             random_normals(&r, angles[0], n);
@@ -346,7 +346,7 @@ static void row_kernels_agree_with_the_reference(void **state) {
             memcpy(out, a, sizeof(a));
             memcpy(ref, a, sizeof(a));
             fast->rotate(out, angles[0], angles[1], n);
-            reference_kernels.rotate(ref, angles[0], angles[1], n);
+            cpu_reference_kernels.rotate(ref, angles[0], angles[1], n);
             assert_true(relative_error(out, ref, 2 * n) < 1e-6);
         }
     }
@@ -365,10 +365,10 @@ static void divergence_agrees_with_the_reference(void **state) {
         q[i] = p[i] + 0.01f * q[i];
     }
     for (size_t i = 0; i < N_KERNELS; i++) {
-        const VectorKernels *fast = all_kernels[i];
-        double p_log = reference_kernels.log_sum_exp(p, N);
-        double q_log = reference_kernels.log_sum_exp(q, N);
-        double want = reference_kernels.divergence(p, p_log, q, q_log, N);
+        const CpuVectorKernels *fast = all_kernels[i];
+        double p_log = cpu_reference_kernels.log_sum_exp(p, N);
+        double q_log = cpu_reference_kernels.log_sum_exp(q, N);
+        double want = cpu_reference_kernels.divergence(p, p_log, q, q_log, N);
 
         if (!cpu_isa_available(kernels_need[i]))
             continue;
@@ -388,7 +388,7 @@ static void the_hadamard_transform_is_the_same_to_the_bit(void **state) {
             random_normals(&r, ref, 3 * dims[d]);
             memcpy(out, ref, sizeof(out));
             all_kernels[i]->hadamard(out, 3, dims[d]);
-            reference_kernels.hadamard(ref, 3, dims[d]);
+            cpu_reference_kernels.hadamard(ref, 3, dims[d]);
             assert_memory_equal(out, ref, 3 * dims[d] * sizeof(float));
         }
 }
@@ -402,7 +402,7 @@ static void check_rounding(KvFormat format, const float *in, const uint16_t *wan
         all_kernels[i]->to_exact(format, out, in, n);
         assert_memory_equal(out, want, n * sizeof(*want));
     }
-    reference_kernels.to_exact(format, out, in, n);
+    cpu_reference_kernels.to_exact(format, out, in, n);
     assert_memory_equal(out, want, n * sizeof(*want));
 }
 

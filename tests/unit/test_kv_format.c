@@ -24,11 +24,11 @@
 static const uint32_t head_dims[] = { 32, 64, 80, 96, 128, 256 };
 #define N_HEAD_DIMS (sizeof(head_dims) / sizeof(*head_dims))
 
-static const KvKernels *const all_kernels[] = {
-    &kv_kernels_baseline,
+static const CpuKvKernels *const all_kernels[] = {
+    &cpu_kv_kernels_baseline,
 #if defined(__x86_64__)
-    &kv_kernels_avx2,
-    &kv_kernels_avx512,
+    &cpu_kv_kernels_avx2,
+    &cpu_kv_kernels_avx512,
 #endif
 };
 static const CpuIsa kernels_need[] = { CPU_ISA_BASELINE, CPU_ISA_AVX2, CPU_ISA_AVX512 };
@@ -42,10 +42,10 @@ typedef struct Block {
 } Block;
 
 static Block block;
-static KvScratch scratch;
+static CpuKvScratch scratch;
 
 static void set_input(size_t i, float x) {
-    reference_kernels.to_exact(KV_FORMAT_F16, &block.tail[i], &x, 1);
+    cpu_reference_kernels.to_exact(KV_FORMAT_F16, &block.tail[i], &x, 1);
     block.in[i] = half_value(block.tail[i]);
     if (isnan(block.in[i]))
         block.in[i] = 0;
@@ -78,8 +78,8 @@ static void random_moment(Random *r, float *moment, uint32_t n) {
     free(loud);
 }
 
-static void seal_and_read(const KvKernels *kernels, KvFormat format, KvSide side, uint32_t head_dim,
-                          const Rounding *rounding) {
+static void seal_and_read(const CpuKvKernels *kernels, KvFormat format, KvSide side,
+                          uint32_t head_dim, const Rounding *rounding) {
     kernels->seal(format, side, head_dim, block.tail, rounding, block.sealed, &scratch);
     kv_block_to_f32(format, side, head_dim, block.sealed, block.out);
 }
@@ -214,7 +214,7 @@ static void every_width_stays_within_its_bound(void **state) {
                     Rounding *plain = plain_rounding(head_dims[d]);
 
                     fills[i](&r, (size_t)head_dims[d] * LANES);
-                    seal_and_read(&kv_kernels_baseline, f, side, head_dims[d], plain);
+                    seal_and_read(&cpu_kv_kernels_baseline, f, side, head_dims[d], plain);
                     free(plain);
                     for (size_t j = 0; j < (size_t)head_dims[d] * LANES; j++)
                         assert_true(isfinite(block.out[j]));
@@ -328,9 +328,9 @@ static void compensation_lowers_the_error_the_model_sees(void **state) {
             random_moment(&r, moment, n);
             assert_int_equal(rounding_init(rounding, moment, n, 0.03), 0);
             fill_normal(&r, (size_t)n * LANES);
-            seal_and_read(&kv_kernels_baseline, f, KV_SIDE_K, n, plain);
+            seal_and_read(&cpu_kv_kernels_baseline, f, KV_SIDE_K, n, plain);
             without = weighted_error(moment, n);
-            seal_and_read(&kv_kernels_baseline, f, KV_SIDE_K, n, rounding);
+            seal_and_read(&cpu_kv_kernels_baseline, f, KV_SIDE_K, n, rounding);
             with = weighted_error(moment, n);
             /* Both are 0 for keys so small that their halves are. */
             assert_true(with <= 0.7 * without);

@@ -73,7 +73,7 @@ static void random_blocks(WeightFormat format, uint8_t *data, size_t n_blocks) {
     }
 }
 
-static Matrix matrix_new(Team *team, WeightFormat format, uint32_t n_rows, uint32_t n_cols,
+static Matrix matrix_new(CpuTeam *team, WeightFormat format, uint32_t n_rows, uint32_t n_cols,
                          const uint32_t *row_order) {
     Matrix m = {
         .source = { .format = format, .n_rows = n_rows, .n_cols = n_cols, .row_order = row_order }
@@ -87,12 +87,12 @@ static Matrix matrix_new(Team *team, WeightFormat format, uint32_t n_rows, uint3
         random_blocks(format, m.data, n_blocks);
     m.source.data = m.data;
     Reason why = REASON_NULL;
-    assert_int_equal(weight_new(&m.weight, team, &m.source, &why), 0);
+    assert_int_equal(cpu_weight_new(&m.weight, team, &m.source, &why), 0);
     return m;
 }
 
 static void matrix_free(Matrix *m) {
-    weight_free(m->weight);
+    cpu_weight_free(m->weight);
     free(m->data);
 }
 
@@ -115,25 +115,25 @@ static DevAddr address(const void *p) {
     return (DevAddr)(uintptr_t)p;
 }
 
-static Team *new_team(uint32_t n_threads) {
-    Team *team = NULL;
-    assert_int_equal(team_new(&team, n_threads, NULL), 0);
+static CpuTeam *new_team(uint32_t n_threads) {
+    CpuTeam *team = NULL;
+    assert_int_equal(cpu_team_new(&team, n_threads, NULL), 0);
     return team;
 }
 
-static Matmul *new_matmul(Team *team, CpuIsa isa) {
-    Matmul *matmul = NULL;
-    assert_int_equal(matmul_new(&matmul, team, isa, NULL), 0);
-    assert_int_equal(matmul_reserve(matmul, 1024, &(size_t){ 0 }, NULL), 0);
+static CpuMatmul *new_matmul(CpuTeam *team, CpuIsa isa) {
+    CpuMatmul *matmul = NULL;
+    assert_int_equal(cpu_matmul_new(&matmul, team, isa, NULL), 0);
+    assert_int_equal(cpu_matmul_reserve(matmul, 1024, &(size_t){ 0 }, NULL), 0);
     return matmul;
 }
 
 /* out [n_tokens, n_rows], by one instruction set or, if matmul is NULL, by the definition. */
-static void product(Matmul *matmul, const Matrix *m, const float *in, uint32_t n_tokens,
+static void product(CpuMatmul *matmul, const Matrix *m, const float *in, uint32_t n_tokens,
                     float *out) {
     MatmulPart part = { .weight = m->weight, .out = address(out) };
     MatmulArgs args = { .in = address(in), .n_tokens = n_tokens, .n_parts = 1, .parts = &part };
-    assert_int_equal(matmul ? matmul_run(matmul, &args) : matmul_reference(&args), 0);
+    assert_int_equal(matmul ? cpu_matmul_run(matmul, &args) : cpu_matmul_reference(&args), 0);
 }
 
 static double expected_norm(const Matrix *m, const float *in, uint32_t n_tokens) {
@@ -141,7 +141,7 @@ static double expected_norm(const Matrix *m, const float *in, uint32_t n_tokens)
     double *energy = calloc(n_cols, sizeof(*energy)), sum = 0;
     float *row = malloc(n_cols * sizeof(*row));
     for (uint32_t i = 0; i < n_rows; i++) {
-        weight_row_to_f32(m->weight, i, row);
+        cpu_weight_row_to_f32(m->weight, i, row);
         for (uint32_t c = 0; c < n_cols; c++)
             energy[c] += (double)row[c] * row[c];
     }
@@ -164,7 +164,7 @@ static double product_error(const Matrix *m, const float *in, uint32_t n_tokens,
 
 static void test_rows_read_back(void **state) {
     (void)state;
-    CLEANUP(team_free) Team *team = new_team(2);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
     for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
         uint32_t n_rows = 1 + random_below(&rng, 600), n_cols = random_cols(format);
         uint32_t *order = malloc(n_rows * sizeof(*order));
@@ -173,13 +173,13 @@ static void test_rows_read_back(void **state) {
         Matrix m = matrix_new(team, format, n_rows, n_cols, order);
         float *got = malloc(n_cols * sizeof(float)), *expected = malloc(n_cols * sizeof(float));
         for (uint32_t i = 0; i < n_rows; i++) {
-            weight_row_to_f32(m.weight, i, got);
+            cpu_weight_row_to_f32(m.weight, i, got);
             weight_to_f32(format, m.data + order[i] * weight_row_bytes(format, n_cols), expected,
                           n_cols);
             assert_memory_equal(got, expected, n_cols * sizeof(float));
         }
-        assert_int_equal(weight_rows(m.weight), n_rows);
-        assert_int_equal(weight_cols(m.weight), n_cols);
+        assert_int_equal(cpu_weight_rows(m.weight), n_rows);
+        assert_int_equal(cpu_weight_cols(m.weight), n_cols);
         free(got);
         free(expected);
         free(order);
@@ -187,8 +187,8 @@ static void test_rows_read_back(void **state) {
     }
 }
 
-static void check_against_definition(Matmul *matmul, CpuIsa isa, const Matrix *m, uint32_t n_tokens,
-                                     double error_max) {
+static void check_against_definition(CpuMatmul *matmul, CpuIsa isa, const Matrix *m,
+                                     uint32_t n_tokens, double error_max) {
     uint32_t n_rows = m->source.n_rows, n_cols = m->source.n_cols;
     float *in = random_activations((size_t)n_tokens * n_cols);
     float *out = calloc((size_t)n_tokens * n_rows, sizeof(float));
@@ -206,11 +206,11 @@ static void check_against_definition(Matmul *matmul, CpuIsa isa, const Matrix *m
 
 static void test_agrees_with_definition(void **state) {
     (void)state;
-    CLEANUP(team_free) Team *team = new_team(2);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
         if (!cpu_isa_available(isa))
             continue;
-        CLEANUP(matmul_free) Matmul *matmul = new_matmul(team, isa);
+        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
         for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
             for (uint32_t i = 0; i < 6; i++) {
                 uint32_t n_rows = 1 + random_below(&rng, 200);
@@ -228,10 +228,10 @@ static void test_agrees_with_definition(void **state) {
 
 /* A row alone, on one thread, against the same row among many, on several. */
 static void check_invariance(CpuIsa isa, WeightFormat format) {
-    CLEANUP(team_free) Team *one = new_team(1);
-    CLEANUP(team_free) Team *many = new_team(2 + random_below(&rng, 3));
-    CLEANUP(matmul_free) Matmul *alone = new_matmul(one, isa);
-    CLEANUP(matmul_free) Matmul *together = new_matmul(many, isa);
+    CLEANUP(cpu_team_free) CpuTeam *one = new_team(1);
+    CLEANUP(cpu_team_free) CpuTeam *many = new_team(2 + random_below(&rng, 3));
+    CLEANUP(cpu_matmul_free) CpuMatmul *alone = new_matmul(one, isa);
+    CLEANUP(cpu_matmul_free) CpuMatmul *together = new_matmul(many, isa);
     uint32_t n_rows = 1 + random_below(&rng, 200), n_cols = random_cols(format);
     uint32_t n_tokens = 1 + random_below(&rng, 450);
     Matrix m = matrix_new(many, format, n_rows, n_cols, NULL);
@@ -262,7 +262,7 @@ static void test_row_alone_is_row_in_batch(void **state) {
 static void test_instruction_sets_agree(void **state) {
     (void)state;
     static const CpuIsa fused[] = { CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_AVX512_VNNI };
-    CLEANUP(team_free) Team *team = new_team(2);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
     for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
         uint32_t n_rows = 1 + random_below(&rng, 200), n_cols = random_cols(format);
         uint32_t n_tokens = 1 + random_below(&rng, 20);
@@ -272,7 +272,7 @@ static void test_instruction_sets_agree(void **state) {
         for (uint32_t i = 0; i < 3; i++) {
             if (!cpu_isa_available(fused[i]))
                 continue;
-            CLEANUP(matmul_free) Matmul *matmul = new_matmul(team, fused[i]);
+            CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, fused[i]);
             float *now = malloc((size_t)n_tokens * n_rows * sizeof(float));
             product(matmul, &m, in, n_tokens, now);
             if (out[0])
@@ -289,11 +289,11 @@ static void test_instruction_sets_agree(void **state) {
 /* Parts of several formats share one input; bias is added, and accumulate adds to what is there. */
 static void test_parts_bias_accumulate(void **state) {
     (void)state;
-    CLEANUP(team_free) Team *team = new_team(2);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
         if (!cpu_isa_available(isa))
             continue;
-        CLEANUP(matmul_free) Matmul *matmul = new_matmul(team, isa);
+        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
         static const WeightFormat formats[] = { WEIGHT_Q4_K, WEIGHT_BF16, WEIGHT_Q6_K };
         uint32_t n_cols = 512, n_tokens = 8 + random_below(&rng, 30);
         float *in = random_activations((size_t)n_tokens * n_cols);
@@ -315,9 +315,9 @@ static void test_parts_bias_accumulate(void **state) {
             ref_parts[i].out = address(ref[i]);
         }
         MatmulArgs args = { .in = address(in), .n_tokens = n_tokens, .n_parts = 3, .parts = parts };
-        assert_int_equal(matmul_run(matmul, &args), 0);
+        assert_int_equal(cpu_matmul_run(matmul, &args), 0);
         args.parts = ref_parts;
-        assert_int_equal(matmul_reference(&args), 0);
+        assert_int_equal(cpu_matmul_reference(&args), 0);
         for (uint32_t i = 0; i < 3; i++) {
             assert_true(product_error(&m[i], in, n_tokens, out[i], ref[i]) <= ERROR_SMALL_MAX);
             free(bias[i]);
@@ -333,11 +333,11 @@ static void test_parts_bias_accumulate(void **state) {
 static void test_outliers_zeros_tiny(void **state) {
     (void)state;
     enum { R = 70 };
-    CLEANUP(team_free) Team *team = new_team(1);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(1);
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
         if (!cpu_isa_available(isa))
             continue;
-        CLEANUP(matmul_free) Matmul *matmul = new_matmul(team, isa);
+        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
         for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
             Matrix m = matrix_new(team, format, R, 512, NULL);
             float *in = random_activations(4 * 512), out[4 * R], ref[4 * R];
@@ -367,11 +367,11 @@ static void test_outliers_zeros_tiny(void **state) {
 static void test_not_finite(void **state) {
     (void)state;
     static const float bad[] = { NAN, INFINITY, -INFINITY };
-    CLEANUP(team_free) Team *team = new_team(1);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(1);
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
         if (!cpu_isa_available(isa))
             continue;
-        CLEANUP(matmul_free) Matmul *matmul = new_matmul(team, isa);
+        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
         for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
             Matrix m = matrix_new(team, format, 40, 256, NULL);
             float *in = random_activations(5 * 256), out[5 * 40];
@@ -389,40 +389,40 @@ static void test_not_finite(void **state) {
 
 static void test_bad_arguments(void **state) {
     (void)state;
-    CLEANUP(team_free) Team *team = new_team(1);
-    CLEANUP(matmul_free) Matmul *matmul = NULL;
-    CLEANUP(weight_free) Weight *weight = NULL;
-    assert_int_equal(matmul_new(&matmul, team, cpu_isa_detect(), NULL), 0);
+    CLEANUP(cpu_team_free) CpuTeam *team = new_team(1);
+    CLEANUP(cpu_matmul_free) CpuMatmul *matmul = NULL;
+    CLEANUP(cpu_weight_free) Weight *weight = NULL;
+    assert_int_equal(cpu_matmul_new(&matmul, team, cpu_isa_detect(), NULL), 0);
 
     static const uint8_t data[64];
     static const uint32_t order[] = { 0, 2 };
     WeightSource source = { .format = WEIGHT_Q4_0, .n_rows = 2, .n_cols = 33, .data = data };
     Reason why = REASON_NULL;
-    assert_int_equal(weight_new(&weight, team, &source, &why), -EINVAL);
+    assert_int_equal(cpu_weight_new(&weight, team, &source, &why), -EINVAL);
     assert_non_null(strstr(why.text, "33"));
     source.n_cols = 0;
-    assert_int_equal(weight_new(&weight, team, &source, &why), -EINVAL);
+    assert_int_equal(cpu_weight_new(&weight, team, &source, &why), -EINVAL);
     source = (WeightSource){ .format = WEIGHT_FORMATS, .n_rows = 1, .n_cols = 32, .data = data };
-    assert_int_equal(weight_new(&weight, team, &source, &why), -EINVAL);
+    assert_int_equal(cpu_weight_new(&weight, team, &source, &why), -EINVAL);
     source = (WeightSource){
         .format = WEIGHT_Q4_0, .n_rows = 2, .n_cols = 32, .data = data, .row_order = order
     };
-    assert_int_equal(weight_new(&weight, team, &source, &why), -EINVAL);
+    assert_int_equal(cpu_weight_new(&weight, team, &source, &why), -EINVAL);
     assert_null(weight);
 
     source.row_order = NULL;
-    assert_int_equal(weight_new(&weight, team, &source, &why), 0);
+    assert_int_equal(cpu_weight_new(&weight, team, &source, &why), 0);
     float in[32] = { 0 }, out[2];
     MatmulPart part = { .weight = weight, .out = address(out) };
     MatmulArgs args = { .in = address(in), .n_tokens = 1, .n_parts = 1, .parts = &part };
-    assert_int_equal(matmul_run(matmul, &args), -EINVAL); /* nothing reserved */
-    assert_int_equal(matmul_reserve(matmul, 32, &(size_t){ 0 }, NULL), 0);
-    assert_int_equal(matmul_run(matmul, &args), 0);
+    assert_int_equal(cpu_matmul_run(matmul, &args), -EINVAL); /* nothing reserved */
+    assert_int_equal(cpu_matmul_reserve(matmul, 32, &(size_t){ 0 }, NULL), 0);
+    assert_int_equal(cpu_matmul_run(matmul, &args), 0);
 
-    CLEANUP(matmul_free) Matmul *unavailable = NULL;
+    CLEANUP(cpu_matmul_free) CpuMatmul *unavailable = NULL;
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++)
         if (!cpu_isa_available(isa))
-            assert_int_equal(matmul_new(&unavailable, team, isa, &why), -ENOTSUP);
+            assert_int_equal(cpu_matmul_new(&unavailable, team, isa, &why), -ENOTSUP);
 }
 
 int main(void) {

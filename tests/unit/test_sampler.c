@@ -53,8 +53,8 @@ static SlotState slot_state(const SampleRow *row) {
 }
 
 /* Fills slot i by row i, and samples them all. */
-static void sample_rows(CpuSampler *sampler, Team *team, const float *logits, const SampleRow *rows,
-                        uint32_t n_rows, SampleResult *results) {
+static void sample_rows(CpuSampler *sampler, CpuTeam *team, const float *logits, uint32_t n_vocab,
+                        const SampleRow *rows, uint32_t n_rows, SampleResult *results) {
     StepLogits *asked = calloc(n_rows, sizeof(*asked));
 
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -66,7 +66,7 @@ static void sample_rows(CpuSampler *sampler, Team *team, const float *logits, co
                                  .target = rows[i].score_only ? rows[i].target : STEP_DRAW,
                                  .n_top_logprobs = rows[i].n_top_logprobs };
     }
-    cpu_sample(sampler, team, logits, asked, n_rows, results);
+    cpu_sample(sampler, team, logits, n_vocab, asked, n_rows, results);
     free(asked);
 }
 
@@ -78,7 +78,7 @@ static SampleResult sample_one(const float *logits, uint32_t n_vocab, const Samp
     memset(&result, 0xAB, sizeof(result));
     assert_int_equal(cpu_sampler_new(&sampler, 1, 1, n_vocab, &bytes), 0);
     assert_true(bytes >= 20 * (size_t)n_vocab);
-    sample_rows(sampler, NULL, logits, row, 1, &result);
+    sample_rows(sampler, NULL, logits, n_vocab, row, 1, &result);
     assert_true(result.token < n_vocab);
     return result;
 }
@@ -389,7 +389,7 @@ static void test_penalties_leave_nothing_behind(void **state) {
                                    .n_banned = is_harsh && round == 4,
                                    .n_top_logprobs = -1 };
         }
-        sample_rows(sampler, NULL, z, rows, ROWS, results);
+        sample_rows(sampler, NULL, z, N, rows, ROWS, results);
         for (int i = 0; i < ROWS; i++)
             assert_int_equal(results[i].token, (i + round) % 2 ? 5 : 0);
     }
@@ -433,8 +433,8 @@ static void test_a_slot_follows_what_it_draws(void **state) {
         cpu_sampler_set(fresh, 0, &slot);
         if (i)
             assert_int_equal(cpu_sampler_drawn(fresh, 0), output[i - 1]);
-        cpu_sample(fresh, NULL, z, &row, 1, &want);
-        cpu_sample(follower, NULL, z, &row, 1, &result);
+        cpu_sample(fresh, NULL, z, N, &row, 1, &want);
+        cpu_sample(follower, NULL, z, N, &row, 1, &result);
         assert_int_equal(result.token, want.token);
         assert_int_equal(cpu_sampler_drawn(follower, 0), result.token);
         output[i] = result.token;
@@ -639,11 +639,12 @@ static void test_logprobs_are_of_the_raw_logits(void **state) {
     free(z);
 }
 
-/* A row's answer does not depend on its neighbours, nor on who computes it. */
+/* A row's answer does not depend on its neighbours, nor on who computes it, nor on how wide the
+ * sampler's widest row may be. */
 static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     enum { ROWS = 33, N = 3000 };
     CLEANUP(cpu_sampler_free) CpuSampler *sampler = NULL;
-    CLEANUP(team_free) Team *team = NULL;
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
     float *z = malloc(ROWS * N * sizeof(*z));
     static SampleParams params[ROWS];
     static SampleRow rows[ROWS];
@@ -651,8 +652,8 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
     size_t bytes = 0;
 
     (void)state;
-    assert_int_equal(team_new(&team, 3, NULL), 0);
-    assert_int_equal(cpu_sampler_new(&sampler, 3, ROWS, N, &bytes), 0);
+    assert_int_equal(cpu_team_new(&team, 3, NULL), 0);
+    assert_int_equal(cpu_sampler_new(&sampler, 3, ROWS, N + 77, &bytes), 0);
     random_logits(z, ROWS * N, 3);
     for (uint32_t i = 0; i < ROWS; i++) {
         params[i] = (SampleParams){ .temperature = (float)(i % 4),
@@ -662,7 +663,7 @@ static void test_rows_are_independent_of_the_batch_and_the_team(void **state) {
                                     .seed = i };
         rows[i] = (SampleRow){ .params = &params[i], .n_top_logprobs = (int)(i % 7) - 1 };
     }
-    sample_rows(sampler, team, z, rows, ROWS, results);
+    sample_rows(sampler, team, z, N, rows, ROWS, results);
     for (uint32_t i = 0; i < ROWS; i++) {
         SampleResult alone = sample_one(z + i * N, N, &rows[i]);
 

@@ -41,13 +41,13 @@ static void test_every_task_once(void **state) {
     (void)state;
     static const uint32_t sizes[] = { 1, 2, 3, 7 };
     for (uint32_t s = 0; s < 4; s++) {
-        CLEANUP(team_free) Team *team = NULL;
-        assert_int_equal(team_new(&team, sizes[s], NULL), 0);
-        assert_int_equal(team_threads(team), sizes[s]);
+        CLEANUP(cpu_team_free) CpuTeam *team = NULL;
+        assert_int_equal(cpu_team_new(&team, sizes[s], NULL), 0);
+        assert_int_equal(cpu_team_threads(team), sizes[s]);
         for (uint32_t round = 0; round < 2000; round++) {
             Counts counts = { .n_threads = sizes[s] };
             uint32_t n_tasks = round * 7 % TASKS_MAX;
-            team_run(team, count_task, &counts, n_tasks);
+            cpu_team_run(team, count_task, &counts, n_tasks);
             for (uint32_t i = 0; i < TASKS_MAX; i++)
                 assert_int_equal(counts.runs[i], i < n_tasks);
             assert_false(atomic_load(&counts.number_shared));
@@ -65,10 +65,10 @@ static double cpu_seconds(void) {
 
 static void test_parked_team_rests(void **state) {
     (void)state;
-    CLEANUP(team_free) Team *team = NULL;
-    assert_int_equal(team_new(&team, 3, NULL), 0);
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
+    assert_int_equal(cpu_team_new(&team, 3, NULL), 0);
     Counts counts = { .n_threads = 3 };
-    team_run(team, count_task, &counts, 100);
+    cpu_team_run(team, count_task, &counts, 100);
     sleep_ms(20);
     double before = cpu_seconds();
     sleep_ms(300);
@@ -78,12 +78,12 @@ static void test_parked_team_rests(void **state) {
 static void test_default_and_bad_sizes(void **state) {
     (void)state;
     Reason why = REASON_NULL;
-    CLEANUP(team_free) Team *team = NULL;
-    assert_int_equal(team_new(&team, 100000, &why), -EINVAL);
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
+    assert_int_equal(cpu_team_new(&team, 100000, &why), -EINVAL);
     assert_non_null(strstr(why.text, "100000"));
     assert_null(team);
-    assert_int_equal(team_new(&team, 0, &why), 0);
-    assert_true(team_threads(team) >= 1);
+    assert_int_equal(cpu_team_new(&team, 0, &why), 0);
+    assert_true(cpu_team_threads(team) >= 1);
 }
 
 int main(void) {

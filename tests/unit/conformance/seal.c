@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/conformance/seal.h"
+
+#include "util/half.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOKENS KV_PAGE_TOKENS
+#define INPUT_MAX 65504.0f
+
+/* NaN counts as 0, what is too large as the largest. */
+static float clean(float x) {
+    return isnan(x) ? 0 : fminf(fmaxf(x, -INPUT_MAX), INPUT_MAX);
+}
+
+/* uniform steps */
+
+typedef struct Steps {
+    float scale, center;
+    uint32_t bits;
+} Steps;
+
+/* Steps that span low .. high. */
+static Steps steps_of(KvFormat format, float low, float high) {
+    uint32_t bits = kv_formats[format].bits;
+    float n_steps = (float)((1u << bits) - 1), middle = low + (high - low) * 0.5f;
+    Steps s = { .bits = bits };
+
+    if (kv_formats[format].meta_bytes == 1) {
+        /* The center is a whole number of half steps, at most 127 of them. */
+        s.scale = kv_scales[kv_scale_ceil(fmaxf((high - low) / n_steps, fabsf(middle) / 63))];
+        s.center = s.scale > 0 ? rintf(middle / (s.scale * 0.5f)) * (s.scale * 0.5f) : 0;
+    } else {
+        s.center = half_value(half_nearest(middle));
+        s.scale = half_value(half_ceil(fmaxf(high - s.center, s.center - low) * 2 / n_steps));
+    }
+    return s;
+}
+
+/* The number of steps from the lowest one, by a fused multiply and add. */
+static float code_of(const Steps *s, float x) {
+    float middle = (float)(1u << (s->bits - 1)) - 0.5f, top = (float)((1u << s->bits) - 1);
+    float inverse = s->scale > 0 ? 1 / s->scale : 0;
+
+    return rintf(fminf(fmaxf(fmaf(x - s->center, inverse, middle), 0), top));
+}
+
+static float value_of(const Steps *s, float code) {
+    return fmaf(s->scale, code - ((float)(1u << (s->bits - 1)) - 0.5f), s->center);
+}
+
+/* keys */
+
+/* At 2 bits, where other channels make up for it, the steps span 85% of a channel's range. */
+static Steps channel_steps(KvFormat format, uint32_t head_dim, const float *x,
+                           const Rounding *rounding) {
+    float low = INFINITY, high = -INFINITY, cut;
+
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        low = fminf(low, x[(size_t)t * head_dim]);
+        high = fmaxf(high, x[(size_t)t * head_dim]);
+    }
+    cut = format == KV_FORMAT_2 && !rounding->is_plain ? (high - low) * 0.5f * (1 - 0.85f) : 0;
+    return steps_of(format, low + cut, high - cut);
+}
+
+/* A token's channels in rounding order; the error of each moves those to come (fused). */
+static void seal_key(const Steps *steps, uint32_t head_dim, float *x, const Rounding *rounding) {
+    const uint32_t *order = rounding_order(rounding);
+
+    for (uint32_t i = 0; i < head_dim; i++) {
+        const Steps *s = &steps[order[i]];
+        float rounded = value_of(s, code_of(s, x[order[i]])), error = x[order[i]] - rounded;
+
+        for (uint32_t j = i + 1; !rounding->is_plain && j < head_dim; j++)
+            x[order[j]] = fmaf(error, -rounding_feed(rounding, i)[j], x[order[j]]);
+        x[order[i]] = rounded;
+    }
+}
+
+static void seal_keys(KvFormat format, uint32_t head_dim, float *x, const Rounding *rounding) {
+    Steps steps[KV_HEAD_DIM_MAX];
+
+    for (uint32_t c = 0; c < head_dim; c++) /* scales are from the values as they came */
+        steps[c] = channel_steps(format, head_dim, x + c, rounding);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        seal_key(steps, head_dim, x + (size_t)t * head_dim, rounding);
+}
+
+/* values */
+
+static void seal_value_uniform(KvFormat format, uint32_t head_dim, float *x) {
+    float low = INFINITY, high = -INFINITY;
+    Steps s;
+
+    for (uint32_t c = 0; c < head_dim; c++) {
+        low = fminf(low, x[c]);
+        high = fmaxf(high, x[c]);
+    }
+    s = steps_of(format, low, high);
+    for (uint32_t c = 0; c < head_dim; c++)
+        x[c] = value_of(&s, code_of(&s, x[c]));
+}
+
+static float nearest_level(const KvFormatInfo *info, float x) {
+    uint32_t i = 0;
+
+    while (i + 1 < 1u << info->bits && x >= 0.5f * (float)(info->levels[i] + info->levels[i + 1]))
+        i++;
+    return info->levels[i];
+}
+
+/* Levels of the token by its own deviation, then the scale with <v, scale * levels> = <v, v>; both
+ * sums in the order of channels, fused. */
+static void seal_value_levels(KvFormat format, uint32_t head_dim, float *x) {
+    const KvFormatInfo *info = &kv_formats[format];
+    float squares = 0, products = 0, deviation, unit, scale;
+
+    for (uint32_t c = 0; c < head_dim; c++)
+        squares = fmaf(x[c], x[c], squares);
+    deviation = sqrtf(squares / (float)head_dim);
+    unit = info->levels_per_sigma * (deviation > 0 ? 1 / deviation : 0);
+    for (uint32_t c = 0; c < head_dim; c++) {
+        float level = nearest_level(info, x[c] * unit);
+
+        products = fmaf(x[c], level, products);
+        x[c] = level;
+    }
+    scale = products > 0 ? kv_scales[kv_scale_nearest(squares / products)] : 0;
+    for (uint32_t c = 0; c < head_dim; c++)
+        x[c] *= scale;
+}
+
+void sealed_values(KvFormat format, KvSide side, uint32_t head_dim, float *x,
+                   const Rounding *rounding) {
+    for (size_t i = 0; i < (size_t)TOKENS * head_dim; i++)
+        x[i] = clean(x[i]);
+    if (side == KV_SIDE_K)
+        seal_keys(format, head_dim, x, rounding);
+    for (uint32_t t = 0; side == KV_SIDE_V && t < TOKENS; t++)
+        if (kv_format_has_centers(format, side))
+            seal_value_uniform(format, head_dim, x + (size_t)t * head_dim);
+        else
+            seal_value_levels(format, head_dim, x + (size_t)t * head_dim);
+}

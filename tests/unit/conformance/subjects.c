@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The backends there are, in each way they can be opened.
+ */
+#include "cpu/cpu_backend.h"
+#include "tests/unit/async_backend.h"
+#include "tests/unit/conformance/conformance.h"
+
+/* Four lanes that add up 5,000 equal numbers always round to the same side. A block product turns
+ * activations into 16-bit fixed point (cpu/matmul.h): 2e-5 is expected, and a few times that where
+ * few numbers make the norm. */
+static const Tolerance cpu_tolerance = {
+    .rounding = 1e-6,
+    .sum = 2e-5,
+    .float_product = 2e-6,
+    .block_product = 1.2e-4,
+    .attention = 1e-6,
+};
+
+static int open_cpu(Backend **outp, const Subject *subject, Reason *why) {
+    return cpu_backend_new(outp,
+                           &(CpuBackendOptions){ .n_threads = subject->n_threads,
+                                                 .isa_forced = true,
+                                                 .isa = (CpuIsa)subject->variant },
+                           why);
+}
+
+static BackendOps async_ops; /* once it is open */
+
+/* The best of the CPU, done late and by another thread. */
+static int open_async(Backend **outp, const Subject *subject, Reason *why) {
+    AsyncBackendOptions options = { .ops = &cpu_ops, .lingers = true, .seed = 1 };
+    int r = cpu_backend_new(&options.backend,
+                            &(CpuBackendOptions){ .n_threads = subject->n_threads }, why);
+
+    async_ops = async_backend_ops(&cpu_ops);
+    return r ? r : async_backend_new(outp, &options, why);
+}
+
+#define CPU_SUBJECT(_isa, _n_threads)                                                     \
+    {                                                                                     \
+        .name = "cpu " #_isa " x" #_n_threads, .ops = &cpu_ops, .open = open_cpu,         \
+        .variant = CPU_ISA_##_isa, .n_threads = (_n_threads), .tolerance = &cpu_tolerance \
+    }
+
+const Subject subjects[] = {
+    CPU_SUBJECT(REFERENCE, 1),
+    CPU_SUBJECT(REFERENCE, 3),
+    CPU_SUBJECT(BASELINE, 1),
+    CPU_SUBJECT(BASELINE, 3),
+    CPU_SUBJECT(AVX2, 1),
+    CPU_SUBJECT(AVX2, 3),
+    CPU_SUBJECT(AVX512, 1),
+    CPU_SUBJECT(AVX512, 3),
+    CPU_SUBJECT(AVX512_VNNI, 1),
+    CPU_SUBJECT(AVX512_VNNI, 3),
+    CPU_SUBJECT(NEON, 1),
+    CPU_SUBJECT(NEON, 3),
+    { .name = "async",
+      .ops = &async_ops,
+      .open = open_async,
+      .n_threads = 2,
+      .tolerance = &cpu_tolerance },
+};
+const size_t n_subjects = sizeof(subjects) / sizeof(*subjects);
