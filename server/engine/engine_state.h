@@ -35,6 +35,7 @@ struct Engine {
     EngineOptions options;
     EndOfTurn ends;
     uint32_t n_vocab;
+    RowCost row_cost;
 
     Decoder *decoder;
     Ledger ledger;
