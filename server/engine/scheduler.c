@@ -25,6 +25,7 @@ typedef struct Draft {
     int64_t quantum;
     const RowCost *cost;
     uint32_t max_seqs;
+    uint32_t n_newcomers; /* of those that are admitted; they come first */
     bool page_exact;
     bool admits; /* nobody stands in the way of admissions */
 } Draft;
@@ -239,6 +240,7 @@ static void plan_newcomers(Draft *d) {
         if (d->admits)
             admit(d, c);
     }
+    d->n_newcomers = d->plan->n_admitted;
 }
 
 /* rule 4 */
@@ -304,9 +306,10 @@ static bool take_turn(Draft *d, SchedulerClient *c) {
 }
 
 /* Links those that run something in a ring; returns its last, or n_clients if it is empty. */
-static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients) {
+static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients, uint32_t *n_linkedp) {
     uint32_t i_last = n_clients, i_next = n_clients;
 
+    *n_linkedp = 0;
     for (uint32_t i = n_clients; i--;) {
         if (!clients[i].n_running && !clients[i].n_admitted)
             continue;
@@ -314,25 +317,37 @@ static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients) {
             i_last = i;
         clients[i].next = i_next;
         i_next = i;
+        ++*n_linkedp;
     }
     if (i_last < n_clients)
         clients[i_last].next = i_next;
     return i_last;
 }
 
+/* Newcomers that have all rows they can use in this step wait for its end only, and others run. */
+static bool hurries(const Draft *d) {
+    if (!d->n_kept || !d->n_newcomers)
+        return false;
+    for (uint32_t i = 0; i < d->n_newcomers; i++)
+        if (rows_wanted(d, d->view->n_running + i))
+            return false;
+    return true;
+}
+
 /* Where no turn is cut short, the next one is that of the client after the last that had rows: so
  * clients also take turns at slots that come free one by one. */
 static void plan_prompts(Draft *d) {
     SchedulerClient *clients = d->view->clients;
-    uint32_t n_clients = d->view->n_clients, i_before = link_turns(clients, n_clients);
+    uint32_t n_clients = d->view->n_clients, n_first_turns;
+    uint32_t i_before = link_turns(clients, n_clients, &n_first_turns);
     bool wants = i_before < n_clients;
 
     d->work_left = max_i64(d->work_left, d->quantum);
-    while (wants && has_rows(d)) {
+    while (wants && has_rows(d) && (n_first_turns || !hurries(d))) {
         uint32_t i = clients[i_before].next, n_rows_before = d->n_rows_left;
-
         bool passes = !take_turn(d, &clients[i]);
 
+        n_first_turns -= n_first_turns != 0;
         if (d->n_rows_left < n_rows_before)
             d->plan->i_turn = clients[i].deficit > 0 ? i : (i + 1) % n_clients;
         wants = !passes || i != i_before;

@@ -21,7 +21,10 @@
  *      prompts, oldest first, then for what it has waiting, which is admitted in the order of its
  *      line. If the next one does not fit, it waits by itself. A client that can use no more rows
  *      passes. The end of a step may cut a turn short; it goes on in the next. The last row of a
- *      turn may cost more than the turn has left; the client's next turns are less by that.
+ *      turn may cost more than the turn has left; the client's next turns are less by that. A step
+ *      that admits newcomers while others run ends when the newcomers have all rows that they can
+ *      use and every client has had a turn: a first token does not wait for what others can have in
+ *      the next step.
  *
  * A step has max_batched_tokens rows, and the work (server/engine/row_cost.h) of as many rows at
  * the start of a prompt: what costs more, because it attends to more, makes a step of fewer rows,
@@ -56,7 +59,8 @@
  * With w the work of its prompt and of the debt of its client, both end in that client's turn
  * number w / quantum, rounded up: it was given less than w + quantum. Each of k clients was given
  * as much, and exceeded it by less than one row. So prompts have used less than
- * k * (w + quantum + one row) by then, however long those of others are.
+ * k * (w + quantum + one row) by then, however long those of others are. Where that is less than a
+ * step, the newcomer's step ends with it.
  */
 
 #include "server/engine/row_cost.h"
@@ -78,8 +82,8 @@ typedef struct SchedulerSequence {
 
 typedef struct SchedulerClient {
     int64_t deficit;               /* work left of its turn; 0: its next turn is a whole one; less:
-                                      what its next turns are less. What scheduler_plan leaves here
-                                      belongs to the next step's view */
+                                      its debt, by which its next turns are less. What scheduler_plan
+                                      leaves here belongs to the next step's view */
     uint32_t i_waiting, n_waiting; /* its waiting sequences in the view, first in its line first */
 
     /* The scheduler's own. */

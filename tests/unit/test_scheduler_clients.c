@@ -253,6 +253,35 @@ static void test_who_lost_a_sequence_admits_none_before_it(void **state) {
     assert_int_equal(admitted[0], 1);
 }
 
+/* Everybody has a turn of 64 rows, and the newcomer what it asks for. */
+static void test_a_newcomer_s_step_is_short(void **state) {
+    SchedulerSequence running[] = { of(0, prefilling(900, 0)), of(1, decoding(10, 90)) };
+    SchedulerSequence waiting[] = { of(2, arriving(7, 9)) };
+    StepPlan plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+
+    (void)state;
+    assert_int_equal(plan.n_tokens, 64 + 1 + 7);
+    assert_int_equal(items[2].n_tokens, 7);
+    assert_int_equal(plan.i_turn, 0);
+    /* As many rounds as it takes until it has all. */
+    waiting[0] = of(2, arriving(150, 200));
+    plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+    assert_int_equal(items[2].n_tokens, 150);
+    assert_int_equal(plan.n_tokens, 3 * 64 + 1 + 150);
+    /* It cannot have all in this step: nothing would be won. */
+    waiting[0] = of(2, arriving(700, 800));
+    plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+    assert_int_equal(plan.n_tokens, 600);
+}
+
+static void test_newcomers_alone_have_a_whole_step(void **state) {
+    SchedulerSequence waiting[] = { of(0, arriving(7, 9)), of(0, arriving(900, 900)),
+                                    of(1, arriving(7, 9)), of(1, arriving(900, 900)) };
+
+    (void)state;
+    assert_int_equal(plan_fresh(NULL, 0, waiting, 4, 2, 50, 8, 600).n_tokens, 600);
+}
+
 /* pages for decodes */
 
 static void test_pages_for_decodes_come_from_who_runs_most(void **state) {
@@ -406,6 +435,8 @@ int main(void) {
         cmocka_unit_test(test_a_newcomer_that_does_not_fit_stops_admissions),
         cmocka_unit_test(test_who_runs_something_waits_by_itself),
         cmocka_unit_test(test_who_lost_a_sequence_admits_none_before_it),
+        cmocka_unit_test(test_a_newcomer_s_step_is_short),
+        cmocka_unit_test(test_newcomers_alone_have_a_whole_step),
         cmocka_unit_test(test_pages_for_decodes_come_from_who_runs_most),
         cmocka_unit_test(test_the_last_one_left_has_all_pages),
         cmocka_unit_test(test_one_client_is_served_in_order),
