@@ -82,8 +82,8 @@ typedef struct SchedulerSequence {
 
 typedef struct SchedulerClient {
     int64_t deficit;               /* work left of its turn; 0: its next turn is a whole one; less:
-                                      its debt, by which its next turns are less. What scheduler_plan
-                                      leaves here belongs to the next step's view */
+                                      its debt, by which its next turns are less. What is left
+                                      here by scheduler_plan belongs to the next step's view */
     uint32_t i_waiting, n_waiting; /* its waiting sequences in the view, first in its line first */
 
     /* The scheduler's own. */

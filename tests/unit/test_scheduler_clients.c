@@ -274,6 +274,17 @@ static void test_a_newcomer_s_step_is_short(void **state) {
     assert_int_equal(plan.n_tokens, 600);
 }
 
+static void test_a_newcomer_s_step_has_a_turn_for_those_after_it(void **state) {
+    SchedulerSequence running[] = { of(1, prefilling(900, 0)) };
+    SchedulerSequence waiting[] = { of(0, arriving(7, 9)) };
+    StepPlan plan = plan_fresh(running, 1, waiting, 1, 2, 50, 8, 600);
+
+    (void)state;
+    assert_int_equal(items[0].n_tokens, 64);
+    assert_int_equal(items[1].n_tokens, 7);
+    assert_int_equal(plan.i_turn, 0);
+}
+
 static void test_newcomers_alone_have_a_whole_step(void **state) {
     SchedulerSequence waiting[] = { of(0, arriving(7, 9)), of(0, arriving(900, 900)),
                                     of(1, arriving(7, 9)), of(1, arriving(900, 900)) };
@@ -436,6 +447,7 @@ int main(void) {
         cmocka_unit_test(test_who_runs_something_waits_by_itself),
         cmocka_unit_test(test_who_lost_a_sequence_admits_none_before_it),
         cmocka_unit_test(test_a_newcomer_s_step_is_short),
+        cmocka_unit_test(test_a_newcomer_s_step_has_a_turn_for_those_after_it),
         cmocka_unit_test(test_newcomers_alone_have_a_whole_step),
         cmocka_unit_test(test_pages_for_decodes_come_from_who_runs_most),
         cmocka_unit_test(test_the_last_one_left_has_all_pages),
