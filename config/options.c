@@ -193,8 +193,9 @@ const Option option_table[] = {
       .min = 1,
       .max = 1u << 20,
       .fallback = "512",
-      .help = "Tokens of one step: one for each running sequence, the rest for prompts. More is "
-              "faster for prompts and slower between two tokens of an answer" },
+      .help = "Most tokens of one step: one for each running sequence, the rest for prompts, fewer "
+              "deep in long ones. More is faster for prompts and slower between two tokens of an "
+              "answer" },
     { .name = "steps_in_flight",
       U32(steps_in_flight),
       .topic = TOPIC_BATCHING,

@@ -246,6 +246,7 @@ int engine_new(Engine **outp, const EngineOptions *options, Reason *why) {
         return reason_set(why, r, "no memory for the engine's mailbox");
     e->has_inbox = true;
     e->n_vocab = checkpoint_config(options->checkpoint)->n_vocab;
+    e->row_cost = row_cost_of_model(checkpoint_config(options->checkpoint));
     find_ends(e);
     limits = (DecoderLimits){ .max_batched_tokens = e->options.max_batched_tokens,
                               .max_logit_rows = e->n_logit_rows_max };

@@ -44,8 +44,16 @@ static void hold_found(Engine *e, Sequence *s) {
     }
 }
 
+/* The rows were planned at the start of the prompt; after what was found they cost more, and fewer
+ * take the same work. */
+static uint32_t rows_after(const Engine *e, uint32_t n_hit, uint32_t n_rest, uint32_t n_planned) {
+    int64_t work = row_cost_work(&e->row_cost, 0, n_planned);
+
+    return row_cost_rows(&e->row_cost, n_hit, n_rest < n_planned ? n_rest : n_planned, work);
+}
+
 void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
-    uint32_t n_rest, n_hit;
+    uint32_t n_hit;
     bool first = !s->was_admitted;
 
     assert(!s->n_pages && !s->n_computed);
@@ -60,8 +68,7 @@ void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {
     n_hit = s->n_pages * KV_PAGE_TOKENS;
     s->n_chained = s->n_pages;
     s->n_computed = s->n_collected = n_hit;
-    n_rest = sequence_n_known(s) - n_hit;
-    item->n_tokens = item->n_tokens < n_rest ? item->n_tokens : n_rest;
+    item->n_tokens = rows_after(e, n_hit, sequence_n_known(s) - n_hit, item->n_tokens);
     item->n_new_pages -= s->n_pages;
     if (first) {
         s->n_cached = n_hit;

@@ -4,7 +4,7 @@
  * for as long keeps its place in the order of turns. With nothing running it also stands among the
  * newcomers (server/engine/scheduler.h). Its own waiting sequences are in its line.
  *
- * A step costs work for each client, and for the sequences in the scheduler's view, which are at
+ * A step costs time for each client, and for the sequences in the scheduler's view, which are at
  * most twice max_num_seqs, however many wait.
  */
 #include "server/engine/engine_state.h"
@@ -19,8 +19,8 @@ struct EngineClient {
     List line;     /* Sequence.link of those that wait; first come first, preempted ones before */
     uint64_t id;
     uint32_t n_running;
-    uint32_t deficit; /* the scheduler's */
-    uint32_t i_view;  /* in the view of the step at hand */
+    int64_t deficit; /* the scheduler's */
+    uint32_t i_view; /* in the view of the step at hand */
     bool in_view;
 };
 

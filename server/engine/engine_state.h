@@ -48,6 +48,7 @@ struct Engine {
     EngineOptions options;
     EndOfTurn ends;
     uint32_t n_vocab;
+    RowCost row_cost;
 
     Decoder *decoder;
     Ledger ledger;

@@ -43,6 +43,7 @@ uint64_t engine_now_ns(void) {
 static StepPlan plan_step(Engine *e, SchedulerView *view) {
     SchedulerLimits limits = { .max_num_seqs = e->options.max_num_seqs,
                                .max_batched_tokens = e->options.max_batched_tokens,
+                               .cost = e->row_cost,
                                .page_exact = e->options.page_exact };
     StepPlan plan = { .items = e->items, .admitted = e->admitted, .by_client = e->by_client };
 

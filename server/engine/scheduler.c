@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One pass per rule of the header, in that order, over a draft that carries what is left of rows,
- * pages and slots. Work is proportional to sequences and clients in the view, and for each
- * sequence that is preempted once more to the clients.
+ * work, pages and slots. Its time is proportional to sequences and clients in the view, and for
+ * each sequence that is preempted once more to the clients.
  */
 
 #include "server/engine/scheduler.h"
 
 #include "kvcache/kv_layout.h"
 #include "util/integer.h"
+
+#include <assert.h>
 
 #define NO_ITEM UINT32_MAX
 
@@ -19,7 +21,11 @@ typedef struct Draft {
     uint32_t n_growing; /* of those that stay or are admitted, those that may need more pages after
                            this step */
     uint32_t n_rows_left, n_pages_left;
-    uint32_t max_seqs, quantum;
+    int64_t work_left; /* less than 0 where the decodes take more than a step's */
+    int64_t quantum;
+    const RowCost *cost;
+    uint32_t max_seqs;
+    uint32_t n_newcomers; /* of those that are admitted; they come first */
     bool page_exact;
     bool admits; /* nobody stands in the way of admissions */
 } Draft;
@@ -55,6 +61,7 @@ static void give(Draft *d, uint32_t i_item, uint32_t n_rows, uint32_t n_new_page
     StepItem *item = &d->plan->items[i_item];
 
     d->n_growing -= may_grow(s, item->n_new_pages);
+    d->work_left -= row_cost_work(d->cost, s->n_computed + item->n_tokens, n_rows);
     item->n_tokens += n_rows;
     item->n_new_pages += n_new_pages;
     d->n_growing += may_grow(s, item->n_new_pages);
@@ -133,6 +140,7 @@ static void count_out(Draft *d, uint32_t i) {
     d->n_growing -= may_grow(s, item->n_new_pages);
     d->n_pages_left += s->n_pages - s->n_shared_pages + item->n_new_pages;
     d->n_rows_left += item->n_tokens;
+    d->work_left += row_cost_work(d->cost, s->n_computed, item->n_tokens);
     d->n_kept--;
 }
 
@@ -232,6 +240,7 @@ static void plan_newcomers(Draft *d) {
         if (d->admits)
             admit(d, c);
     }
+    d->n_newcomers = d->plan->n_admitted;
 }
 
 /* rule 4 */
@@ -266,28 +275,41 @@ static uint32_t next_item(Draft *d, SchedulerClient *c) {
     return admit_next(d, c) ? c->i_open : NO_ITEM;
 }
 
+static bool has_rows(const Draft *d) {
+    return d->n_rows_left && d->work_left > 0;
+}
+
+/* As many as the item can use, the step has and the turn allows; at least one. */
+static void give_rows(Draft *d, SchedulerClient *c, uint32_t i_item) {
+    uint32_t position = sequence_of(d, i_item)->n_computed + d->plan->items[i_item].n_tokens;
+    uint32_t n_max = min_u32(rows_wanted(d, i_item), d->n_rows_left);
+    int64_t work_before = d->work_left, work = min_i64(c->deficit, work_before);
+
+    give(d, i_item, row_cost_rows(d->cost, position, n_max, work), 0);
+    c->deficit -= work_before - d->work_left;
+}
+
 /* Returns whether the client may have use for another turn. */
 static bool take_turn(Draft *d, SchedulerClient *c) {
-    if (!c->deficit)
-        c->deficit = d->quantum;
-    while (c->deficit && d->n_rows_left) {
-        uint32_t i_item = next_item(d, c), n;
+    if (c->deficit <= 0)
+        c->deficit += d->quantum;
+    while (c->deficit > 0 && has_rows(d)) {
+        uint32_t i_item = next_item(d, c);
 
         if (i_item == NO_ITEM) {
             c->deficit = 0;
             return false;
         }
-        n = min_u32(min_u32(rows_wanted(d, i_item), c->deficit), d->n_rows_left);
-        give(d, i_item, n, 0);
-        c->deficit -= n;
+        give_rows(d, c, i_item);
     }
     return true;
 }
 
 /* Links those that run something in a ring; returns its last, or n_clients if it is empty. */
-static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients) {
+static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients, uint32_t *n_linkedp) {
     uint32_t i_last = n_clients, i_next = n_clients;
 
+    *n_linkedp = 0;
     for (uint32_t i = n_clients; i--;) {
         if (!clients[i].n_running && !clients[i].n_admitted)
             continue;
@@ -295,26 +317,39 @@ static uint32_t link_turns(SchedulerClient *clients, uint32_t n_clients) {
             i_last = i;
         clients[i].next = i_next;
         i_next = i;
+        ++*n_linkedp;
     }
     if (i_last < n_clients)
         clients[i_last].next = i_next;
     return i_last;
 }
 
+/* Newcomers that have all rows they can use in this step wait for its end only, and others run. */
+static bool hurries(const Draft *d) {
+    if (!d->n_kept || !d->n_newcomers)
+        return false;
+    for (uint32_t i = 0; i < d->n_newcomers; i++)
+        if (rows_wanted(d, d->view->n_running + i))
+            return false;
+    return true;
+}
+
 /* Where no turn is cut short, the next one is that of the client after the last that had rows: so
  * clients also take turns at slots that come free one by one. */
 static void plan_prompts(Draft *d) {
     SchedulerClient *clients = d->view->clients;
-    uint32_t n_clients = d->view->n_clients, i_before = link_turns(clients, n_clients);
+    uint32_t n_clients = d->view->n_clients, n_first_turns;
+    uint32_t i_before = link_turns(clients, n_clients, &n_first_turns);
     bool wants = i_before < n_clients;
 
-    while (wants && d->n_rows_left) {
+    d->work_left = max_i64(d->work_left, d->quantum);
+    while (wants && has_rows(d) && (n_first_turns || !hurries(d))) {
         uint32_t i = clients[i_before].next, n_rows_before = d->n_rows_left;
-
         bool passes = !take_turn(d, &clients[i]);
 
+        n_first_turns -= n_first_turns != 0;
         if (d->n_rows_left < n_rows_before)
-            d->plan->i_turn = clients[i].deficit ? i : (i + 1) % n_clients;
+            d->plan->i_turn = clients[i].deficit > 0 ? i : (i + 1) % n_clients;
         wants = !passes || i != i_before;
         if (passes)
             clients[i_before].next = clients[i].next;
@@ -323,10 +358,15 @@ static void plan_prompts(Draft *d) {
     }
 }
 
-uint32_t scheduler_quantum(const SchedulerLimits *limits) {
+int64_t scheduler_quantum(const SchedulerLimits *limits) {
     uint32_t quarter = limits->max_batched_tokens / 4;
+    uint32_t n_rows = quarter ? min_u32(quarter, KV_PAGE_TOKENS) : 1;
 
-    return quarter ? min_u32(quarter, KV_PAGE_TOKENS) : 1;
+    return row_cost_work(&limits->cost, 0, n_rows);
+}
+
+int64_t scheduler_work(const SchedulerLimits *limits) {
+    return row_cost_work(&limits->cost, 0, limits->max_batched_tokens);
 }
 
 void scheduler_plan(const SchedulerView *view, const SchedulerLimits *limits, StepPlan *plan) {
@@ -335,10 +375,13 @@ void scheduler_plan(const SchedulerView *view, const SchedulerLimits *limits, St
                 .n_kept = view->n_running,
                 .n_rows_left = limits->max_batched_tokens,
                 .n_pages_left = view->n_pages_free,
+                .work_left = scheduler_work(limits),
+                .cost = &limits->cost,
                 .max_seqs = min_u32(limits->max_num_seqs, limits->max_batched_tokens),
                 .quantum = scheduler_quantum(limits),
                 .page_exact = limits->page_exact };
 
+    assert(limits->cost.products);
     begin(&d);
     plan_decodes(&d);
     d.admits = !plan->n_preempted;

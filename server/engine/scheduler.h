@@ -16,12 +16,23 @@
  * missing for that, sequences of clients that run at least two are preempted, chosen as in 2, until
  * it fits; nobody is, if even all of those would not suffice. A newcomer that does not fit stops
  *      all admissions of the step.
- *   4. What is left of max_batched_tokens goes to prompts by deficit round robin: the clients that
- *      run something take turns of a quantum of rows. A client uses its rows for its running
+ *   4. What is left of the step goes to prompts by deficit round robin: the clients that run
+ *      something take turns of a quantum of work. A client uses its turn for rows of its running
  *      prompts, oldest first, then for what it has waiting, which is admitted in the order of its
  *      line. If the next one does not fit, it waits by itself. A client that can use no more rows
- *      passes. The end of a step may cut a turn short; it goes on in the next. As a prompt can be
- *      cut after any row, that is the only deficit that is ever carried over.
+ *      passes. The end of a step may cut a turn short; it goes on in the next. The last row of a
+ *      turn may cost more than the turn has left; the client's next turns are less by that. A step
+ *      that admits newcomers while others run ends when the newcomers have all rows that they can
+ *      use and every client has had a turn: a first token does not wait for what others can have in
+ *      the next step.
+ *
+ * A step has max_batched_tokens rows, and the work (server/engine/row_cost.h) of as many rows at
+ * the start of a prompt: what costs more, because it attends to more, makes a step of fewer rows,
+ * not a longer one. Decodes come out of the same work, and are never refused for it; what they
+ * leave prompts is at least a quantum. A prompt has rows until the work is used up, so a step
+ * exceeds it by less than one row. Without decodes, a step with one prompt's first rows is the
+ * longest there is. Turns are work, and not rows, as it is time that clients take from each other:
+ * a prompt far into a long context has fewer rows a turn than one that begins.
  *
  * An admitted sequence takes pages for all its tokens at once. Headroom: one page stays free for
  * every sequence that may still grow. It does not apply to a sequence that would run alone.
@@ -31,7 +42,8 @@
  * Why the oldest advances: rule 2 takes the oldest running sequence only where no other runs, and
  * then it fits, since no sequence may need more than all pages; rule 3 never takes the oldest of a
  * client. If the oldest decodes it has a row in this step; if it is a prompt, it is the first that
- * its client's turn serves, and turns come round.
+ * its client's turn serves, and turns come round: a client in debt by a row that costs more than a
+ * quantum passes some, and each of them lessens the debt.
  *
  * Why nobody starves: a client's sequences begin in the order of its line, since a preempted one
  * goes to the front, and whoever is preempted is the client's youngest. So the client's oldest
@@ -43,17 +55,23 @@
  * grow fewer, and at last it is the oldest of all. When it has ended the client's next is its
  * oldest.
  *
- * How long a newcomer waits: where it finds room, or victims, it is admitted in its first step. A
- * prompt of n rows then ends within the n + quantum next rows of its client, of which each of k
- * clients gets as many: k * (n + quantum) prompt rows at most.
+ * How long a newcomer waits: where it finds room, or victims, it is admitted in its first step.
+ * With w the work of its prompt and of the debt of its client, both end in that client's turn
+ * number w / quantum, rounded up: it was given less than w + quantum. Each of k clients was given
+ * as much, and exceeded it by less than one row. So prompts have used less than
+ * k * (w + quantum + one row) by then, however long those of others are. Where that is less than a
+ * step, the newcomer's step ends with it.
  */
+
+#include "server/engine/row_cost.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 typedef struct SchedulerSequence {
     uint32_t n_known;        /* its tokens, prompt and output */
-    uint32_t n_computed;     /* of them in the cache; < n_known */
+    uint32_t n_computed;     /* of them in the cache; all of them where its end is on its way: then
+                                it has no more rows, and keeps its place and pages until it is gone */
     uint32_t n_max;          /* tokens it may ever put in the cache; no more than all pages hold */
     uint32_t n_pages;        /* pages it holds; a running one holds pages for its whole prompt */
     uint32_t n_shared_pages; /* of them, those that may not come free with it: an older running one
@@ -64,8 +82,9 @@ typedef struct SchedulerSequence {
 } SchedulerSequence;
 
 typedef struct SchedulerClient {
-    uint32_t deficit;              /* rows left of its turn; 0: its next turn is a whole one. What
-                                      scheduler_plan leaves here belongs to the next step's view */
+    int64_t deficit;               /* work left of its turn; 0: its next turn is a whole one; less:
+                                      its debt, by which its next turns are less. What is left
+                                      here by scheduler_plan belongs to the next step's view */
     uint32_t i_waiting, n_waiting; /* its waiting sequences in the view, first in its line first */
 
     /* The scheduler's own. */
@@ -81,6 +100,7 @@ typedef struct SchedulerLimits {
     uint32_t max_num_seqs;       /* sequences that run at once */
     uint32_t max_batched_tokens; /* rows of a step; where it is less than max_num_seqs, it limits
                                     the sequences too */
+    RowCost cost;                /* of each of them */
     bool page_exact;             /* a prompt's chunk ends where a page does, or with the prompt */
 } SchedulerLimits;
 
@@ -113,8 +133,10 @@ typedef struct StepPlan {
     uint32_t *by_client; /* [max_num_seqs] room to work in */
 } StepPlan;
 
-/* Rows of one turn: a page, but never more than a quarter of a step. */
-uint32_t scheduler_quantum(const SchedulerLimits *limits);
+/* Work of a step: of a prompt's first max_batched_tokens rows. */
+int64_t scheduler_work(const SchedulerLimits *limits);
+/* Work of one turn: of a prompt's first page, but never more rows than a quarter of a step. */
+int64_t scheduler_quantum(const SchedulerLimits *limits);
 
 /* Fills all of `plan` but the pointers. */
 void scheduler_plan(const SchedulerView *view, const SchedulerLimits *limits, StepPlan *plan);

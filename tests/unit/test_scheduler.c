@@ -11,7 +11,8 @@ static StepPlan plan_of(const SchedulerSequence *running, uint32_t n_running,
                         const SchedulerSequence *waiting, uint32_t n_waiting, uint32_t n_pages_free,
                         uint32_t max_num_seqs, uint32_t max_batched_tokens) {
     SchedulerLimits limits = { .max_num_seqs = max_num_seqs,
-                               .max_batched_tokens = max_batched_tokens };
+                               .max_batched_tokens = max_batched_tokens,
+                               .cost = ROW_COST_EQUAL };
 
     memset(clients, 0, sizeof(clients));
     return plan_of_clients(running, n_running, waiting, n_waiting, n_running + n_waiting ? 1 : 0,
@@ -150,17 +151,96 @@ static void test_a_preempted_prompt_gives_its_pages_to_a_decode(void **state) {
     assert_int_equal(plan.n_tokens, 1);
 }
 
+/* The work of a step */
+
+static const SchedulerLimits deep_limits = { .max_num_seqs = 100,
+                                             .max_batched_tokens = 100,
+                                             .cost = { .products = 1000, .n_full_layers = 1 } };
+
+static StepPlan plan_deep(const SchedulerSequence *running, uint32_t n_running) {
+    memset(clients, 0, sizeof(clients));
+    return plan_of_clients(running, n_running, NULL, 0, 1, 100, &deep_limits);
+}
+
+static void test_a_prompt_begins_with_all_rows(void **state) {
+    SchedulerSequence running[] = { prefilling(5000, 0) };
+
+    (void)state;
+    assert_int_equal(plan_deep(running, 1).n_tokens, 100);
+}
+
+/* A row at position 1,000 n costs n + 1 of the first; the step 100 of the first and 4,950. */
+static void test_deep_in_a_prompt_a_step_has_fewer_rows(void **state) {
+    SchedulerSequence running[] = { prefilling(9000, 1000) };
+
+    (void)state;
+    assert_int_equal(plan_deep(running, 1).n_tokens, 52);
+    running[0] = prefilling(9000, 4000);
+    assert_int_equal(plan_deep(running, 1).n_tokens, 21);
+    running[0] = prefilling(300000, 200000); /* more than a step: one all the same */
+    assert_int_equal(plan_deep(running, 1).n_tokens, 1);
+}
+
+static void test_decodes_take_work_from_prompts(void **state) {
+    SchedulerSequence running[] = { decoding(4000, 4100), decoding(4000, 4100), prefilling(500, 0),
+                                    decoding(4000, 4100) };
+
+    (void)state;
+    /* Three that cost 5,000 each leave 89,950. */
+    assert_int_equal(plan_deep(running, 4).n_tokens, 3 + 87);
+}
+
+static void test_decodes_are_not_refused_and_leave_prompts_a_turn(void **state) {
+    SchedulerSequence running[60];
+
+    (void)state;
+    for (uint32_t i = 0; i < 60; i++)
+        running[i] = i ? decoding(9000, 9500) : prefilling(500, 0);
+    assert_int_equal(plan_deep(running, 60).n_tokens, 59 + 25);
+    assert_int_equal(items[0].n_tokens, 25);
+    assert_int_equal(items[59].n_tokens, 1);
+}
+
+static void test_a_window_bounds_what_a_row_costs(void **state) {
+    SchedulerSequence running[] = { prefilling(9000, 8000) };
+    SchedulerLimits limits = deep_limits;
+
+    (void)state;
+    limits.cost = (RowCost){ .products = 1000, .n_sliding_layers = 1, .window = 1000 };
+    memset(clients, 0, sizeof(clients));
+    assert_int_equal(plan_of_clients(running, 1, NULL, 0, 1, 0, &limits).n_tokens, 53);
+}
+
+static void test_a_chunk_of_a_page_has_no_more_rows_than_work(void **state) {
+    SchedulerSequence running[] = { prefilling(9000, 640), prefilling(9000, 6400) };
+    SchedulerLimits limits = deep_limits;
+
+    (void)state;
+    limits.page_exact = true;
+    memset(clients, 0, sizeof(clients));
+    /* 64 rows cost 106,976 of 104,950: the 63rd ends the step. */
+    plan_of_clients(running, 2, NULL, 0, 1, 0, &limits);
+    assert_int_equal(items[0].n_tokens, 63);
+    assert_int_equal(items[1].n_tokens, 0);
+    running[0] = prefilling(9000, 660); /* to the border, and the rest to the next one */
+    plan_of_clients(running, 2, NULL, 0, 1, 0, &limits);
+    assert_int_equal(items[0].n_tokens, 44);
+    assert_int_equal(items[1].n_tokens, 5);
+}
+
 /* A random life */
 
 typedef struct Life {
     SchedulerSequence s;
     uint32_t n_prompt, arrival;
+    bool is_seen; /* to have ended */
 } Life;
 
 typedef struct World {
     Life running[MANY], waiting[MANY];
     uint32_t n_running, n_waiting, n_arrived, n_finished, n_pages, n_pages_free;
     uint32_t last_admitted; /* arrival + 1 of the youngest ever admitted */
+    bool is_late;           /* ends are seen a step late, as where two steps are in flight */
     SchedulerLimits limits;
 } World;
 
@@ -197,9 +277,43 @@ static void admit(World *w, uint32_t n) {
     memmove(w->waiting, w->waiting + n, w->n_waiting * sizeof(Life));
 }
 
+/* It has no more rows. */
+static bool has_ended(const Life *l) {
+    return l->s.n_computed == l->s.n_known && l->s.n_known == l->s.n_max;
+}
+
+static bool is_over(World *w, Life *l) {
+    bool is_seen = l->is_seen || !w->is_late;
+
+    if (!has_ended(l))
+        return false;
+    l->is_seen = true;
+    return is_seen;
+}
+
+/* Whether anybody did. */
+static bool collect_ended(World *w) {
+    uint32_t n_left = 0, n_before = w->n_running;
+
+    for (uint32_t i = 0; i < w->n_running; i++) {
+        if (has_ended(&w->running[i])) {
+            w->n_pages_free += w->running[i].s.n_pages;
+            w->n_finished++;
+        } else {
+            w->running[n_left++] = w->running[i];
+        }
+    }
+    w->n_running = n_left;
+    return n_left < n_before;
+}
+
 static void advance(World *w, const StepPlan *plan) {
     uint32_t n_tokens = 0, n_left = 0;
+    bool advances = true; /* the oldest that has not ended, always */
 
+    for (uint32_t i = w->n_running; i--;)
+        advances = has_ended(&w->running[i]) ? advances : items[i].n_tokens > 0;
+    assert_true(advances);
     for (uint32_t i = 0; i < w->n_running; i++) {
         Life *l = &w->running[i];
         bool decodes = l->s.n_known - l->s.n_computed == 1 && l->s.n_computed;
@@ -213,19 +327,17 @@ static void advance(World *w, const StepPlan *plan) {
             assert_int_equal(items[i].n_tokens, 1);
         assert_true(l->s.n_computed <= l->s.n_known);
         assert_true(l->s.n_pages * 64 >= l->s.n_computed);
-        if (l->s.n_computed == l->s.n_known && l->s.n_known == l->s.n_max) {
+        if (is_over(w, l)) {
             w->n_pages_free += l->s.n_pages;
             w->n_finished++;
             continue;
         }
-        l->s.n_known += l->s.n_computed == l->s.n_known;
+        l->s.n_known += l->s.n_computed == l->s.n_known && !has_ended(l);
         w->running[n_left++] = *l;
     }
-    assert_true(w->n_running == 0 || items[0].n_tokens > 0); /* the oldest always advances */
     w->n_running = n_left;
     assert_int_equal(n_tokens, plan->n_tokens);
     assert_true(n_tokens <= w->limits.max_batched_tokens);
-    assert_true(n_tokens > 0);
 }
 
 static void world_step(World *w) {
@@ -236,9 +348,12 @@ static void world_step(World *w) {
         running[i] = w->running[i].s;
     for (uint32_t i = 0; i < w->n_waiting; i++)
         waiting[i] = w->waiting[i].s;
-    plan = plan_of(running, w->n_running, waiting, w->n_waiting, w->n_pages_free,
-                   w->limits.max_num_seqs, w->limits.max_batched_tokens);
+    memset(clients, 0, sizeof(clients));
+    plan = plan_of_clients(running, w->n_running, waiting, w->n_waiting, 1, w->n_pages_free,
+                           &w->limits);
     assert_true(!plan.n_preempted || !plan.n_admitted);
+    if (plan.n_preempted && collect_ended(w)) /* nobody is put back with steps in flight */
+        return;
     for (uint32_t i = 0; i < plan.n_preempted; i++)
         put_back(w);
     admit(w, plan.n_admitted);
@@ -256,6 +371,8 @@ static void test_random_lives_keep_budgets_and_all_finish(void **state) {
         w.n_pages = w.n_pages_free = 1 + random_below(12);
         w.limits.max_num_seqs = 1 + random_below(10);
         w.limits.max_batched_tokens = 1 + random_below(seed % 2 ? 300 : 12);
+        w.limits.cost = random_cost();
+        w.is_late = random_below(2);
         while (w.n_finished < 40) {
             while (w.n_arrived < 40 && w.n_waiting < MANY / 2 && random_below(3) == 0)
                 arrive(&w);
@@ -281,6 +398,12 @@ int main(void) {
         cmocka_unit_test(test_the_youngest_preempts_itself),
         cmocka_unit_test(test_only_as_many_are_preempted_as_needed),
         cmocka_unit_test(test_a_preempted_prompt_gives_its_pages_to_a_decode),
+        cmocka_unit_test(test_a_prompt_begins_with_all_rows),
+        cmocka_unit_test(test_deep_in_a_prompt_a_step_has_fewer_rows),
+        cmocka_unit_test(test_decodes_take_work_from_prompts),
+        cmocka_unit_test(test_decodes_are_not_refused_and_leave_prompts_a_turn),
+        cmocka_unit_test(test_a_window_bounds_what_a_row_costs),
+        cmocka_unit_test(test_a_chunk_of_a_page_has_no_more_rows_than_work),
         cmocka_unit_test(test_random_lives_keep_budgets_and_all_finish),
     };
 

@@ -11,7 +11,8 @@ static StepPlan plan_fresh(const SchedulerSequence *running, uint32_t n_running,
                            uint32_t n_pages_free, uint32_t max_num_seqs,
                            uint32_t max_batched_tokens) {
     SchedulerLimits limits = { .max_num_seqs = max_num_seqs,
-                               .max_batched_tokens = max_batched_tokens };
+                               .max_batched_tokens = max_batched_tokens,
+                               .cost = ROW_COST_EQUAL };
 
     memset(clients, 0, sizeof(clients));
     return plan_of_clients(running, n_running, waiting, n_waiting, n_clients, n_pages_free,
@@ -41,7 +42,9 @@ static void test_clients_share_prompt_rows(void **state) {
 
 static void test_a_turn_cut_short_goes_on_in_the_next_step(void **state) {
     SchedulerSequence running[] = { of(0, prefilling(900, 0)), of(1, prefilling(900, 0)) };
-    SchedulerLimits limits = { .max_num_seqs = 4, .max_batched_tokens = 70 };
+    SchedulerLimits limits = { .max_num_seqs = 4,
+                               .max_batched_tokens = 70,
+                               .cost = ROW_COST_EQUAL };
     StepPlan plan;
 
     (void)state;
@@ -62,7 +65,9 @@ static void test_a_turn_cut_short_goes_on_in_the_next_step(void **state) {
 
 static void test_a_client_without_work_keeps_no_deficit(void **state) {
     SchedulerSequence running[] = { of(0, decoding(10, 90)), of(1, prefilling(900, 0)) };
-    SchedulerLimits limits = { .max_num_seqs = 4, .max_batched_tokens = 65 };
+    SchedulerLimits limits = { .max_num_seqs = 4,
+                               .max_batched_tokens = 65,
+                               .cost = ROW_COST_EQUAL };
 
     (void)state;
     memset(clients, 0, sizeof(clients));
@@ -82,6 +87,40 @@ static void test_slots_that_come_free_one_by_one_go_round(void **state) {
     assert_int_equal(plan.n_admitted, 1);
     assert_int_equal(admitted[0], 0);
     assert_int_equal(plan.i_turn, 1);
+}
+
+/* A row at position 1,000 costs two. */
+static void test_turns_are_work(void **state) {
+    SchedulerSequence running[] = { of(0, prefilling(1900, 1000)), of(1, prefilling(900, 0)) };
+    SchedulerLimits limits = { .max_num_seqs = 4,
+                               .max_batched_tokens = 192,
+                               .cost = { .products = 1000, .n_full_layers = 1 } };
+
+    (void)state;
+    memset(clients, 0, sizeof(clients));
+    plan_of_clients(running, 2, NULL, 0, 2, 0, &limits);
+    /* A turn is 48 rows at the start of a prompt; the third one of the first client ends the step.
+     */
+    assert_int_equal(items[0].n_tokens, 25 + 24 + 7);
+    assert_int_equal(items[1].n_tokens, 48 + 46);
+}
+
+static void test_a_row_on_credit_is_paid_by_turns(void **state) {
+    SchedulerSequence running[] = { of(0, prefilling(900, 6)), of(1, prefilling(900, 6)) };
+    SchedulerLimits limits = { .max_num_seqs = 4,
+                               .max_batched_tokens = 7,
+                               .cost = { .products = 2, .n_sliding_layers = 1, .window = 6 } };
+
+    (void)state;
+    /* A turn is 2, a step 2 + 3 + 4 + 5 + 6 + 7 + 8; its rows cost 8 each: one in four turns. */
+    assert_int_equal(scheduler_quantum(&limits), 2);
+    assert_int_equal(scheduler_work(&limits), 35);
+    memset(clients, 0, sizeof(clients));
+    plan_of_clients(running, 2, NULL, 0, 2, 0, &limits);
+    assert_int_equal(items[0].n_tokens, 3); /* the fifth row of the step ends it */
+    assert_int_equal(items[1].n_tokens, 2);
+    assert_int_equal(clients[0].deficit, 9 * 2 - 3 * 8);
+    assert_int_equal(clients[1].deficit, 8 * 2 - 2 * 8);
 }
 
 /* newcomers */
@@ -214,6 +253,46 @@ static void test_who_lost_a_sequence_admits_none_before_it(void **state) {
     assert_int_equal(admitted[0], 1);
 }
 
+/* Everybody has a turn of 64 rows, and the newcomer what it asks for. */
+static void test_a_newcomer_s_step_is_short(void **state) {
+    SchedulerSequence running[] = { of(0, prefilling(900, 0)), of(1, decoding(10, 90)) };
+    SchedulerSequence waiting[] = { of(2, arriving(7, 9)) };
+    StepPlan plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+
+    (void)state;
+    assert_int_equal(plan.n_tokens, 64 + 1 + 7);
+    assert_int_equal(items[2].n_tokens, 7);
+    assert_int_equal(plan.i_turn, 0);
+    /* As many rounds as it takes until it has all. */
+    waiting[0] = of(2, arriving(150, 200));
+    plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+    assert_int_equal(items[2].n_tokens, 150);
+    assert_int_equal(plan.n_tokens, 3 * 64 + 1 + 150);
+    /* It cannot have all in this step: nothing would be won. */
+    waiting[0] = of(2, arriving(700, 800));
+    plan = plan_fresh(running, 2, waiting, 1, 3, 50, 8, 600);
+    assert_int_equal(plan.n_tokens, 600);
+}
+
+static void test_a_newcomer_s_step_has_a_turn_for_those_after_it(void **state) {
+    SchedulerSequence running[] = { of(1, prefilling(900, 0)) };
+    SchedulerSequence waiting[] = { of(0, arriving(7, 9)) };
+    StepPlan plan = plan_fresh(running, 1, waiting, 1, 2, 50, 8, 600);
+
+    (void)state;
+    assert_int_equal(items[0].n_tokens, 64);
+    assert_int_equal(items[1].n_tokens, 7);
+    assert_int_equal(plan.i_turn, 0);
+}
+
+static void test_newcomers_alone_have_a_whole_step(void **state) {
+    SchedulerSequence waiting[] = { of(0, arriving(7, 9)), of(0, arriving(900, 900)),
+                                    of(1, arriving(7, 9)), of(1, arriving(900, 900)) };
+
+    (void)state;
+    assert_int_equal(plan_fresh(NULL, 0, waiting, 4, 2, 50, 8, 600).n_tokens, 600);
+}
+
 /* pages for decodes */
 
 static void test_pages_for_decodes_come_from_who_runs_most(void **state) {
@@ -263,7 +342,7 @@ static uint32_t serve_in_order(const SchedulerSequence *running, uint32_t n_runn
     for (uint32_t i = 0; i < n_kept; i++) {
         bool grows = running[i].n_computed == 64 * running[i].n_pages;
 
-        if (running[i].n_known - running[i].n_computed > 1)
+        if (running[i].n_known - running[i].n_computed != 1)
             continue;
         while (grows && !n_pages && n_kept > i) {
             n_pages += running[--n_kept].n_pages;
@@ -310,6 +389,7 @@ static void test_one_client_is_served_in_order(void **state) {
     for (int round = 0; round < 20000; round++) {
         SchedulerLimits limits = { .max_num_seqs = 1 + random_below(16),
                                    .max_batched_tokens = 1 + random_below(300),
+                                   .cost = ROW_COST_EQUAL,
                                    .page_exact = random_below(2) };
         uint32_t max_seqs = min_u32(limits.max_num_seqs, limits.max_batched_tokens);
         uint32_t n_running = random_below(max_seqs + 1), n_waiting = random_below(16);
@@ -323,6 +403,8 @@ static void test_one_client_is_served_in_order(void **state) {
 
             running[i] = random_below(2) ? decoding(random_below(2) ? n : (n + 63) / 64 * 64, 300)
                                          : prefilling(n + 1, random_below(n));
+            if (random_below(8) == 0) /* its end is on its way */
+                running[i].n_known = running[i].n_max = running[i].n_computed;
         }
         for (uint32_t i = 0; i < n_waiting; i++)
             waiting[i] = arriving(1 + random_below(200), 200 + random_below(200));
@@ -331,7 +413,7 @@ static void test_one_client_is_served_in_order(void **state) {
         if (n_running == 1 && !n_pages)
             n_pages = 1; /* alone it fits */
         memset(clients, 0, sizeof(clients));
-        clients[0].deficit = random_below(scheduler_quantum(&limits) + 1);
+        clients[0].deficit = random_below((uint32_t)scheduler_quantum(&limits) + 1);
         plan = plan_of_clients(running, n_running, waiting, n_waiting, 1, n_pages, &limits);
         n_admitted = serve_in_order(running, n_running, waiting, n_waiting, n_pages, &limits, rows);
         assert_int_equal(plan.n_admitted, n_admitted);
@@ -354,6 +436,8 @@ int main(void) {
         cmocka_unit_test(test_clients_share_prompt_rows),
         cmocka_unit_test(test_a_turn_cut_short_goes_on_in_the_next_step),
         cmocka_unit_test(test_a_client_without_work_keeps_no_deficit),
+        cmocka_unit_test(test_turns_are_work),
+        cmocka_unit_test(test_a_row_on_credit_is_paid_by_turns),
         cmocka_unit_test(test_slots_that_come_free_one_by_one_go_round),
         cmocka_unit_test(test_a_newcomer_has_the_free_slot_before_others),
         cmocka_unit_test(test_a_newcomer_takes_a_slot_from_who_runs_most),
@@ -364,6 +448,9 @@ int main(void) {
         cmocka_unit_test(test_a_newcomer_that_does_not_fit_stops_admissions),
         cmocka_unit_test(test_who_runs_something_waits_by_itself),
         cmocka_unit_test(test_who_lost_a_sequence_admits_none_before_it),
+        cmocka_unit_test(test_a_newcomer_s_step_is_short),
+        cmocka_unit_test(test_a_newcomer_s_step_has_a_turn_for_those_after_it),
+        cmocka_unit_test(test_newcomers_alone_have_a_whole_step),
         cmocka_unit_test(test_pages_for_decodes_come_from_who_runs_most),
         cmocka_unit_test(test_the_last_one_left_has_all_pages),
         cmocka_unit_test(test_one_client_is_served_in_order),

@@ -10,7 +10,7 @@ enum { N_CLIENTS_MAX = 8, N_GUESTS = 150 };
 typedef struct Guest {
     SchedulerSequence s;
     uint32_t n_prompt, client, number; /* of its client */
-    uint64_t n_rows_at_arrival;        /* prompt rows of all so far */
+    int64_t work_at_arrival;           /* of the prompts of all so far */
     uint32_t step;                     /* of its arrival */
     bool watched;                      /* it came to a client that had nothing */
 } Guest;
@@ -24,13 +24,15 @@ typedef struct Crowd {
     Guest guests[N_GUESTS];
     Guest *running[MANY];
     Guest *line[N_CLIENTS_MAX][N_GUESTS];
-    uint32_t n_line[N_CLIENTS_MAX], n_running_of[N_CLIENTS_MAX], deficit[N_CLIENTS_MAX];
+    uint32_t n_line[N_CLIENTS_MAX], n_running_of[N_CLIENTS_MAX];
+    int64_t deficit[N_CLIENTS_MAX];
     Order turns, newcomers;
     uint32_t n_running, n_arrived, n_finished, n_pages, n_pages_free, n_steps;
-    uint32_t n_clients; /* that there may be */
-    uint64_t n_rows, n_rows_of[N_CLIENTS_MAX], n_rows_at_advance;
-    const Guest *oldest; /* that ran in the last step */
-    uint32_t n_taken;    /* preempted for newcomers */
+    uint32_t n_clients;                                    /* that there may be */
+    int64_t work, work_of[N_CLIENTS_MAX], work_at_advance; /* of prompts */
+    int64_t costliest;                                     /* a row's work */
+    const Guest *oldest;                                   /* that ran in the last step */
+    uint32_t n_taken;                                      /* preempted for newcomers */
     uint32_t n_watched;
     bool shares; /* the view says that some pages do not come free, though they do */
 } Crowd;
@@ -65,7 +67,7 @@ static void arrive(Crowd *w, uint32_t client, uint32_t n_prompt, uint32_t n_outp
                   .n_prompt = n_prompt,
                   .client = client,
                   .number = w->n_arrived,
-                  .n_rows_at_arrival = w->n_rows,
+                  .work_at_arrival = w->work,
                   .step = w->n_steps,
                   .watched = !w->n_line[client] && !w->n_running_of[client] };
     if (g->watched) {
@@ -73,6 +75,8 @@ static void arrive(Crowd *w, uint32_t client, uint32_t n_prompt, uint32_t n_outp
         insert(&w->newcomers, client, w->newcomers.n);
         w->deficit[client] = 0;
     }
+    w->costliest =
+        max_i64(w->costliest, row_cost_work(&w->limits.cost, n_prompt + n_output - 1, 1));
     line_up(w, g, w->n_line[client]);
 }
 
@@ -166,16 +170,31 @@ static void move_guests(Crowd *w, const StepPlan *plan, Guest **in_view) {
     w->n_running = n_left;
 }
 
+/* What is given to others in the step that ends a wait comes on top. */
+static int64_t step_work(const Crowd *w) {
+    return scheduler_work(&w->limits) + w->costliest;
+}
+
 /* A newcomer's first token: header, "How long a newcomer waits". */
 static void check_wait(Crowd *w, Guest *g) {
-    uint64_t n_rows = w->n_rows - g->n_rows_at_arrival;
+    int64_t own = row_cost_work(&w->limits.cost, 0, g->n_prompt);
 
     if (!g->watched)
         return;
     g->watched = false;
     w->n_watched++;
-    assert_true(n_rows <= (uint64_t)w->n_clients * (g->n_prompt + scheduler_quantum(&w->limits)) +
-                              w->limits.max_batched_tokens);
+    assert_true(w->work - g->work_at_arrival <=
+                w->n_clients * (own + scheduler_quantum(&w->limits) + w->costliest) + step_work(w));
+}
+
+/* The oldest has a row before everybody has been given as much as the debt of its client, and a
+ * turn. */
+static void check_oldest(Crowd *w) {
+    if (items[0].n_tokens || w->running[0] != w->oldest)
+        w->work_at_advance = w->work;
+    w->oldest = w->running[0];
+    assert_true(w->work - w->work_at_advance <=
+                w->n_clients * (scheduler_quantum(&w->limits) + 2 * w->costliest) + step_work(w));
 }
 
 static void advance_crowd(Crowd *w, const StepPlan *plan) {
@@ -184,26 +203,23 @@ static void advance_crowd(Crowd *w, const StepPlan *plan) {
     for (uint32_t i = 0; i < w->n_running; i++) {
         Guest *g = w->running[i];
         bool decodes = g->s.n_known - g->s.n_computed == 1 && g->s.n_computed;
+        int64_t work;
 
         assert_true(items[i].n_new_pages <= w->n_pages_free);
         w->n_pages_free -= items[i].n_new_pages;
         g->s.n_pages += items[i].n_new_pages;
+        work = row_cost_work(&w->limits.cost, g->s.n_computed, items[i].n_tokens);
         g->s.n_computed += items[i].n_tokens;
         assert_true(g->s.n_computed <= g->s.n_known && g->s.n_pages * 64 >= g->s.n_computed);
         n_tokens += items[i].n_tokens;
         if (decodes)
             assert_int_equal(items[i].n_tokens, 1);
         else
-            w->n_rows += items[i].n_tokens, w->n_rows_of[g->client] += items[i].n_tokens;
+            w->work += work, w->work_of[g->client] += work;
     }
     assert_int_equal(n_tokens, plan->n_tokens);
     assert_true(n_tokens > 0 && n_tokens <= w->limits.max_batched_tokens);
-    /* The oldest has a row before everybody's turn has come once. */
-    if (items[0].n_tokens || w->running[0] != w->oldest)
-        w->n_rows_at_advance = w->n_rows;
-    w->oldest = w->running[0];
-    assert_true(w->n_rows - w->n_rows_at_advance <=
-                w->n_clients * scheduler_quantum(&w->limits) + w->limits.max_batched_tokens);
+    check_oldest(w);
     for (uint32_t i = 0; i < w->n_running; i++) {
         Guest *g = w->running[i];
 
@@ -253,6 +269,7 @@ static void test_random_crowds_keep_budgets_and_all_finish(void **state) {
                      .shares = seed % 3 == 0,
                      .limits = { .max_num_seqs = 4 + random_below(20),
                                  .max_batched_tokens = 1 + random_below(seed % 2 ? 300 : 12),
+                                 .cost = random_cost(),
                                  .page_exact = random_below(2) } };
         w.n_pages_free = w.n_pages;
         while (w.n_finished < N_GUESTS) {
@@ -288,7 +305,8 @@ static void test_newcomers_do_not_wait_for_hogs(void **state) {
                      .n_pages_free = 100000,
                      .n_clients = 2 + random_below(N_CLIENTS_MAX - 1),
                      .limits = { .max_num_seqs = N_CLIENTS_MAX + random_below(24),
-                                 .max_batched_tokens = 64 + random_below(500) } };
+                                 .max_batched_tokens = 64 + random_below(500),
+                                 .cost = random_cost() } };
         for (uint32_t i = 0; i < 80; i++)
             arrive(&w, 0, 1 + random_below(300), random_below(200));
         while (w.n_finished < N_GUESTS) {
@@ -313,7 +331,8 @@ static void test_a_newcomer_has_its_first_token_within_four_steps(void **state) 
         w = (Crowd){ .n_pages = 2000,
                      .n_pages_free = 2000,
                      .n_clients = 2,
-                     .limits = { .max_num_seqs = 60, .max_batched_tokens = 512 } };
+                     .limits = {
+                         .max_num_seqs = 60, .max_batched_tokens = 512, .cost = ROW_COST_EQUAL } };
         for (uint32_t i = 0; i < N_GUESTS - 1; i++)
             arrive(&w, 0, 1 + i * 37 % (n_before % 2 ? 5 : 400), 500);
         while (w.n_steps < n_before)
@@ -325,32 +344,57 @@ static void test_a_newcomer_has_its_first_token_within_four_steps(void **state) 
     }
 }
 
-static void test_greedy_clients_get_the_same_rows(void **state) {
+/* Somebody who reads 16 books, and somebody else with a page: each step is as long as one of the
+ * first rows of a prompt, and the newcomer's share of it does not depend on how far the others are.
+ */
+static void test_a_newcomer_has_its_first_token_within_four_steps_of_books(void **state) {
+    static Crowd w;
+
+    (void)state;
+    for (uint32_t n_before = 0; n_before < 400; n_before += 7) {
+        w = (Crowd){ .n_pages = 20000,
+                     .n_pages_free = 20000,
+                     .n_clients = 2,
+                     .limits = { .max_num_seqs = 60,
+                                 .max_batched_tokens = 512,
+                                 .cost = { .products = 3072, .n_full_layers = 1 } } };
+        for (uint32_t i = 0; i < 16; i++)
+            arrive(&w, 0, 20000, 500);
+        while (w.n_steps < n_before)
+            crowd_step(&w);
+        arrive(&w, 1, 512, 10);
+        while (w.guests[16].s.n_known == 512)
+            crowd_step(&w);
+        assert_true(w.n_steps - n_before <= 4);
+    }
+}
+
+static void test_greedy_clients_get_the_same_work(void **state) {
     static Crowd w;
 
     (void)state;
     for (unsigned seed = 0; seed < 100; seed++) {
-        uint64_t n_all = 0, n_most = 0, n_least = UINT64_MAX;
+        int64_t most, least;
 
         srand(seed);
         w = (Crowd){ .n_pages = 100000,
                      .n_pages_free = 100000,
                      .n_clients = 2 + random_below(3),
                      .limits = { .max_num_seqs = 16 + random_below(16),
-                                 .max_batched_tokens = 32 + random_below(500) } };
+                                 .max_batched_tokens = 32 + random_below(500),
+                                 .cost = random_cost() } };
         for (uint32_t i = 0; i < N_GUESTS; i++)
             arrive(&w, i % w.n_clients, 200 + random_below(i % w.n_clients ? 2000 : 200),
                    random_below(3));
-        while (n_all < 5000) {
+        while (w.n_line[0]) { /* it has the shortest prompts */
             crowd_step(&w);
-            n_all = n_most = 0;
-            n_least = UINT64_MAX;
+            most = 0;
+            least = INT64_MAX;
             for (uint32_t i = 0; i < w.n_clients; i++) {
-                n_all += w.n_rows_of[i];
-                n_most = w.n_rows_of[i] > n_most ? w.n_rows_of[i] : n_most;
-                n_least = w.n_rows_of[i] < n_least ? w.n_rows_of[i] : n_least;
+                most = max_i64(most, w.work_of[i]);
+                least = min_i64(least, w.work_of[i]);
             }
-            assert_true(n_most - n_least <= scheduler_quantum(&w.limits));
+            assert_true(most - least <= scheduler_quantum(&w.limits) + w.costliest);
         }
     }
 }
@@ -360,7 +404,8 @@ int main(void) {
         cmocka_unit_test(test_random_crowds_keep_budgets_and_all_finish),
         cmocka_unit_test(test_newcomers_do_not_wait_for_hogs),
         cmocka_unit_test(test_a_newcomer_has_its_first_token_within_four_steps),
-        cmocka_unit_test(test_greedy_clients_get_the_same_rows),
+        cmocka_unit_test(test_a_newcomer_has_its_first_token_within_four_steps_of_books),
+        cmocka_unit_test(test_greedy_clients_get_the_same_work),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
