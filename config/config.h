@@ -131,6 +131,7 @@ typedef struct Config {
     bool ignore_eos;
     uint32_t chunk;
     uint32_t max_tokens;
+    bool quick;
 } Config;
 
 #define CONFIG_NULL \

@@ -90,6 +90,14 @@ static int place_all(KvStore *store, const KvPlan *plan) {
     return 0;
 }
 
+bool kv_plans_equal(const KvPlan *a, const KvPlan *b, uint32_t n_layers) {
+    for (uint32_t layer = 0; layer < n_layers; layer++)
+        for (int side = 0; side < KV_SIDES; side++)
+            if (kv_plan_format(a, layer, side) != kv_plan_format(b, layer, side))
+                return false;
+    return true;
+}
+
 bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers) {
     for (uint32_t layer = 0; plan && layer < n_layers; layer++)
         for (KvSide side = 0; side < KV_SIDES; side++)

@@ -81,6 +81,8 @@ static inline KvFormat kv_plan_format(const KvPlan *plan, uint32_t layer, KvSide
     return plan ? plan->formats[layer][side] : KV_FORMAT_F16;
 }
 
+/* Whether both store every side of every layer alike. NULL: f16 throughout. */
+bool kv_plans_equal(const KvPlan *a, const KvPlan *b, uint32_t n_layers);
 /* Whether any side is below 16 bits. NULL: no. */
 bool kv_plan_quantizes(const KvPlan *plan, uint32_t n_layers);
 

@@ -18,12 +18,14 @@
 #include <unistd.h>
 
 #define GIB ((double)(1u << 30))
+#define QUICK_TOKENS 8192
 
 typedef struct Eval {
     const Config *config;
     Session session;
     TokenIds tokens;
     Profile *profile;
+    KvPlan reference;
     EvalRun *runs; /* [n_runs]: the reference, bf16, then the specs */
     uint32_t n_runs;
 } Eval;
@@ -50,6 +52,8 @@ static int read_tokens(Eval *e, Reason *why) {
 
     if (r)
         return r;
+    if (config->quick && e->tokens.n > QUICK_TOKENS)
+        e->tokens.n = QUICK_TOKENS;
     if (config->max_tokens && e->tokens.n > config->max_tokens)
         e->tokens.n = config->max_tokens;
     if (e->tokens.n < config->window)
@@ -58,13 +62,18 @@ static int read_tokens(Eval *e, Reason *why) {
     return 0;
 }
 
+/* The first one is the reference. */
 static int add_run(Eval *e, const char *spec, Reason *why) {
     EvalRun *run = &e->runs[e->n_runs];
+    uint32_t n_layers = e->session.config->n_layers;
     KvPlan plan;
     int r;
 
-    r = model_run_plan(e->config, spec, e->session.config->n_layers, &plan, &e->profile, why);
-    if (!r)
+    r = model_run_plan(e->config, spec, n_layers, &plan, &e->profile, why);
+    if (!r && !e->n_runs)
+        e->reference = plan;
+    run->is_reference = e->n_runs && kv_plans_equal(&plan, &e->reference, n_layers);
+    if (!r && !run->is_reference)
         r = session_cache_init(&run->cache, &e->session, e->config->window, &plan, e->profile, why);
     if (r)
         return r;
@@ -132,13 +141,14 @@ typedef struct Figures {
     double ppl, kld, kld_error, kld_p99, top1;
 } Figures;
 
-static Figures figures_of(EvalRun *run, uint32_t window) {
+static Figures figures_of(const Eval *e, uint32_t i) {
+    EvalRun *run = &e->runs[e->runs[i].is_reference ? 0 : i];
     const KvStore *store = run->cache.store;
     double bytes = (double)kv_store_page_bytes(store) / KV_PAGE_TOKENS;
 
     return (Figures){
         .bits = kv_store_bits(store),
-        .bits_with_tails = eval_bits_with_tails(store, window),
+        .bits_with_tails = eval_bits_with_tails(store, e->config->window),
         .bytes_per_token = bytes,
         .tokens_per_gib = GIB / bytes,
         .ppl = eval_perplexity(&run->stats),
@@ -157,7 +167,7 @@ static void print_table(Eval *e) {
     printf("%-12s %7s %7s %9s %9s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
            "+-", "p99", "top-1", "B/token", "tokens/GiB");
     for (uint32_t i = 0; i < e->n_runs; i++) {
-        Figures f = figures_of(&e->runs[i], e->config->window);
+        Figures f = figures_of(e, i);
 
         printf("%-12s %7.3f %7.3f %9.4f %9.6f %9.6f %9.6f %7.2f%% %7.0f %12.0f\n", e->runs[i].name,
                f.bits, f.bits_with_tails, f.ppl, f.kld, f.kld_error, f.kld_p99, 100 * f.top1,
@@ -165,11 +175,11 @@ static void print_table(Eval *e) {
     }
 }
 
-static void put_run(Eval *e, EvalRun *run, JsonWriter *w, const char *key) {
-    Figures f = figures_of(run, e->config->window);
+static void put_run(const Eval *e, uint32_t i, JsonWriter *w, const char *key) {
+    Figures f = figures_of(e, i);
 
     json_begin_object(w, key);
-    json_put_text(w, "kv", run->name);
+    json_put_text(w, "kv", e->runs[i].name);
     json_put_double(w, "bits", f.bits);
     json_put_double(w, "bits_with_tails", f.bits_with_tails);
     json_put_double(w, "ppl", f.ppl);
@@ -188,10 +198,10 @@ static void put_figures(Eval *e, JsonWriter *w) {
     json_put_text(w, "text", e->config->text_path);
     json_put_u64(w, "window", e->config->window);
     json_put_u64(w, "tokens", e->runs[0].stats.n_tokens);
-    put_run(e, &e->runs[0], w, "reference");
+    put_run(e, 0, w, "reference");
     json_begin_array(w, "specs");
     for (uint32_t i = 1; i < e->n_runs; i++)
-        put_run(e, &e->runs[i], w, NULL);
+        put_run(e, i, w, NULL);
     json_end_array(w);
     json_end_object(w);
 }

@@ -89,7 +89,11 @@ static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, Chunk chu
                      const uint32_t *tokens, uint32_t n, uint32_t n_next) {
     for (uint32_t i = 0; i < n_runs; i++) {
         Chunk *chunk = i ? &chunks[1] : &chunks[0];
-        int r = chunk_run(chunk, session, &runs[i].cache, tokens, n);
+        int r;
+
+        if (runs[i].is_reference)
+            continue;
+        r = chunk_run(chunk, session, &runs[i].cache, tokens, n);
 
         if (!r)
             r = compare(&runs[i].stats, &chunks[0], chunk, tokens + 1, n_next,
@@ -112,7 +116,8 @@ int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *t
         return -ENOMEM;
     for (size_t first = 0; first < n_all; first += window) {
         for (uint32_t i = 0; i < n_runs; i++)
-            session_cache_reset(&runs[i].cache);
+            if (!runs[i].is_reference)
+                session_cache_reset(&runs[i].cache);
         for (uint32_t at = 0; at < window; at += KV_PAGE_TOKENS) {
             uint32_t n_now = window - at < KV_PAGE_TOKENS ? window - at : KV_PAGE_TOKENS;
             uint32_t n_next = at + n_now < window ? n_now : n_now - 1;

@@ -23,7 +23,8 @@ typedef struct EvalStats {
 } EvalStats;
 
 typedef struct EvalRun {
-    const char *name; /* the spec, borrowed */
+    const char *name;  /* the spec, borrowed */
+    bool is_reference; /* another name of runs[0]: it is not run, and has that one's figures */
     SessionCache cache;
     EvalStats stats;
 } EvalRun;

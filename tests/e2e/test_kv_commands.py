@@ -142,6 +142,25 @@ def test_another_reference(models, profiles, text, tmp_path):
     assert "k5v5" in run(*arguments, "--reference", "k5v5", status=1)
 
 
+def test_the_reference_is_not_run_twice(models, profiles, text, tmp_path):
+    path = tmp_path / "figures"
+    run("eval", "--model", models / "llama", "--text", text, "--window", 512, "--max-tokens", 512,
+        "--profile", profiles / "llama", "--json", path, "--reference", "k4v2", "--kv", "k4v2",
+        "--kv", "f16")
+    result = json.loads(path.read_text())
+    _, same, other = result["specs"]
+    assert same == result["reference"] and same["kv"] == "k4v2" and same["kld"] == 0
+    assert other["kld"] > 0 and other["bits"] > same["bits"] and other["bits_with_tails"] > 16
+
+
+def test_a_quick_look_reads_8192_tokens(models, tmp_path):
+    path, text = tmp_path / "figures", tmp_path / "text"
+    text.write_text((ROOT / "LICENSE").read_text() * 4)
+    run("eval", "--model", models / "llama", "--text", text, "--quick", "--json", path,
+        "--kv", "bf16")
+    assert json.loads(path.read_text())["tokens"] == 8192
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_fewer_bits_cost_more(figures, name):
     rows = figures[name]["specs"][1:]
