@@ -270,6 +270,7 @@ def test_hangup_reads_the_log_level_again(start, tmp_path):
     file.write_text("{")
     daemon.signal(signal.SIGHUP)
     daemon.wait_log("the configuration stays as it was")
+    daemon.wait_log(r"debug: the reason was given here origin=config/config_file.c:\d+\n")
     assert daemon.request("/health")[0] == 200
 
 
