@@ -164,7 +164,7 @@ def test_the_drain_timeout_cancels(start):
 
 def test_a_reader_that_never_comes_back_does_not_hold_up_the_end(start):
     daemon = start("--drain-timeout", "300ms")
-    wire = daemon.wire(receive_buffer=4096)
+    wire = daemon.wire(receive_bytes=4096)
     body = json.dumps({"prompt": "tokens " * (3 << 20)}).encode()
     wire.send("POST /tokenize HTTP/1.1\r\nHost: k\r\n"
               f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
