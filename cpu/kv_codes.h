@@ -5,7 +5,8 @@
  * Codes of a block (kvcache/kv_format.h), packed and unpacked by whole vectors. kv_pack and
  * kv_unpack are the same by the definition.
  *
- * Everything is inlined with the widths as constants.
+ * Everything is inlined with the widths as constants. With a sanitizer's checks the result would
+ * take a minute a file to compile, and plain functions are checked as well.
  */
 
 #include "cpu/vector.h"
@@ -13,7 +14,11 @@
 
 #include <string.h>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KV_INLINE static inline
+#else
 #define KV_INLINE static inline __attribute__((__always_inline__))
+#endif
 
 /* Where a vector's codes are: its rows in the planes, `n` codes each. */
 typedef struct CpuKvCodes {

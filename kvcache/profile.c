@@ -419,7 +419,8 @@ int profile_load(Profile **outp, const char *path, const char *identity, const K
         return r;
     r = read_profile(profile, &file, identity, geometry, &found);
     if (r)
-        return reason_set(why, r, "%s: %s%s", path, found.text, r == -EINVAL ? REMEDY : "");
+        return reason_set_at(why, r, found.origin, "%s: %s%s", path, found.text,
+                             r == -EINVAL ? REMEDY : "");
     *outp = TAKE(profile);
     return 0;
 }

@@ -162,6 +162,7 @@ static int run(const Command *command, int argc, char **argv) {
     }
     if (command->bit != COMMAND_CONFIG && file_check_all(&config, &why)) {
         fprintf(stderr, "kvasird %s: %s\n", command->name, why.text);
+        reason_log_origin(&why);
         return 1;
     }
     return command->run(&config);

@@ -153,6 +153,7 @@ static void templates_probe(ChatTemplate *ct, ChatWorker *worker) {
     end_as(worker, r, &limits, "trying it on short messages", -EINVAL, &why);
     log_line(LOG_LEVEL_WARNING, "what the chat template reads could not be found out",
              "reason=\"%s\"", why.text);
+    reason_log_origin(&why);
     chat_worker_close(worker);
 }
 

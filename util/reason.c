@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "util/reason.h"
 
+#include "util/log.h"
 #include "util/text.h"
 
 #include <stdarg.h>
@@ -14,9 +15,10 @@ static void mark_truncated(Reason *why, int length) {
 
 void reason_set_list(Reason *why, const char *format, va_list args) {
     mark_truncated(why, vsnprintf(why->text, sizeof(why->text), format, args));
+    why->origin = NULL;
 }
 
-int reason_set(Reason *why, int error, const char *format, ...) {
+int reason_set_at(Reason *why, int error, const char *origin, const char *format, ...) {
     va_list args;
 
     if (!why)
@@ -24,6 +26,7 @@ int reason_set(Reason *why, int error, const char *format, ...) {
     va_start(args, format);
     reason_set_list(why, format, args);
     va_end(args);
+    why->origin = origin;
     return error;
 }
 
@@ -42,4 +45,9 @@ int reason_prefix(Reason *why, int error, const char *format, ...) {
         n += snprintf(why->text + n, sizeof(why->text) - (size_t)n, "%s", rest.text);
     mark_truncated(why, n);
     return error;
+}
+
+void reason_log_origin(const Reason *why) {
+    if (why->origin)
+        log_line(LOG_LEVEL_DEBUG, "the reason was given here", "origin=%s", why->origin);
 }

@@ -25,10 +25,12 @@ static void answer(ChatTemplate *chat_template, const char *line, size_t size, B
     buffer_clear(prompt);
     r = chat_template_render(chat_template, line, size, NULL, prompt, &why);
     json_begin_object(&writer, NULL);
-    if (r)
+    if (r) {
         json_put_text(&writer, "error", why.text);
-    else
+        reason_log_origin(&why);
+    } else {
         json_put_string(&writer, "text", buffer_text(prompt), prompt->size);
+    }
     json_end_object(&writer);
     buffer_append_char(out, '\n');
 }
@@ -68,7 +70,9 @@ int cmd_chat_template(const Config *config) {
     };
     Reason why = REASON_NULL;
 
-    if (chat_template_open(&chat_template, config->model, &limits, &why))
+    if (chat_template_open(&chat_template, config->model, &limits, &why)) {
+        reason_log_origin(&why);
         return fail(why.text);
+    }
     return answer_lines(chat_template);
 }

@@ -14,5 +14,6 @@ int cmd_serve(const Config *config) {
     if (!serve(config, &why))
         return 0;
     fprintf(stderr, "kvasird serve: %s\n", why.text);
+    reason_log_origin(&why);
     return 1;
 }

@@ -78,6 +78,7 @@ static int run(const Config *config, LineCommand command) {
 
     if (tokenizer_open(&tokenizer, config->model, &why)) {
         fprintf(stderr, "kvasird %s: %s\n", command.name, why.text);
+        reason_log_origin(&why);
         return 1;
     }
     ctx.tokenizer = tokenizer;

@@ -36,6 +36,7 @@ static bool answer_line(const LineCommand *command, const char *line, size_t siz
         writer = (JsonWriter)JSON_WRITER(out);
         json_begin_object(&writer, NULL);
         json_put_text(&writer, "error", why.text[0] ? why.text : strerror(-r));
+        reason_log_origin(&why);
     }
     json_end_object(&writer);
     buffer_append_char(out, '\n');

@@ -59,5 +59,6 @@ int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, Kv
 
 int model_run_failed(const Reason *why) {
     fprintf(stderr, "kvasird: %s\n", why->text[0] ? why->text : "out of memory");
+    reason_log_origin(why);
     return 1;
 }

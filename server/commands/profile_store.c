@@ -191,9 +191,11 @@ static int measure_and_keep(Profile **outp, const ProfileStoreOptions *options, 
     r = profile_store_measure(outp, options, why);
     if (r)
         return r;
-    if (profile_store_save(*outp, path, &unsaved))
+    if (profile_store_save(*outp, path, &unsaved)) {
         log_line(LOG_LEVEL_WARNING, "the profile is not kept and will be measured again",
                  "reason=\"%s\"", unsaved.text);
+        reason_log_origin(&unsaved);
+    }
     return 0;
 }
 
@@ -218,6 +220,7 @@ int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason
         /* Ours to mend: nobody asked for this file by name. */
         log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
                  "reason=\"%s\"", why->text);
+        reason_log_origin(why);
         *why = (Reason)REASON_NULL;
     }
     return measure_and_keep(outp, options, buffer_text(&path), why);

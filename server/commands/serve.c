@@ -140,10 +140,13 @@ static void on_reload_signal(uv_signal_t *signal, int number) {
     uint32_t n_left;
 
     (void)number;
-    if (access_log_reopen(&s->access_log, &why))
+    if (access_log_reopen(&s->access_log, &why)) {
         log_line(LOG_LEVEL_ERROR, "the access log stays where it was", "reason=%s", why.text);
+        reason_log_origin(&why);
+    }
     if (config_reload(&fresh, s->reloaded.origins ? &s->reloaded : s->config, &n_left, &why)) {
         log_line(LOG_LEVEL_ERROR, "the configuration stays as it was", "reason=%s", why.text);
+        reason_log_origin(&why);
         return;
     }
     log_set_level(fresh.log_level);

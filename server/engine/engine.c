@@ -115,8 +115,10 @@ static void find_ends(Engine *e) {
 
     end_of_turn_find(&e->ends, e->options.tokenizer, checkpoint_generation(e->options.checkpoint),
                      &doubt);
-    if (doubt.text[0])
-        log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
+    if (!doubt.text[0])
+        return;
+    log_line(LOG_LEVEL_WARNING, "the end of answers is in doubt", "reason=\"%s\"", doubt.text);
+    reason_log_origin(&doubt);
 }
 
 static KvShape cache_shape(const Engine *e) {

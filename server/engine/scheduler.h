@@ -70,8 +70,8 @@
 
 typedef struct SchedulerSequence {
     uint32_t n_known;        /* its tokens, prompt and output */
-    uint32_t n_computed;     /* of them in the cache; all of them where its end is on its way: then
-                                it has no more rows, and keeps its place and pages until it is gone */
+    uint32_t n_computed;     /* of them in the cache; all of them where its end is on its way: it
+                                has no more rows, and keeps place and pages until it is gone */
     uint32_t n_max;          /* tokens it may ever put in the cache; no more than all pages hold */
     uint32_t n_pages;        /* pages it holds; a running one holds pages for its whole prompt */
     uint32_t n_shared_pages; /* of them, those that may not come free with it: an older running one

@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 import tarfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from wire import Wire
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
@@ -34,86 +34,6 @@ def wait_until(condition, seconds=20, what="the condition"):
             return value
         time.sleep(0.02)
     raise AssertionError(f"{what} did not come true in {seconds} s")
-
-
-class Reply:
-    """An HTTP answer read from a socket."""
-
-    def __init__(self, status, headers, body):
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    def json(self):
-        return json.loads(self.body)
-
-
-class Wire:
-    """A raw connection: bytes out, answers in."""
-
-    def __init__(self, port, timeout=20, receive_buffer=None):
-        self.socket = socket.socket()
-        self.socket.settimeout(timeout)
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.connect(("127.0.0.1", port))
-        self.buffer = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
-
-    def send(self, data):
-        self.socket.sendall(data if isinstance(data, bytes) else data.encode())
-
-    def _fill(self):
-        data = self.socket.recv(65536)
-        if not data:
-            raise EOFError(f"the connection ended after {self.buffer!r}")
-        self.buffer += data
-
-    def read_until(self, mark):
-        while mark not in self.buffer:
-            self._fill()
-        text, self.buffer = self.buffer.split(mark, 1)
-        return text
-
-    def read(self, n):
-        while len(self.buffer) < n:
-            self._fill()
-        text, self.buffer = self.buffer[:n], self.buffer[n:]
-        return text
-
-    def _read_chunks(self):
-        body = b""
-        while size := int(self.read_until(b"\r\n"), 16):
-            body += self.read(size)
-            assert self.read(2) == b"\r\n"
-        assert self.read(2) == b"\r\n"
-        return body
-
-    def reply(self, has_body=True):
-        lines = self.read_until(b"\r\n\r\n").decode().split("\r\n")
-        version, status = lines[0].split(" ")[:2]
-        assert version == "HTTP/1.1"
-        headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}
-        body = b""
-        if has_body and headers.get("transfer-encoding") == "chunked":
-            body = self._read_chunks()
-        elif has_body and int(status) >= 200:
-            body = self.read(int(headers["content-length"]))
-        return Reply(int(status), headers, body)
-
-    def ended(self):
-        """Whether the server closes, with nothing more to say."""
-        try:
-            while data := self.socket.recv(65536):
-                self.buffer += data
-        except ConnectionResetError:
-            pass
-        return self.buffer == b""
 
 
 class Daemon:

@@ -98,6 +98,37 @@ def test_files_are_looked_at_first(run, tmp_path, command):
         assert f"flag {flag}: {readable}" not in result.stderr
 
 
+ORIGIN = re.compile(r"^\S+ debug: the reason was given here origin=(\S+\.c):(\d+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [
+    "serve", "plan", "tokenize", "chat-template", "generate", "logits", "eval", "bench"])
+def test_developers_are_told_where_an_error_comes_from(run, root, tmp_path, command):
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(b"GGUX")
+    required = [str(model) if word == "/dev/null" else word for word in REQUIRED.get(command, [])]
+    port = ["--port=0"] if command == "serve" else []
+    usual = run(command, str(model), *required, *port)
+    assert usual.returncode == 1 and "not a GGUF file" in usual.stderr
+    assert "origin=" not in usual.stderr
+    debug = run(command, str(model), *required, *port, "--log-level=debug")
+    assert debug.returncode == 1 and "not a GGUF file" in debug.stderr
+    file, line = ORIGIN.search(debug.stderr).groups()
+    assert file == "model/gguf.c"
+    # A call of several lines has the number of one of them.
+    near = (root / file).read_text().split("\n")[int(line) - 4:int(line)]
+    assert any("reason_set" in text for text in near), near
+
+
+def test_developers_are_told_where_an_answer_of_a_line_comes_from(kvasird, tiny_model):
+    for command in ("tokenize", "detokenize", "chat-template"):
+        for level, told in (("info", False), ("debug", True)):
+            result = subprocess.run([kvasird, command, tiny_model, "--log-level", level],
+                                    capture_output=True, text=True, input="[\n", timeout=60)
+            assert "error" in json.loads(result.stdout)
+            assert bool(ORIGIN.search(result.stderr)) == told, result.stderr
+
+
 def test_a_file_is_blamed_on_where_it_was_named(run, tmp_path):
     file = tmp_path / "kvasird.json"
     file.write_text('{\n  "profile": "/nowhere/p"\n}\n')

@@ -10,7 +10,7 @@ import pytest
 
 def stream(daemon, path, **body):
     """The JSON events of a stream; [DONE] must end it."""
-    with daemon.wire(timeout=120) as wire:
+    with daemon.wire(timeout_s=120) as wire:
         data = json.dumps({**body, "stream": True}).encode()
         wire.send(
             f"POST {path} HTTP/1.1\r\nHost: k\r\n"

@@ -3,7 +3,6 @@
 
 import json
 import socket
-import struct
 import threading
 import time
 
@@ -32,8 +31,7 @@ def start_long(daemon, wire, behind=b"", stream=False):
 
 
 def reset(wire):
-    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wire.socket.close()
+    wire.reset()
 
 
 def close(wire):
@@ -104,7 +102,7 @@ def test_a_half_closed_client_gets_its_answer(daemon, version, streams):
 
 def test_a_half_closed_client_that_waits_long(daemon):
     """The probes are part of the answer: it is whole, whenever they were sent."""
-    with daemon.wire(timeout=60) as wire:
+    with daemon.wire(timeout_s=60) as wire:
         wire.send(completion(prompt=[5], max_tokens=600, ignore_eos=True, n=16))
         wire.socket.shutdown(socket.SHUT_WR)
         assert wire.reply().json()["usage"]["completion_tokens"] == 9600
@@ -133,7 +131,7 @@ def test_a_half_closed_client_of_half_a_request_is_refused(daemon):
 def test_much_pipelined_input_is_answered_in_the_end(daemon):
     """A client that sends more than the server reads ahead, and waits, loses nothing."""
     n = 20000
-    with daemon.wire(timeout=60) as wire:
+    with daemon.wire(timeout_s=60) as wire:
         requests = completion(**SHORT) + (HEALTH * n).encode()
         sender = threading.Thread(target=wire.send, args=(requests,))
         sender.start()
@@ -164,7 +162,7 @@ def test_a_blocked_continue_has_a_timer(start):
     ask = post("/tokenize", b"{}", "Expect: 100-continue")
 
     def fill(n):
-        wire = daemon.wire(receive_buffer=4096)
+        wire = daemon.wire(receive_bytes=4096)
         wire.send(post("/detokenize", json.dumps({"tokens": [letter] * n}).encode()))
         wait_until(lambda: unsent_bytes(daemon, wire) > n - 20000)
         time.sleep(0.1)
@@ -209,7 +207,7 @@ def test_streams_that_all_wait_are_bounded_together(start):
     daemon = start("--max-requests-memory", "2MiB", "--stream-buffer-bytes", "64MiB",
                    "--write-timeout", "1m", "--kv-tokens", 65536)
     stream = completion(prompt=[5], max_tokens=2000, ignore_eos=True, stream=True, logprobs=20, n=8)
-    wires = [daemon.wire(receive_buffer=4096) for _ in range(3)]
+    wires = [daemon.wire(receive_bytes=4096) for _ in range(3)]
     for wire in wires:
         wire.send(stream)
     wait_until(

@@ -368,7 +368,7 @@ def test_client_that_stops_reading_loses_its_sequence(start, options, reason):
     # Sixteen that cannot all run at once: none of the limits is raced by the end of the work.
     stream = completion(
         prompt=[5], max_tokens=2000, ignore_eos=True, stream=True, logprobs=20, n=16)
-    with daemon.wire(receive_buffer=4096) as wire:
+    with daemon.wire(receive_bytes=4096) as wire:
         wire.send(stream)
         wait_until(
             lambda: daemon.metric("kvasir_http_connections_ended_total", reason=reason), seconds=60)
@@ -380,7 +380,7 @@ def test_client_that_stops_reading_loses_its_sequence(start, options, reason):
 def test_client_that_stops_reading_a_whole_answer_is_cut_off(start):
     daemon = start("--write-timeout", "500ms")
     body = json.dumps({"prompt": "tokens " * (3 << 20)}).encode()
-    with daemon.wire(receive_buffer=4096) as wire:
+    with daemon.wire(receive_bytes=4096) as wire:
         wire.send(post("/tokenize", body))
         wait_until(
             lambda: daemon.metric("kvasir_http_connections_ended_total", reason="write_timeout"),
@@ -390,7 +390,7 @@ def test_client_that_stops_reading_a_whole_answer_is_cut_off(start):
 def test_slow_reader_of_a_whole_answer_gets_it(start):
     daemon = start("--stream-buffer-bytes", "4KiB", "--write-timeout", "2s")
     body = completion(prompt=[5] * 1000, max_tokens=0, echo=True, logprobs=20)
-    with daemon.wire(receive_buffer=4096) as wire:
+    with daemon.wire(receive_bytes=4096) as wire:
         wire.send(body)
         time.sleep(1)
         reply = wire.reply()

@@ -164,7 +164,7 @@ def test_the_drain_timeout_cancels(start):
 
 def test_a_reader_that_never_comes_back_does_not_hold_up_the_end(start):
     daemon = start("--drain-timeout", "300ms")
-    wire = daemon.wire(receive_buffer=4096)
+    wire = daemon.wire(receive_bytes=4096)
     body = json.dumps({"prompt": "tokens " * (3 << 20)}).encode()
     wire.send("POST /tokenize HTTP/1.1\r\nHost: k\r\n"
               f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
@@ -270,6 +270,7 @@ def test_hangup_reads_the_log_level_again(start, tmp_path):
     file.write_text("{")
     daemon.signal(signal.SIGHUP)
     daemon.wait_log("the configuration stays as it was")
+    daemon.wait_log(r"debug: the reason was given here origin=config/config_file.c:\d+\n")
     assert daemon.request("/health")[0] == 200
 
 

@@ -24,7 +24,8 @@ import time
 
 from abuse_cases import CHAT, COMPLETIONS
 from bodies import TEXTS, chat, chat_of_many, placed
-from daemon import CLIENT_ADDRESS, OTHER_ADDRESS, ROOT, Daemon, Wire, post, unpack_tiny_model
+from daemon import ROOT, Daemon, post, unpack_tiny_model
+from wire import CLIENT_ADDRESS, OTHER_ADDRESS, Wire
 
 TIMEOUT_S = 120  # sanitizers take their time
 BACK_S = 120
@@ -194,7 +195,7 @@ class Aborts:
 def is_answered(port):
     with Wire(port, timeout_s=TIMEOUT_S) as wire:
         wire.send(post(CHAT, {**chat("Hello"), "max_tokens": 4}))
-        return wire.reply()[0] == 200
+        return wire.reply().status == 200
 
 
 def play(daemon, args):

@@ -267,7 +267,7 @@ def play_tiny_requests(a):
             end = time.monotonic() + a.size(300, 30)
             with contextlib.suppress(OSError, EOFError):
                 for _ in range(n):
-                    a.note(wire.reply()[0], len(request))
+                    a.note(wire.reply().status, len(request))
                     if time.monotonic() > end:
                         break
 
@@ -367,7 +367,7 @@ def play_half_closed(a):
             wire.send(request)
             wire.socket.shutdown(1)
             try:
-                a.note(wire.reply()[0], len(request))
+                a.note(wire.reply().status, len(request))
             except (OSError, EOFError) as error:
                 a.complain(f"a half-closed client got no answer: {error!r}")
 

@@ -6,7 +6,8 @@ import contextlib
 import threading
 import time
 
-from daemon import CLIENT_ADDRESS, Wire, post
+from daemon import post
+from wire import Wire
 
 MIB = 1 << 20
 
@@ -48,7 +49,7 @@ class Attack:
             self.complaints.append(what)
 
     def wire(self, **options):
-        return Wire(self.port, source=CLIENT_ADDRESS, timeout_s=self.patience_s, **options)
+        return Wire(self.port, timeout_s=self.patience_s, **options)
 
     def ask(self, path, body, patience_s=None):
         """Sends a request and waits for the whole answer; leaves when out of patience."""
@@ -58,7 +59,7 @@ class Attack:
             wire.socket.settimeout(patience_s or self.patience_s)
             with contextlib.suppress(ConnectionError):  # refused while it is being sent
                 wire.send(request)
-            status, answer = wire.reply()
+            status, _, answer = wire.reply()
             if status >= 500 and status != 503:
                 self.complain(f"{status}: {answer[:200].decode(errors='replace')}")
         self.note(status, len(request))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kvasird under load: the process, what it holds, and raw connections to it.
+"""A kvasird under load: the process, what it holds, and requests to it.
 
 Standard library only; everything goes over the loopback interface.
 """
@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
-import struct
 import subprocess
 import tarfile
 import tempfile
@@ -28,8 +26,6 @@ DEFAULT_MODEL = (
 START_S = 120
 STOP_S = 30
 GET_S = 120
-CLIENT_ADDRESS = "127.0.0.1"
-OTHER_ADDRESS = "127.0.0.2"  # where another client comes from
 
 GAUGES = (
     "vllm:num_requests_running",
@@ -166,75 +162,3 @@ def post(path, body, *lines):
     if not isinstance(body, bytes):
         body = json.dumps(body, separators=(",", ":")).encode()
     return head(path, len(body), *lines) + body
-
-
-class Wire:
-    """A raw connection: bytes out, answers in."""
-
-    def __init__(self, port, source=CLIENT_ADDRESS, timeout_s=30, receive_bytes=None):
-        self.socket = socket.socket()
-        try:
-            self.socket.settimeout(timeout_s)
-            if receive_bytes:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-            self.socket.bind((source, 0))
-            self.socket.connect(("127.0.0.1", port))
-        except BaseException:
-            self.socket.close()
-            raise
-        self.buffer = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        self.socket.close()
-
-    def reset(self):
-        """Ends the connection with a RST instead of a FIN."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def send(self, data):
-        self.socket.sendall(data)
-
-    def _fill(self):
-        data = self.socket.recv(1 << 20)
-        if not data:
-            raise EOFError("the connection ended")
-        self.buffer += data
-
-    def read_until(self, mark):
-        while mark not in self.buffer:
-            self._fill()
-        text, self.buffer = self.buffer.split(mark, 1)
-        return text
-
-    def read(self, size):
-        while len(self.buffer) < size:
-            self._fill()
-        text, self.buffer = self.buffer[:size], self.buffer[size:]
-        return text
-
-    def _read_chunks(self):
-        body = []
-        while size := int(self.read_until(b"\r\n"), 16):
-            body.append(self.read(size))
-            self.read(2)
-        self.read(2)
-        return b"".join(body)
-
-    def reply(self):
-        """(status, body) of the next answer; a 100 is passed over."""
-        while True:
-            lines = self.read_until(b"\r\n\r\n").decode().lower().split("\r\n")
-            status = int(lines[0].split(" ")[1])
-            if status != 100:
-                break
-        headers = dict(line.split(": ", 1) for line in lines[1:])
-        if headers.get("transfer-encoding") == "chunked":
-            return status, self._read_chunks()
-        return status, self.read(int(headers.get("content-length", 0)))

@@ -8,7 +8,8 @@ import multiprocessing
 import threading
 import time
 
-from daemon import OTHER_ADDRESS, Wire, post, resident_bytes
+from daemon import post, resident_bytes
+from wire import OTHER_ADDRESS, Wire
 
 SAMPLE_S = 0.02
 PAUSE_S = 0.02  # between two requests of another client
@@ -36,7 +37,7 @@ def ask_once(port, request):
     try:
         with Wire(port, source=OTHER_ADDRESS, timeout_s=PATIENCE_S) as wire:
             wire.send(request)
-            status, body = wire.reply()
+            status, _, body = wire.reply()
             return None if status == 200 else f"{status} {body[:120].decode(errors='replace')}"
     except (OSError, EOFError, ValueError) as error:
         return repr(error)
