@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Matrix products of every weight format on every instruction set this processor has: against the
- * definition on random shapes, and bit for bit against themselves at other batch sizes, teams and
- * instruction sets.
+ * Matrix products of every weight format on every instruction set this processor has, where
+ * cpu/matmul.h promises more than the op (tests/unit/conformance): how small the error is, the same
+ * bits from other teams and instruction sets, what becomes of numbers that are not finite.
  */
 
 #include "cpu/matmul.h"
@@ -22,11 +22,9 @@
  * sum over columns of (sum over rows of w^2) * (sum over tokens of x^2).
  *
  * The step of 16-bit fixed point is 1/32767 of the largest of 32 normal numbers, which is about 2.1
- * of their standard deviation: 2.1 / 32767 / sqrt(12) = 1.9e-5 is expected, and a few times that
- * where few numbers make the norm.
+ * of their standard deviation: 2.1 / 32767 / sqrt(12) = 1.9e-5 is expected.
  */
 #define ERROR_MAX 2.5e-5
-#define ERROR_SMALL_MAX 1.2e-4
 
 static Random rng;
 
@@ -188,7 +186,7 @@ static void test_rows_read_back(void **state) {
 }
 
 static void check_against_definition(CpuMatmul *matmul, CpuIsa isa, const Matrix *m,
-                                     uint32_t n_tokens, double error_max) {
+                                     uint32_t n_tokens) {
     uint32_t n_rows = m->source.n_rows, n_cols = m->source.n_cols;
     float *in = random_activations((size_t)n_tokens * n_cols);
     float *out = calloc((size_t)n_tokens * n_rows, sizeof(float));
@@ -196,7 +194,7 @@ static void check_against_definition(CpuMatmul *matmul, CpuIsa isa, const Matrix
     product(matmul, m, in, n_tokens, out);
     product(NULL, m, in, n_tokens, ref);
     double error = product_error(m, in, n_tokens, out, ref);
-    if (!(error <= error_max))
+    if (!(error <= ERROR_MAX))
         fail_msg("%s %s, %u tokens, %u x %u: relative error %g", cpu_isa_name(isa),
                  weight_formats[m->source.format].name, n_tokens, n_rows, n_cols, error);
     free(in);
@@ -204,7 +202,7 @@ static void check_against_definition(CpuMatmul *matmul, CpuIsa isa, const Matrix
     free(ref);
 }
 
-static void test_agrees_with_definition(void **state) {
+static void test_the_error_is_that_of_fixed_point(void **state) {
     (void)state;
     CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
     for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
@@ -212,15 +210,8 @@ static void test_agrees_with_definition(void **state) {
             continue;
         CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
         for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
-            for (uint32_t i = 0; i < 6; i++) {
-                uint32_t n_rows = 1 + random_below(&rng, 200);
-                uint32_t n_tokens = 1 + random_below(&rng, i ? 20 : 400);
-                Matrix m = matrix_new(team, format, n_rows, random_cols(format), NULL);
-                check_against_definition(matmul, isa, &m, n_tokens, ERROR_SMALL_MAX);
-                matrix_free(&m);
-            }
             Matrix m = matrix_new(team, format, 150, 1024, NULL);
-            check_against_definition(matmul, isa, &m, 100, ERROR_MAX);
+            check_against_definition(matmul, isa, &m, 100);
             matrix_free(&m);
         }
     }
@@ -283,83 +274,6 @@ static void test_instruction_sets_agree(void **state) {
         free(out[0]);
         free(in);
         matrix_free(&m);
-    }
-}
-
-/* Parts of several formats share one input; bias is added, and accumulate adds to what is there. */
-static void test_parts_bias_accumulate(void **state) {
-    (void)state;
-    CLEANUP(cpu_team_free) CpuTeam *team = new_team(2);
-    for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
-        if (!cpu_isa_available(isa))
-            continue;
-        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
-        static const WeightFormat formats[] = { WEIGHT_Q4_K, WEIGHT_BF16, WEIGHT_Q6_K };
-        uint32_t n_cols = 512, n_tokens = 8 + random_below(&rng, 30);
-        float *in = random_activations((size_t)n_tokens * n_cols);
-        Matrix m[3];
-        float *bias[3], *out[3], *ref[3];
-        MatmulPart parts[3], ref_parts[3];
-        for (uint32_t i = 0; i < 3; i++) {
-            uint32_t n_rows = 50 + random_below(&rng, 100);
-            m[i] = matrix_new(team, formats[i], n_rows, n_cols, NULL);
-            bias[i] = random_activations(n_rows);
-            out[i] = random_activations((size_t)n_tokens * n_rows);
-            ref[i] = malloc((size_t)n_tokens * n_rows * sizeof(float));
-            memcpy(ref[i], out[i], (size_t)n_tokens * n_rows * sizeof(float));
-            parts[i] = (MatmulPart){ .weight = m[i].weight,
-                                     .bias = i == 2 ? 0 : address(bias[i]),
-                                     .out = address(out[i]),
-                                     .accumulate = i > 0 };
-            ref_parts[i] = parts[i];
-            ref_parts[i].out = address(ref[i]);
-        }
-        MatmulArgs args = { .in = address(in), .n_tokens = n_tokens, .n_parts = 3, .parts = parts };
-        assert_int_equal(cpu_matmul_run(matmul, &args), 0);
-        args.parts = ref_parts;
-        assert_int_equal(cpu_matmul_reference(&args), 0);
-        for (uint32_t i = 0; i < 3; i++) {
-            assert_true(product_error(&m[i], in, n_tokens, out[i], ref[i]) <= ERROR_SMALL_MAX);
-            free(bias[i]);
-            free(out[i]);
-            free(ref[i]);
-            matrix_free(&m[i]);
-        }
-        free(in);
-    }
-}
-
-/* One activation 10^6 times the others, zeros, and numbers too small for a scale. */
-static void test_outliers_zeros_tiny(void **state) {
-    (void)state;
-    enum { R = 70 };
-    CLEANUP(cpu_team_free) CpuTeam *team = new_team(1);
-    for (CpuIsa isa = 0; isa < CPU_ISAS; isa++) {
-        if (!cpu_isa_available(isa))
-            continue;
-        CLEANUP(cpu_matmul_free) CpuMatmul *matmul = new_matmul(team, isa);
-        for (WeightFormat format = 0; format < WEIGHT_FORMATS; format++) {
-            Matrix m = matrix_new(team, format, R, 512, NULL);
-            float *in = random_activations(4 * 512), out[4 * R], ref[4 * R];
-            in[random_below(&rng, 512)] = 1e6f;
-            memset(in + 512, 0, 512 * sizeof(float));
-            for (uint32_t i = 0; i < 512; i++) {
-                in[2 * 512 + i] *= 1e-40f;
-                in[3 * 512 + i] *= i < 256 ? 1e-40f : 1e-25f;
-            }
-            product(matmul, &m, in, 4, out);
-            product(NULL, &m, in, 4, ref);
-            assert_true(product_error(&m, in, 1, out, ref) <= ERROR_SMALL_MAX);
-            for (uint32_t i = 0; i < R; i++) {
-                assert_true(out[R + i] == 0);
-                assert_true(fabsf(out[2 * R + i]) < 1e-33f);
-            }
-            double error = product_error(&m, in + 3 * 512, 1, out + 3 * R, ref + 3 * R);
-            if (!(error <= ERROR_SMALL_MAX))
-                fail_msg("%s: %g", weight_formats[format].name, error);
-            free(in);
-            matrix_free(&m);
-        }
     }
 }
 
@@ -429,11 +343,9 @@ int main(void) {
     rng = random_start("matmul");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_read_back),
-        cmocka_unit_test(test_agrees_with_definition),
+        cmocka_unit_test(test_the_error_is_that_of_fixed_point),
         cmocka_unit_test(test_row_alone_is_row_in_batch),
         cmocka_unit_test(test_instruction_sets_agree),
-        cmocka_unit_test(test_parts_bias_accumulate),
-        cmocka_unit_test(test_outliers_zeros_tiny),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_bad_arguments),
     };

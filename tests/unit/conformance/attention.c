@@ -29,7 +29,7 @@ void check_attention_of_every_pair_of_formats(Device *d) {
     const uint32_t n_pairs = (KV_FORMATS - KV_FORMAT_F16) * (KV_FORMATS - KV_FORMAT_F16) + 1;
 
     for (uint32_t i = 0; i < n_pairs; i += WORLD_LAYERS) {
-        WorldShape shape = world_random_shape(&d->random, dims[i / WORLD_LAYERS % 5], 100);
+        WorldShape shape = world_random_shape(&d->random, dims[i / WORLD_LAYERS % 5], 85);
 
         shape.group = 1 + shape.group % 2;
         for (uint32_t l = 0; l < WORLD_LAYERS; l++)
@@ -76,7 +76,8 @@ void check_attention_of_a_long_past(Device *d) {
         uint32_t n_now[WORLD_SEQUENCES];
         World w;
 
-        shape.windows[0] = 0;
+        shape.windows[i] = 0;
+        shape.windows[!i] = 1 + random_below(&d->random, 200);
         shape.n_tokens[0] = 1400 + random_below(&d->random, 100);
         world_init(&w, d, &shape);
         memcpy(n_now, shape.n_tokens, sizeof(n_now));

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TOKENS_MAX 1536 /* of a sequence */
+
 static size_t q_size(const World *w) {
     return (size_t)w->shape.n_kv_heads * w->shape.group * w->shape.head_dim;
 }
@@ -29,7 +31,7 @@ WorldShape world_random_shape(Random *r, uint32_t head_dim, uint32_t n_tokens_ma
     WorldShape shape = { .n_kv_heads = 1 + random_below(r, 2),
                          .group = 1 + random_below(r, 4),
                          .head_dim = head_dim,
-                         .is_compensated = head_dim <= 128 && random_below(r, 2) };
+                         .is_compensated = head_dim <= 128 && !random_below(r, 3) };
 
     for (uint32_t l = 0; l < WORLD_LAYERS; l++) {
         shape.windows[l] =
@@ -146,7 +148,7 @@ static void init_roundings(World *w, WorldLayer *layer) {
     layer->roundings = host_new(w->d, w->shape.n_kv_heads, sizeof(*layer->roundings));
     for (uint32_t h = 0; h < w->shape.n_kv_heads && w->store.rounding_bytes; h++) {
         layer->roundings[h] = host_new(w->d, 1, w->store.rounding_bytes);
-        if (w->shape.is_compensated)
+        if (w->shape.is_compensated && !h)
             init_rounding(w, layer->roundings[h]);
         else
             rounding_init_plain(layer->roundings[h], w->shape.head_dim);
@@ -223,8 +225,10 @@ void world_init(World *w, Device *d, const WorldShape *shape) {
     memset(w, 0, sizeof(*w));
     w->d = d;
     w->shape = *shape;
-    for (uint32_t s = 0; s < WORLD_SEQUENCES; s++)
+    for (uint32_t s = 0; s < WORLD_SEQUENCES; s++) {
+        assert_true(shape->n_tokens[s] > KV_PAGE_TOKENS && shape->n_tokens[s] <= TOKENS_MAX);
         n_rows += shape->n_tokens[s];
+    }
     n_pages = place_sequences(w);
     lay_out_store(w, n_pages);
     for (uint32_t l = 0; l < WORLD_LAYERS; l++)
@@ -268,42 +272,62 @@ static const float *seen(const World *w, uint32_t l, KvSide side, uint32_t s, ui
     return (is_sealed && !is_sink ? layer->sealed : layer->exact)[side][s] + p * kv_size(w);
 }
 
-/* Attention of one row and query head. *sizep becomes the size of the scores, and of the output
- * *normp: what it would be if nothing cancelled. */
+/* Scores of the keys that a row sees, n_keys of them, into `scores`; returns their size: the most
+ * that one would be if nothing cancelled. Channel by channel: so sums are many at once. */
+static double score_keys(const float *q, const float *const *keys, uint32_t n_keys, uint32_t n,
+                         double *scores) {
+    double sizes[TOKENS_MAX], scale = 1 / sqrt(n), most = 0;
+
+    memset(scores, 0, n_keys * sizeof(*scores));
+    memset(sizes, 0, n_keys * sizeof(*sizes));
+    for (uint32_t c = 0; c < n; c++)
+        for (uint32_t i = 0; i < n_keys; i++) {
+            double term = (double)q[c] * keys[i][c] * scale;
+
+            scores[i] += term;
+            sizes[i] += fabs(term);
+        }
+    for (uint32_t i = 0; i < n_keys; i++)
+        most = fmax(most, sizes[i]);
+    return most;
+}
+
+static void softmax(double *scores, uint32_t n) {
+    double max = -INFINITY, sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        max = fmax(max, scores[i]);
+    for (uint32_t i = 0; i < n; i++)
+        sum += scores[i] = exp(scores[i] - max);
+    for (uint32_t i = 0; i < n; i++)
+        scores[i] /= sum;
+}
+
+/* Attention of one row and query head. *sizep becomes the size of the scores, and *normp the norm
+ * that the output would have if nothing cancelled. */
 static void attend(const World *w, uint32_t l, uint32_t s, uint32_t p, uint32_t n_past,
                    uint32_t q_head, double *out, double *sizep, double *normp) {
     uint32_t n = w->shape.head_dim, window = w->shape.windows[l];
-    uint32_t oldest = window && p >= window ? p - window + 1 : 0;
+    uint32_t oldest = window && p >= window ? p - window + 1 : 0, n_keys = p - oldest + 1;
     size_t kv_at = (size_t)(q_head / w->shape.group) * n;
-    const float *q = w->layers[l].q[s] + p * q_size(w) + (size_t)q_head * n;
-    double weights[2048], scale = 1 / sqrt(n), max = -INFINITY, sum = 0, sums[KV_HEAD_DIM_MAX];
+    const float *keys[TOKENS_MAX];
+    double weights[TOKENS_MAX], sizes[KV_HEAD_DIM_MAX] = { 0 };
 
-    *sizep = 0;
-    for (uint32_t i = oldest; i <= p; i++) {
-        const float *k = seen(w, l, KV_SIDE_K, s, i, n_past) + kv_at;
-        double score = 0, size = 0;
-
-        for (uint32_t c = 0; c < n; c++) {
-            score += (double)q[c] * k[c];
-            size += fabs((double)q[c] * k[c]);
-        }
-        weights[i] = score * scale;
-        max = fmax(max, weights[i]);
-        *sizep = fmax(*sizep, size * scale);
-    }
-    for (uint32_t i = oldest; i <= p; i++)
-        sum += weights[i] = exp(weights[i] - max);
+    for (uint32_t i = 0; i < n_keys; i++)
+        keys[i] = seen(w, l, KV_SIDE_K, s, oldest + i, n_past) + kv_at;
+    *sizep = score_keys(w->layers[l].q[s] + p * q_size(w) + (size_t)q_head * n, keys, n_keys, n,
+                        weights);
+    softmax(weights, n_keys);
     memset(out, 0, n * sizeof(*out));
-    memset(sums, 0, n * sizeof(*sums));
-    for (uint32_t i = oldest; i <= p; i++) {
-        const float *v = seen(w, l, KV_SIDE_V, s, i, n_past) + kv_at;
+    for (uint32_t i = 0; i < n_keys; i++) {
+        const float *v = seen(w, l, KV_SIDE_V, s, oldest + i, n_past) + kv_at;
 
         for (uint32_t c = 0; c < n; c++) {
-            out[c] += weights[i] / sum * v[c];
-            sums[c] += weights[i] / sum * fabs((double)v[c]);
+            out[c] += weights[i] * v[c];
+            sizes[c] += weights[i] * fabs((double)v[c]);
         }
     }
-    *normp = norm_of(sums, n);
+    *normp = norm_of(sizes, n);
 }
 
 /* H x in double; H is its own inverse. */
@@ -371,7 +395,7 @@ static WorldStep plan_step(World *w, const uint32_t *n_now) {
 
 static void begin_step(World *w, const WorldStep *step) {
     uint32_t indptr[WORLD_SEQUENCES + 1] = { 0 }, *tokens = calloc(step->n_rows, sizeof(*tokens));
-    uint32_t *indices = malloc(64 * WORLD_SEQUENCES * sizeof(*indices));
+    uint32_t *indices = malloc(TOKENS_MAX / KV_PAGE_TOKENS * WORLD_SEQUENCES * sizeof(*indices));
     StepInput input = { .n_rows = step->n_rows,
                         .n_sequences = step->n_sequences,
                         .tokens = tokens,

@@ -33,7 +33,7 @@ typedef struct WorldShape {
     uint32_t windows[WORLD_LAYERS];
     uint32_t n_tokens[WORLD_SEQUENCES]; /* more than 64 for the third */
     Fill fill;
-    bool is_compensated; /* keys are rounded by the moment of queries */
+    bool is_compensated; /* the first head's keys are rounded by a moment of queries */
 } WorldShape;
 
 /* One layer's tokens, [n_tokens, heads, head_dim] each. */

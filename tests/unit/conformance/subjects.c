@@ -7,14 +7,14 @@
 #include "tests/unit/conformance/conformance.h"
 
 /* Four lanes that add up 5,000 equal numbers always round to the same side. A block product turns
- * activations into 16-bit fixed point (cpu/matmul.h): 2e-5 is expected, and a few times that where
- * few numbers make the norm. */
+ * activations into 16-bit fixed point (cpu/matmul.h): 2e-5 is expected, and many times that where
+ * one of 32 is much louder than the others. */
 static const Tolerance cpu_tolerance = {
     .rounding = 1e-6,
     .sum = 2e-5,
-    .float_product = 2e-6,
-    .block_product = 1.2e-4,
-    .attention = 1e-6,
+    .float_product = 5e-6,
+    .block_product = 3e-4,
+    .attention = 3e-6,
 };
 
 static int open_cpu(Backend **outp, const Subject *subject, Reason *why) {
