@@ -91,8 +91,10 @@ int main(int argc, char **argv) {
 
     if (!pairs || !tests)
         return 1;
-    for (size_t s = 0; s < n_subjects; s++)
-        for (size_t c = 0; is_here(&subjects[s]) && c < N_CHECKS; c++, n++) {
+    for (size_t s = 0; s < n_subjects; s++) {
+        bool here = is_here(&subjects[s]);
+
+        for (size_t c = 0; here && c < N_CHECKS; c++, n++) {
             pairs[n] = (Pair){ .subject = &subjects[s], .check = &checks[c] };
             snprintf(pairs[n].name, sizeof(pairs[n].name), "%s: %s", subjects[s].name,
                      checks[c].name);
@@ -100,6 +102,7 @@ int main(int argc, char **argv) {
                                             .test_func = run_pair,
                                             .initial_state = &pairs[n] };
         }
+    }
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     r = _cmocka_run_group_tests("conformance", tests, n, NULL, NULL);
