@@ -76,7 +76,7 @@ def one_request(port, rng, is_over):
     if rng.random() < 0.2:
         body |= {"frequency_penalty": 0.5, "logit_bias": {"11": 2}}
     body.pop("model")
-    with Wire(port, timeout_s=300) as wire:
+    with Wire(port, timeout_s=1200) as wire:
         text = json.dumps(body).encode()
         wire.socket.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
                             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
