@@ -192,7 +192,7 @@ const Option option_table[] = {
       .metavar = "TOKENS",
       .min = 1,
       .max = 1u << 20,
-      .fallback = "512",
+      .fallback = "256",
       .help = "Most tokens of one step: one for each running sequence, the rest for prompts, fewer "
               "deep in long ones. More is faster for prompts and slower between two tokens of an "
               "answer" },
