@@ -72,6 +72,10 @@ Profile *profile_free(Profile *profile) {
     return NULL;
 }
 
+bool profile_is_whole(const Profile *profile) {
+    return profile->n_tokens == profile->n_tokens_wanted;
+}
+
 size_t profile_moments_count(const Profile *profile) {
     return moments_count(&profile->geometry);
 }
@@ -120,6 +124,10 @@ static int check_content(const Profile *profile, Reason *why) {
     const KvGeometry *g = &profile->geometry;
     int r;
 
+    if (profile->n_tokens > profile->n_tokens_wanted)
+        return reason_set(why, -EINVAL,
+                          "n_tokens is %" PRIu64 ", more than the %" PRIu64 " of n_tokens_wanted",
+                          profile->n_tokens, profile->n_tokens_wanted);
     r = check_norms(profile->k_norms, g->n_layers, "k_norms", why);
     if (!r)
         r = check_norms(profile->v_norms, g->n_layers, "v_norms", why);
@@ -151,6 +159,7 @@ static void write_head(const Profile *profile, Buffer *out) {
     json_put_u64(&writer, "n_kv_heads", g->n_kv_heads);
     json_put_u64(&writer, "head_dim", g->head_dim);
     json_put_u64(&writer, "n_tokens", profile->n_tokens);
+    json_put_u64(&writer, "n_tokens_wanted", profile->n_tokens_wanted);
     json_put_text(&writer, "text", profile->text_name);
     put_norms(&writer, "k_norms", profile->k_norms, g->n_layers);
     put_norms(&writer, "v_norms", profile->v_norms, g->n_layers);
@@ -287,6 +296,14 @@ static int parse_u32(const json_t *head, const char *key, uint32_t max, uint32_t
     return json_required(json_get_u32(head, key, 1, max, out, why), key, why);
 }
 
+static int parse_count(const json_t *head, const char *key, uint64_t *out, Reason *why) {
+    int64_t n = 0;
+    int r = json_required(json_get_i64(head, key, 0, INT64_MAX, &n, why), key, why);
+
+    *out = (uint64_t)n;
+    return r;
+}
+
 static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, double *out,
                        Reason *why) {
     const json_t *array = NULL, *norm;
@@ -311,7 +328,6 @@ static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, d
 /* All but the moments. */
 static int parse_head(const MappedFile *file, size_t head_bytes, Profile *out, Reason *why) {
     CLEANUP(json_unref) json_t *head = NULL;
-    int64_t n_tokens = 0;
     Hash128 identity;
     int r;
 
@@ -330,15 +346,15 @@ static int parse_head(const MappedFile *file, size_t head_bytes, Profile *out, R
     if (!r)
         r = parse_u32(head, "head_dim", KV_HEAD_DIM_MAX, &out->geometry.head_dim, why);
     if (!r)
-        r = json_required(json_get_i64(head, "n_tokens", 0, INT64_MAX, &n_tokens, why), "n_tokens",
-                          why);
+        r = parse_count(head, "n_tokens", &out->n_tokens, why);
+    if (!r)
+        r = parse_count(head, "n_tokens_wanted", &out->n_tokens_wanted, why);
     if (!r)
         r = parse_text(head, "text", out->text_name, sizeof(out->text_name), why);
     if (!r)
         r = parse_norms(head, "k_norms", out->geometry.n_layers, out->k_norms, why);
     if (!r)
         r = parse_norms(head, "v_norms", out->geometry.n_layers, out->v_norms, why);
-    out->n_tokens = (uint64_t)n_tokens;
     return r ? reason_prefix(why, r, "its head: ") : 0;
 }
 

@@ -41,7 +41,7 @@ def profiles(models, tmp_path_factory):
     directory = tmp_path_factory.mktemp("profiles")
     for name in ("llama", "mistral"):
         told = run("profile", "--model", models / name, "-o", directory / name)
-        assert re.search(r": model [0-9a-f]{32}, \d+ tokens of built-in\n", told)
+        assert re.search(r": model [0-9a-f]{32}, (\d+) of \1 tokens of built-in\n", told)
     return directory
 
 
@@ -57,6 +57,8 @@ def evaluate(model, text, profile, path, specs, tokens=3072):
     table = run("eval", "--model", model, "--text", text, "--window", 512, "--max-tokens", tokens,
                 "--profile", profile, "--json", path, *flags)
     result = json.loads(path.read_text())
+    assert result["profile_tokens"] == result["profile_tokens_wanted"] > 0
+    assert f"a profile of {result['profile_tokens']} of {result['profile_tokens']} tokens" in table
     assert [row["kv"] for row in result["specs"]] == ["bf16", *specs]
     for row in result["specs"]:
         assert row["kv"] in table

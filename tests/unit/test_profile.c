@@ -48,7 +48,8 @@ static Profile *new_profile(void) {
 
     assert_int_equal(profile_new(&profile, &geometry), 0);
     memcpy(profile->identity, IDENTITY, sizeof(IDENTITY));
-    profile->n_tokens = 16384;
+    profile->n_tokens = 768;
+    profile->n_tokens_wanted = 16384;
     strcpy(profile->text_name, "built-in, \xc3\xa9t\xc3\xa9");
     random_normals(&random, profile->q_moments, profile_moments_count(profile));
     for (size_t i = 0; i < profile_moments_count(profile); i++)
@@ -163,6 +164,8 @@ static void test_what_was_saved_is_loaded(void **state) {
     assert_memory_equal(&loaded->geometry, &geometry, sizeof(geometry));
     assert_string_equal(loaded->identity, IDENTITY);
     assert_true(loaded->n_tokens == saved->n_tokens);
+    assert_true(loaded->n_tokens_wanted == saved->n_tokens_wanted);
+    assert_false(profile_is_whole(loaded));
     assert_string_equal(loaded->text_name, saved->text_name);
     assert_memory_equal(loaded->k_norms, saved->k_norms, sizeof(saved->k_norms));
     assert_memory_equal(loaded->v_norms, saved->v_norms, sizeof(saved->v_norms));
@@ -364,7 +367,8 @@ typedef struct Edit {
 
 static void test_heads_that_say_something_else_are_refused(void **state) {
     static const char good[] = "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_kv_heads\": 3, "
-                               "\"head_dim\": 4, \"n_tokens\": 7, \"text\": \"t\", "
+                               "\"head_dim\": 4, \"n_tokens\": 7, \"n_tokens_wanted\": 7, "
+                               "\"text\": \"t\", "
                                "\"k_norms\": [1, 2.5], \"v_norms\": [0, 1e-3]}";
     static const Edit edits[] = {
         { "\"model\"", "\"medol\"", "key \"model\" is missing" },
@@ -387,6 +391,9 @@ static void test_heads_that_say_something_else_are_refused(void **state) {
         { "\"head_dim\": 4", "\"head_dim\": 3", "3 channels" },
         { "\"n_tokens\": 7", "\"n_tokens\": -7", "n_tokens" },
         { "\"n_tokens\": 7", "\"n_tokens\": 7.5", "n_tokens" },
+        { "\"n_tokens\": 7", "\"n_tokens\": 8", "more than the 7 of n_tokens_wanted" },
+        { "\"n_tokens_wanted\": 7", "\"n_tokens_wanted\": -1", "n_tokens_wanted" },
+        { "\"n_tokens_wanted\"", "\"n_tokens_hoped\"", "key \"n_tokens_wanted\" is missing" },
         { "\"t\"", "7", "text" },
         { "\"t\"", "\"a\\u0000b\"", "without NUL" },
         { "[1, 2.5]", "[1]", "expected 2 numbers, one a layer, found 1" },
@@ -423,7 +430,8 @@ static void test_heads_that_say_something_else_are_refused(void **state) {
 
 static void test_bodies_that_are_no_moments_are_refused(void **state) {
     static const char head[] = "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_kv_heads\": 3, "
-                               "\"head_dim\": 4, \"n_tokens\": 7, \"text\": \"\", "
+                               "\"head_dim\": 4, \"n_tokens\": 7, \"n_tokens_wanted\": 7, "
+                               "\"text\": \"\", "
                                "\"k_norms\": [1, 2], \"v_norms\": [1, 2]}";
     static const float bad[] = { NAN, INFINITY, -INFINITY };
     float body[200] = { 0 };
@@ -466,10 +474,10 @@ static void test_fields_before_the_head_are_checked_too(void **state) {
         assert_refused(i < 2 ? "its head would take" : "its head");
     }
     memcpy(content.data + 12, &head_bytes, sizeof(head_bytes));
-    content.data[8] = 2;
+    content.data[8] = PROFILE_VERSION + 1;
     write_checksummed(&content);
-    assert_refused("version 2; this kvasird reads version 1");
-    content.data[8] = 1;
+    assert_refused("version 3; this kvasird reads version 2");
+    content.data[8] = PROFILE_VERSION;
     assert_true((HEAD_AT + head_bytes) % 64 != 0);
     content.data[HEAD_AT + head_bytes] = 1;
     write_checksummed(&content);
