@@ -133,6 +133,16 @@ typedef struct MomentsArgs {
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim;
 } MomentsArgs;
 
+/* out[h] += sum over rows of (k - m) (k - m)^T, m the mean over the row's page: profiles have them
+ * as well. The step is one sequence's and begins where a page does; rows of a page that the step
+ * does not fill are left out. */
+typedef struct CovariancesArgs {
+    DevAddr out;     /* f32 [n_kv_heads, head_dim, head_dim] */
+    DevAddr k;       /* `format` [n_tokens, n_kv_heads, head_dim], as rope gives them */
+    KvFormat format; /* bf16 or f16 */
+    uint32_t n_tokens, n_kv_heads, head_dim;
+} CovariancesArgs;
+
 typedef struct GatedArgs {
     DevAddr out;      /* act [n_tokens, dim]; may be `gate` */
     DevAddr gate, up; /* act [n_tokens, dim]; out = silu(gate) * up */
@@ -218,6 +228,7 @@ typedef struct BackendOps {
     int (*attention)(Backend *backend, const AttentionArgs *args);
     int (*gated)(Backend *backend, const GatedArgs *args);
     int (*moments)(Backend *backend, const MomentsArgs *args);
+    int (*covariances)(Backend *backend, const CovariancesArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
     int (*sample)(Backend *backend, const SampleArgs *args);
     int (*step_end)(Backend *backend);

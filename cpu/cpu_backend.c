@@ -15,6 +15,7 @@
 #include "cpu/team.h"
 #include "cpu/vector_kernels.h"
 #include "cpu/weight.h"
+#include "kvcache/kv_format.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -280,6 +281,59 @@ static int cpu_moments(Backend *backend, const MomentsArgs *args) {
     return 0;
 }
 
+/* Channels whose rows of a covariance are one task: each task reads all of a head's keys. */
+#define COVARIANCE_CHANNELS 32
+
+static void key_to_f32(const CovariancesArgs *args, uint32_t token, uint32_t head, float *out) {
+    const uint16_t *k = (const uint16_t *)(uintptr_t)args->k +
+                        ((size_t)token * args->n_kv_heads + head) * args->head_dim;
+
+    for (uint32_t c = 0; c < args->head_dim; c++)
+        out[c] = kv_exact_value(args->format, k[c]);
+}
+
+static void add_page_covariance(const CovariancesArgs *args, uint32_t first_token, uint32_t head,
+                                uint32_t low, uint32_t high) {
+    uint32_t n = args->head_dim;
+    float *out = floats(args->out) + (size_t)head * n * n;
+    float k[KV_HEAD_DIM_MAX], mean[KV_HEAD_DIM_MAX] = { 0 };
+
+    for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        key_to_f32(args, first_token + t, head, k);
+        for (uint32_t c = 0; c < n; c++)
+            mean[c] += k[c] / KV_PAGE_TOKENS;
+    }
+    for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        key_to_f32(args, first_token + t, head, k);
+        for (uint32_t c = 0; c < n; c++)
+            k[c] -= mean[c];
+        for (uint32_t c = low; c < high; c++)
+            for (uint32_t j = 0; j < n; j++)
+                out[(size_t)c * n + j] += k[c] * k[j];
+    }
+}
+
+static void covariances_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const CovariancesArgs *args = arg;
+    uint32_t head = i_task % args->n_kv_heads;
+    uint32_t low = i_task / args->n_kv_heads * COVARIANCE_CHANNELS;
+    uint32_t high =
+        low + COVARIANCE_CHANNELS < args->head_dim ? low + COVARIANCE_CHANNELS : args->head_dim;
+
+    (void)i_thread;
+    for (uint32_t t = 0; t + KV_PAGE_TOKENS <= args->n_tokens; t += KV_PAGE_TOKENS)
+        add_page_covariance(args, t, head, low, high);
+}
+
+static int cpu_covariances(Backend *backend, const CovariancesArgs *args) {
+    CovariancesArgs copy = *args;
+    uint32_t n_blocks = (args->head_dim + COVARIANCE_CHANNELS - 1) / COVARIANCE_CHANNELS;
+
+    assert(args->head_dim <= KV_HEAD_DIM_MAX);
+    cpu_team_run(backend->team, covariances_task, &copy, n_blocks * args->n_kv_heads);
+    return 0;
+}
+
 static int cpu_gather_rows(Backend *backend, const GatherRowsArgs *args) {
     const StepInput *input = &backend->step.input;
 
@@ -422,6 +476,7 @@ const BackendOps cpu_ops = {
     .attention = cpu_attention,
     .gated = cpu_gated,
     .moments = cpu_moments,
+    .covariances = cpu_covariances,
     .gather_rows = cpu_gather_rows,
     .sample = cpu_sample_op,
     .step_end = cpu_step_end_op,

@@ -44,8 +44,11 @@ static size_t moments_count(const KvGeometry *g) {
 static int allocate_moments(Profile *profile) {
     size_t n = moments_count(&profile->geometry);
 
-    profile->q_moments = calloc(n, sizeof(*profile->q_moments));
-    return profile->q_moments ? 0 : -ENOMEM;
+    profile->q_moments = calloc(2 * n, sizeof(*profile->q_moments));
+    if (!profile->q_moments)
+        return -ENOMEM;
+    profile->k_covariances = profile->q_moments + n;
+    return 0;
 }
 
 int profile_new(Profile **outp, const KvGeometry *geometry) {
@@ -67,7 +70,7 @@ int profile_new(Profile **outp, const KvGeometry *geometry) {
 Profile *profile_free(Profile *profile) {
     if (!profile)
         return NULL;
-    free(profile->q_moments);
+    free(profile->q_moments); /* and k_covariances */
     free(profile);
     return NULL;
 }
@@ -91,7 +94,7 @@ Hash128 profile_hash(const Profile *profile) {
     hasher_update(&hasher, &profile->n_tokens, sizeof(profile->n_tokens));
     hasher_update(&hasher, profile->k_norms, norms_bytes);
     hasher_update(&hasher, profile->v_norms, norms_bytes);
-    hasher_update(&hasher, profile->q_moments, moments_bytes);
+    hasher_update(&hasher, profile->q_moments, 2 * moments_bytes);
     return hasher_digest(&hasher);
 }
 
@@ -133,6 +136,8 @@ static int check_content(const Profile *profile, Reason *why) {
         r = check_norms(profile->v_norms, g->n_layers, "v_norms", why);
     if (!r)
         r = check_moments(profile->q_moments, g, "q_moments", why);
+    if (!r)
+        r = check_moments(profile->k_covariances, g, "k_covariances", why);
     return r;
 }
 
@@ -194,6 +199,7 @@ static int write_hashed(FILE *file, Hasher *hasher, const void *data, size_t siz
 }
 
 static int write_profile(FILE *file, const Profile *profile, const Buffer *front) {
+    size_t moments_bytes = profile_moments_count(profile) * sizeof(float);
     Hash128 checksum;
     Hasher hasher;
     int r;
@@ -201,8 +207,7 @@ static int write_profile(FILE *file, const Profile *profile, const Buffer *front
     hasher_init(&hasher, 0);
     r = write_hashed(file, &hasher, front->data, front->size);
     if (!r)
-        r = write_hashed(file, &hasher, profile->q_moments,
-                         profile_moments_count(profile) * sizeof(*profile->q_moments));
+        r = write_hashed(file, &hasher, profile->q_moments, 2 * moments_bytes);
     checksum = hasher_digest(&hasher);
     return r ? r : write_hashed(file, &hasher, &checksum, sizeof(checksum));
 }
@@ -377,7 +382,7 @@ static int check_model(const Profile *found, const char *identity, const KvGeome
 /* The file must be exactly as long as its head says. */
 static int check_size(const MappedFile *file, size_t head_bytes, const KvGeometry *g, Reason *why) {
     size_t front_bytes = PREFIX_BYTES + head_bytes, offset = body_offset(head_bytes);
-    size_t size = offset + moments_count(g) * sizeof(float) + sizeof(Hash128);
+    size_t size = offset + 2 * moments_count(g) * sizeof(float) + sizeof(Hash128);
 
     if (file->size != size)
         return reason_set(why, -EINVAL,
@@ -398,7 +403,7 @@ static int read_body(Profile *profile, const MappedFile *file, size_t head_bytes
     r = allocate_moments(profile);
     if (r)
         return reason_set(why, r, "no memory for its moments");
-    memcpy(profile->q_moments, body, bytes);
+    memcpy(profile->q_moments, body, 2 * bytes);
     return check_content(profile, why);
 }
 

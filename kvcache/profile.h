@@ -3,8 +3,9 @@
 
 /*
  * What was measured of one model, once: second moments that pages are rounded against
- * (kvcache/rounding.h), and norms of the weights that made keys and values. A plain struct and the
- * file it is kept in. Measuring is model/'s.
+ * (kvcache/rounding.h), covariances that keys are transformed by (kvcache/key_transform.h), and
+ * norms of the weights that made keys and values. A plain struct and the file it is kept in.
+ * Measuring is model/'s.
  *
  * The file, little-endian:
  *
@@ -14,7 +15,7 @@
  *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, n_tokens_wanted,
  *                           text, k_norms, v_norms
  *   zeros                   up to a multiple of 64 bytes
- *   body                    f32: q_moments
+ *   body                    f32: q_moments, then k_covariances
  *   checksum                16 bytes: XXH3-128 of everything before it, low half first
  *
  * A file is taken whole or refused: damaged, of another version, of another model. What was
@@ -45,6 +46,10 @@ typedef struct Profile {
      * the query heads of the KV head; q after rotary embedding, before any Hadamard transform.
      * Values are rounded plainly (cpu/kv_seal.c says why) and need none. */
     float *q_moments;
+    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric: sum of (k - m) (k - m)^T over the
+     * tokens of whole pages, m the mean over the page; k after rotary embedding. It lies behind
+     * q_moments, in one piece with it. */
+    float *k_covariances;
 
     double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* [n_layers] used: Frobenius norms of
                                                               W_K and W_V */
@@ -58,7 +63,7 @@ CLEANUP_DEFINE(Profile, profile_free);
 /* Whether it rests on all the tokens that it was to rest on. */
 bool profile_is_whole(const Profile *profile);
 
-/* Floats in q_moments. */
+/* Floats in q_moments, and in k_covariances. */
 size_t profile_moments_count(const Profile *profile);
 
 /* Writes a file whole or not at all (util/output_file.h). Its directory is created if only that is

@@ -132,22 +132,33 @@ static int run_text(SessionCache *cache, const TokenIds *tokens, uint64_t time_m
     return 0;
 }
 
-/* Takes sums to the device, has steps add to them, and brings them back if all went well. */
-static int add_moments(Session *session, SessionCache *cache, DevAddr moments,
-                       const TokenIds *tokens, uint64_t time_ms_max, Profile *profile) {
-    size_t bytes = profile_moments_count(profile) * sizeof(float);
+/* Has steps add to the sums on the device. */
+static int add_moments(Session *session, SessionCache *cache, DecoderMoments sums,
+                       const TokenIds *tokens, uint64_t time_ms_max, uint64_t *n_donep) {
+    int r = run_window_until(cache, tokens, *n_donep);
+
+    if (r)
+        return r;
+    decoder_collect_moments(session->decoder, sums);
+    r = run_text(cache, tokens, time_ms_max, n_donep);
+    decoder_collect_moments(session->decoder, (DecoderMoments){ 0 });
+    return r;
+}
+
+/* Takes the profile's sums, in one piece, to the device, goes on, and brings them back if all went
+ * well. */
+static int measure_on_device(Session *session, SessionCache *cache, DecoderMoments sums,
+                             const TokenIds *tokens, uint64_t time_ms_max, Profile *profile) {
+    const BackendOps *ops = session->ops;
+    size_t bytes = 2 * profile_moments_count(profile) * sizeof(float);
     uint64_t n_done = profile->n_tokens;
     int r;
 
-    r = session->ops->upload(session->backend, moments, profile->q_moments, bytes);
+    r = ops->upload(session->backend, sums.q_moments, profile->q_moments, bytes);
     if (!r)
-        r = run_window_until(cache, tokens, n_done);
-    decoder_collect_moments(session->decoder, moments);
+        r = add_moments(session, cache, sums, tokens, time_ms_max, &n_done);
     if (!r)
-        r = run_text(cache, tokens, time_ms_max, &n_done);
-    decoder_collect_moments(session->decoder, 0);
-    if (!r)
-        r = session->ops->download(session->backend, profile->q_moments, moments, bytes);
+        r = ops->download(session->backend, profile->q_moments, sums.q_moments, bytes);
     if (!r)
         profile->n_tokens = n_done;
     return r;
@@ -156,18 +167,19 @@ static int add_moments(Session *session, SessionCache *cache, DevAddr moments,
 static int measure_moments(Session *session, const TokenIds *tokens, uint64_t time_ms_max,
                            Profile *profile, Reason *why) {
     CLEANUP(session_cache_deinit) SessionCache cache = SESSION_CACHE_NULL;
-    DevAddr moments = 0;
+    size_t bytes = profile_moments_count(profile) * sizeof(float);
+    DevAddr memory = 0;
     int r;
 
     r = session_cache_init(&cache, session, WINDOW_TOKENS, NULL, NULL, why);
     if (!r)
-        r = session->ops->memory_new(session->backend, &moments,
-                                     profile_moments_count(profile) * sizeof(float),
-                                     "second moments", why);
+        r = session->ops->memory_new(session->backend, &memory, 2 * bytes, "second moments", why);
     if (r)
         return r;
-    r = add_moments(session, &cache, moments, tokens, time_ms_max, profile);
-    session->ops->memory_free(session->backend, moments);
+    r = measure_on_device(session, &cache,
+                          (DecoderMoments){ .q_moments = memory, .k_covariances = memory + bytes },
+                          tokens, time_ms_max, profile);
+    session->ops->memory_free(session->backend, memory);
     return r ? reason_set(why, r, "the model could not be run over the text") : 0;
 }
 

@@ -72,6 +72,8 @@ static void assert_same(const Profile *a, const Profile *b) {
     assert_int_equal(a->n_tokens, b->n_tokens);
     assert_int_equal(a->n_tokens_wanted, b->n_tokens_wanted);
     assert_memory_equal(a->q_moments, b->q_moments, profile_moments_count(a) * sizeof(float));
+    assert_memory_equal(a->k_covariances, b->k_covariances,
+                        profile_moments_count(a) * sizeof(float));
     assert_true(hash128_equal(profile_hash(a), profile_hash(b)));
 }
 
