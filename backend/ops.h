@@ -99,8 +99,9 @@ typedef struct RopeTableArgs {
 
 /* Rotates queries in place; rotates keys and rounds keys and values to what the layer's tails are.
  * Channel c pairs with c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass
- * through. Where the cache rotates a side, the Hadamard transform (kvcache/rounding.h) comes
- * before the rounding: on queries and keys, on values. */
+ * through. Where the cache transforms a side (kv_layer_rotates), that comes before the rounding:
+ * keys, and the queries of their KV head, by the layer's transforms (kvcache/key_transform.h),
+ * values by the Hadamard transform. */
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */

@@ -43,7 +43,7 @@ typedef struct Profile {
     char text_name[PROFILE_TEXT_NAME_BYTES]; /* which text; UTF-8 */
 
     /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned: sum of q q^T over tokens and
-     * the query heads of the KV head; q after rotary embedding, before any Hadamard transform.
+     * the query heads of the KV head; q after rotary embedding, before any transform.
      * Values are rounded plainly (cpu/kv_seal.c says why) and need none. */
     float *q_moments;
     /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric: sum of (k - m) (k - m)^T over the

@@ -249,6 +249,7 @@ static void put_ledger(const Writer *w, const Ledger *ledger) {
     put_labelled(w, name, "purpose", "kv_tails", (double)ledger->tails_bytes);
     put_labelled(w, name, "purpose", "kv_sinks", (double)ledger->sinks_bytes);
     put_labelled(w, name, "purpose", "kv_roundings", (double)ledger->roundings_bytes);
+    put_labelled(w, name, "purpose", "kv_transforms", (double)ledger->transforms_bytes);
     put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
     put_labelled(w, name, "purpose", "prefix_index", (double)ledger->index_bytes);
 }

@@ -15,7 +15,7 @@ FIGURES = {"kv", "bits", "bits_with_tails", "ppl", "kld", "kld_se", "kld_p99", "
            "bytes_per_token", "tokens_per_gib"}
 N_LAYERS, N_KV_HEADS, HEAD_DIM = 3, 2, 64
 PURPOSES = {"pages": "kv_pages", "tails": "kv_tails", "sinks": "kv_sinks",
-            "rounding": "kv_roundings", "padding": "kv_padding"}
+            "rounding": "kv_roundings", "transform": "kv_transforms", "padding": "kv_padding"}
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,7 @@ static void reveal_layer(KvLayer *layer) {
         reveal(&layer->sides[side].sinks);
     }
     reveal(&layer->roundings);
+    reveal(&layer->transforms);
 }
 
 /* calls */
