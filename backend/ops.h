@@ -99,8 +99,9 @@ typedef struct RopeTableArgs {
 
 /* Rotates queries in place; rotates keys and rounds keys and values to what the layer's tails are.
  * Channel c pairs with c + n_freqs (the Hugging Face order); channels from 2 n_freqs on pass
- * through. Where the cache rotates a side, the Hadamard transform (kvcache/rounding.h) comes
- * before the rounding: on queries and keys, on values. */
+ * through. Where the cache transforms a side (kv_layer_rotates), that comes before the rounding:
+ * keys, and the queries of their KV head, by the layer's transforms (kvcache/key_transform.h),
+ * values by the Hadamard transform. */
 typedef struct RopeArgs {
     DevAddr q;     /* act [n_tokens, n_heads, head_dim], in place */
     DevAddr k, v;  /* act [n_tokens, n_kv_heads, head_dim] */
@@ -132,6 +133,16 @@ typedef struct MomentsArgs {
     DevAddr q;   /* act [n_tokens, n_heads, head_dim] */
     uint32_t n_tokens, n_heads, n_kv_heads, head_dim;
 } MomentsArgs;
+
+/* out[h] += sum over rows of (k - m) (k - m)^T, m the mean over the row's page: profiles have them
+ * as well. The step is one sequence's and begins where a page does; rows of a page that the step
+ * does not fill are left out. */
+typedef struct CovariancesArgs {
+    DevAddr out;     /* f32 [n_kv_heads, head_dim, head_dim] */
+    DevAddr k;       /* `format` [n_tokens, n_kv_heads, head_dim], as rope gives them */
+    KvFormat format; /* bf16 or f16 */
+    uint32_t n_tokens, n_kv_heads, head_dim;
+} CovariancesArgs;
 
 typedef struct GatedArgs {
     DevAddr out;      /* act [n_tokens, dim]; may be `gate` */
@@ -218,6 +229,7 @@ typedef struct BackendOps {
     int (*attention)(Backend *backend, const AttentionArgs *args);
     int (*gated)(Backend *backend, const GatedArgs *args);
     int (*moments)(Backend *backend, const MomentsArgs *args);
+    int (*covariances)(Backend *backend, const CovariancesArgs *args);
     int (*gather_rows)(Backend *backend, const GatherRowsArgs *args);
     int (*sample)(Backend *backend, const SampleArgs *args);
     int (*step_end)(Backend *backend);

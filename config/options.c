@@ -154,8 +154,9 @@ const Option option_table[] = {
       .min = 1,
       .max = 86400,
       .fallback = "60",
-      .help = "The longest that making a profile may take; on a slow machine it then rests on "
-              "fewer tokens" },
+      .help =
+          "The longest that making a profile may take; what it cuts off is measured at the next "
+          "start" },
 
     { .name = "prefix_caching",
       BOOL(prefix_caching),

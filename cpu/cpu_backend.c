@@ -15,6 +15,8 @@
 #include "cpu/team.h"
 #include "cpu/vector_kernels.h"
 #include "cpu/weight.h"
+#include "kvcache/key_transform.h"
+#include "kvcache/kv_format.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -215,34 +217,105 @@ static int cpu_rope_table(Backend *backend, const RopeTableArgs *args) {
     return 0;
 }
 
-static void rope_row(Backend *backend, const void *arg, uint32_t row) {
-    const RopeArgs *args = arg;
-    const float *cos = floats(args->table) + (size_t)row * 2 * args->n_freqs;
-    const float *sin = cos + args->n_freqs;
-    size_t kv_at = (size_t)row * args->n_kv_heads * args->head_dim;
-    float *q = floats(args->q) + (size_t)row * args->n_heads * args->head_dim;
-    float *k = floats(args->k) + kv_at, *v = floats(args->v) + kv_at;
+/* n_rows rows of one KV head: its queries, its keys and its values. */
+typedef struct RopeHead {
+    const RopeArgs *args;
+    float *q, *k, *v; /* of the first row; the next row's are a stride behind */
+    size_t q_stride, kv_stride;
+    uint32_t first_row, n_rows, head, group;
+} RopeHead;
 
-    for (uint32_t h = 0; h < args->n_heads; h++)
-        backend->kernels->rotate(q + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
-    for (uint32_t h = 0; h < args->n_kv_heads; h++)
-        backend->kernels->rotate(k + (size_t)h * args->head_dim, cos, sin, args->n_freqs);
-    if (kv_layer_rotates(args->layer, KV_SIDE_K)) {
-        backend->kernels->hadamard(q, args->n_heads, args->head_dim);
-        backend->kernels->hadamard(k, args->n_kv_heads, args->head_dim);
+static RopeHead rope_head(const RopeArgs *args, uint32_t first_row, uint32_t n_rows,
+                          uint32_t head) {
+    RopeHead h = { .args = args,
+                   .q_stride = (size_t)args->n_heads * args->head_dim,
+                   .kv_stride = (size_t)args->n_kv_heads * args->head_dim,
+                   .first_row = first_row,
+                   .n_rows = n_rows,
+                   .head = head,
+                   .group = args->n_heads / args->n_kv_heads };
+    size_t kv_at = first_row * h.kv_stride + (size_t)head * args->head_dim;
+
+    h.q = floats(args->q) + first_row * h.q_stride + (size_t)head * h.group * args->head_dim;
+    h.k = floats(args->k) + kv_at;
+    h.v = floats(args->v) + kv_at;
+    return h;
+}
+
+static void rotate_head(const CpuVectorKernels *kernels, const RopeHead *h) {
+    const RopeArgs *args = h->args;
+
+    for (uint32_t r = 0; r < h->n_rows; r++) {
+        const float *cos = floats(args->table) + (size_t)(h->first_row + r) * 2 * args->n_freqs;
+        const float *sin = cos + args->n_freqs;
+
+        for (uint32_t g = 0; g < h->group; g++)
+            kernels->rotate(h->q + r * h->q_stride + (size_t)g * args->head_dim, cos, sin,
+                            args->n_freqs);
+        kernels->rotate(h->k + r * h->kv_stride, cos, sin, args->n_freqs);
     }
-    if (kv_layer_rotates(args->layer, KV_SIDE_V))
-        backend->kernels->hadamard(v, args->n_kv_heads, args->head_dim);
-    backend->kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_K),
-                               (uint16_t *)(uintptr_t)args->k_out + kv_at, k,
-                               args->n_kv_heads * args->head_dim);
-    backend->kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_V),
-                               (uint16_t *)(uintptr_t)args->v_out + kv_at, v,
-                               args->n_kv_heads * args->head_dim);
+}
+
+static void transform_head(const CpuVectorKernels *kernels, const RopeHead *h) {
+    const RopeArgs *args = h->args;
+    const KeyTransform *t =
+        (const KeyTransform *)(uintptr_t)kv_layer_transform(args->layer, h->head);
+    uint32_t n = args->head_dim;
+
+    if (t->is_plain) {
+        for (uint32_t r = 0; r < h->n_rows; r++) {
+            kernels->hadamard(h->q + r * h->q_stride, h->group, n);
+            kernels->hadamard(h->k + r * h->kv_stride, 1, n);
+        }
+        return;
+    }
+    for (uint32_t g = 0; g < h->group; g++)
+        kernels->transform(h->q + (size_t)g * n, h->q_stride, h->n_rows,
+                           key_transform_of_queries(t), n);
+    kernels->transform(h->k, h->kv_stride, h->n_rows, key_transform_of_keys(t), n);
+}
+
+static void round_head(const CpuVectorKernels *kernels, const RopeHead *h) {
+    const RopeArgs *args = h->args;
+    uint32_t n = args->head_dim;
+
+    for (uint32_t r = 0; r < h->n_rows; r++) {
+        size_t at = (h->first_row + r) * h->kv_stride + (size_t)h->head * n;
+
+        kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_K),
+                          (uint16_t *)(uintptr_t)args->k_out + at, h->k + r * h->kv_stride, n);
+        kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_V),
+                          (uint16_t *)(uintptr_t)args->v_out + at, h->v + r * h->kv_stride, n);
+    }
+}
+
+typedef struct RopeRegion {
+    const CpuVectorKernels *kernels;
+    const RopeArgs *args;
+} RopeRegion;
+
+/* A KV head's matrices serve all rows of a task. */
+static void rope_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const RopeRegion *region = arg;
+    const RopeArgs *args = region->args;
+    uint32_t first = i_task / args->n_kv_heads * ROWS_PER_TASK, left = args->n_tokens - first;
+    RopeHead h = rope_head(args, first, left < ROWS_PER_TASK ? left : ROWS_PER_TASK,
+                           i_task % args->n_kv_heads);
+
+    (void)i_thread;
+    rotate_head(region->kernels, &h);
+    if (kv_layer_rotates(args->layer, KV_SIDE_K))
+        transform_head(region->kernels, &h);
+    for (uint32_t r = 0; kv_layer_rotates(args->layer, KV_SIDE_V) && r < h.n_rows; r++)
+        region->kernels->hadamard(h.v + r * h.kv_stride, 1, args->head_dim);
+    round_head(region->kernels, &h);
 }
 
 static int cpu_rope(Backend *backend, const RopeArgs *args) {
-    for_rows(backend, rope_row, args, args->n_tokens);
+    RopeRegion region = { .kernels = backend->kernels, .args = args };
+    uint32_t n_blocks = (args->n_tokens + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+
+    cpu_team_run(backend->team, rope_task, &region, n_blocks * args->n_kv_heads);
     return 0;
 }
 
@@ -277,6 +350,59 @@ static void moments_row(Backend *backend, const void *arg, uint32_t i) {
 
 static int cpu_moments(Backend *backend, const MomentsArgs *args) {
     for_rows(backend, moments_row, args, args->n_kv_heads * args->head_dim);
+    return 0;
+}
+
+/* Channels whose rows of a covariance are one task: each task reads all of a head's keys. */
+#define COVARIANCE_CHANNELS 32
+
+static void key_to_f32(const CovariancesArgs *args, uint32_t token, uint32_t head, float *out) {
+    const uint16_t *k = (const uint16_t *)(uintptr_t)args->k +
+                        ((size_t)token * args->n_kv_heads + head) * args->head_dim;
+
+    for (uint32_t c = 0; c < args->head_dim; c++)
+        out[c] = kv_exact_value(args->format, k[c]);
+}
+
+static void add_page_covariance(const CovariancesArgs *args, uint32_t first_token, uint32_t head,
+                                uint32_t low, uint32_t high) {
+    uint32_t n = args->head_dim;
+    float *out = floats(args->out) + (size_t)head * n * n;
+    float k[KV_HEAD_DIM_MAX], mean[KV_HEAD_DIM_MAX] = { 0 };
+
+    for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        key_to_f32(args, first_token + t, head, k);
+        for (uint32_t c = 0; c < n; c++)
+            mean[c] += k[c] / KV_PAGE_TOKENS;
+    }
+    for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        key_to_f32(args, first_token + t, head, k);
+        for (uint32_t c = 0; c < n; c++)
+            k[c] -= mean[c];
+        for (uint32_t c = low; c < high; c++)
+            for (uint32_t j = 0; j < n; j++)
+                out[(size_t)c * n + j] += k[c] * k[j];
+    }
+}
+
+static void covariances_task(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const CovariancesArgs *args = arg;
+    uint32_t head = i_task % args->n_kv_heads;
+    uint32_t low = i_task / args->n_kv_heads * COVARIANCE_CHANNELS;
+    uint32_t high =
+        low + COVARIANCE_CHANNELS < args->head_dim ? low + COVARIANCE_CHANNELS : args->head_dim;
+
+    (void)i_thread;
+    for (uint32_t t = 0; t + KV_PAGE_TOKENS <= args->n_tokens; t += KV_PAGE_TOKENS)
+        add_page_covariance(args, t, head, low, high);
+}
+
+static int cpu_covariances(Backend *backend, const CovariancesArgs *args) {
+    CovariancesArgs copy = *args;
+    uint32_t n_blocks = (args->head_dim + COVARIANCE_CHANNELS - 1) / COVARIANCE_CHANNELS;
+
+    assert(args->head_dim <= KV_HEAD_DIM_MAX);
+    cpu_team_run(backend->team, covariances_task, &copy, n_blocks * args->n_kv_heads);
     return 0;
 }
 
@@ -422,6 +548,7 @@ const BackendOps cpu_ops = {
     .attention = cpu_attention,
     .gated = cpu_gated,
     .moments = cpu_moments,
+    .covariances = cpu_covariances,
     .gather_rows = cpu_gather_rows,
     .sample = cpu_sample_op,
     .step_end = cpu_step_end_op,

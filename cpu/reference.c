@@ -2,6 +2,7 @@
 #include "cpu/reference.h"
 
 #include "kvcache/hadamard.h"
+#include "kvcache/key_transform.h"
 #include "kvcache/kv_format.h"
 
 #include <math.h>
@@ -34,6 +35,17 @@ static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {
 static void hadamard(float *x, uint32_t n_vectors, uint32_t n) {
     for (uint32_t i = 0; i < n_vectors; i++)
         hadamard_apply(x + (size_t)i * n, n);
+}
+
+static void transform(float *x, size_t stride, uint32_t n_vectors, const float *matrix,
+                      uint32_t n) {
+    double y[KV_HEAD_DIM_MAX];
+
+    for (uint32_t i = 0; i < n_vectors; i++, x += stride) {
+        key_transform_apply(y, x, matrix, n);
+        for (uint32_t c = 0; c < n; c++)
+            x[c] = (float)y[c];
+    }
 }
 
 static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
@@ -129,6 +141,7 @@ const CpuVectorKernels cpu_reference_kernels = {
     .gated = gated,
     .rotate = rotate,
     .hadamard = hadamard,
+    .transform = transform,
     .to_exact = to_exact,
     .scores = scores,
     .softmax = softmax,

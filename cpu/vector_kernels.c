@@ -139,6 +139,75 @@ static void hadamard(float *x, uint32_t n_vectors, uint32_t n) {
     }
 }
 
+/* Channels of the output that one pass over the inputs makes; each has its own sum, so how many
+ * vectors or channels are made at once does not show in a result. */
+#define TRANSFORM_VECTORS 4
+#define TRANSFORM_BLOCK 2 /* vectors of channels */
+#define TRANSFORM_BLOCK_ALONE 8
+
+static inline __attribute__((__always_inline__)) void transform_tile(float *out, size_t stride,
+                                                                     const float *in,
+                                                                     const float *matrix,
+                                                                     uint32_t n, uint32_t n_vectors,
+                                                                     uint32_t n_blocks) {
+    Vf sums[TRANSFORM_VECTORS][TRANSFORM_BLOCK_ALONE] = { 0 };
+
+    for (uint32_t c = 0; c < n; c++)
+        for (uint32_t b = 0; b < n_blocks; b++) {
+            Vf m = v_load(matrix + (size_t)c * n + b * V_LANES);
+
+            for (uint32_t i = 0; i < n_vectors; i++)
+                sums[i][b] = v_fma(v_set1(in[i * n + c]), m, sums[i][b]);
+        }
+    for (uint32_t i = 0; i < n_vectors; i++)
+        for (uint32_t b = 0; b < n_blocks; b++)
+            v_store(out + i * stride + b * V_LANES, sums[i][b]);
+}
+
+/* Channels that do not fill a vector. */
+static void transform_rest(float *out, size_t stride, const float *in, const float *matrix,
+                           uint32_t n, uint32_t n_vectors, uint32_t first) {
+    for (uint32_t i = 0; i < n_vectors; i++)
+        for (uint32_t k = first; k < n; k++) {
+            Vf sum = { 0 };
+
+            for (uint32_t c = 0; c < n; c++)
+                sum = v_fma(v_set1(in[i * n + c]), v_set1(matrix[(size_t)c * n + k]), sum);
+            out[i * stride + k] = sum[0];
+        }
+}
+
+static inline __attribute__((__always_inline__)) void transform_group(
+    float *out, size_t stride, const float *in, const float *matrix, uint32_t n, uint32_t n_vectors,
+    uint32_t n_blocks) {
+    uint32_t k = 0;
+
+    for (; k + n_blocks * V_LANES <= n; k += n_blocks * V_LANES)
+        transform_tile(out + k, stride, in, matrix + k, n, n_vectors, n_blocks);
+    for (; k + V_LANES <= n; k += V_LANES)
+        transform_tile(out + k, stride, in, matrix + k, n, n_vectors, 1);
+    if (k < n)
+        transform_rest(out, stride, in, matrix, n, n_vectors, k);
+}
+
+static void transform(float *x, size_t stride, uint32_t n_vectors, const float *matrix,
+                      uint32_t n) {
+    float in[TRANSFORM_VECTORS * KV_HEAD_DIM_MAX];
+
+    while (n_vectors) {
+        uint32_t n_now = n_vectors < TRANSFORM_VECTORS ? 1 : TRANSFORM_VECTORS;
+
+        for (uint32_t i = 0; i < n_now; i++)
+            memcpy(in + (size_t)i * n, x + i * stride, n * sizeof(*in));
+        if (n_now == 1)
+            transform_group(x, stride, in, matrix, n, 1, TRANSFORM_BLOCK_ALONE);
+        else
+            transform_group(x, stride, in, matrix, n, TRANSFORM_VECTORS, TRANSFORM_BLOCK);
+        x += n_now * stride;
+        n_vectors -= n_now;
+    }
+}
+
 static void to_bf16(uint16_t *out, const float *in, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint32_t u;
@@ -458,6 +527,7 @@ const CpuVectorKernels VECTOR_KERNELS = {
     .gated = gated,
     .rotate = rotate,
     .hadamard = hadamard,
+    .transform = transform,
     .to_exact = to_exact,
     .scores = scores,
     .softmax = softmax,

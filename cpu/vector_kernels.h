@@ -9,6 +9,7 @@
 
 #include "kvcache/kv_layout.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define ATTENTION_BLOCK_KEYS 64
@@ -28,6 +29,9 @@ typedef struct CpuVectorKernels {
     void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
     /* hadamard_apply (kvcache/hadamard.h) to each of x [n_vectors][n], with the same result */
     void (*hadamard)(float *x, uint32_t n_vectors, uint32_t n);
+    /* key_transform_apply (kvcache/key_transform.h), in place, to n_vectors of n <=
+     * KV_HEAD_DIM_MAX, each `stride` floats behind the one before */
+    void (*transform)(float *x, size_t stride, uint32_t n_vectors, const float *matrix, uint32_t n);
     /* to bf16 or f16, rounded to nearest even; NaN stays NaN, and f16 ends at +-65504 */
     void (*to_exact)(KvFormat format, uint16_t *out, const float *in, uint32_t n);
 

@@ -26,11 +26,12 @@ typedef struct KvLayerSide {
 typedef struct KvLayer {
     KvLayerSide sides[KV_SIDES];
     DevAddr roundings;      /* of KV head 0, for keys; none unless they are quantized */
+    DevAddr transforms;     /* alike */
     size_t tail_slot_bytes; /* from a slot to the next */
     size_t sink_slot_bytes;
     uint32_t tail_block_bytes; /* head_dim * 64 * 2 */
     uint32_t sink_block_bytes; /* head_dim * 4 * 2 */
-    uint32_t rounding_bytes;
+    uint32_t rounding_bytes, transform_bytes;
     uint32_t n_kv_heads, head_dim;
     uint32_t n_sinks; /* sink slots; 0: first pages are as others */
 } KvLayer;
@@ -47,7 +48,8 @@ KV_LAYER_FN KvFormat kv_layer_tail_format(const KvLayer *l, KvSide side) {
     return kv_layer_quantizes(l, side) ? KV_FORMAT_F16 : l->sides[side].format;
 }
 
-/* Whether a side goes through the Hadamard transform (kvcache/rounding.h), in the tail already. */
+/* Whether a side is transformed, in the tail already: keys, and the queries that meet them, by
+ * kvcache/key_transform.h, values by kvcache/hadamard.h. */
 KV_LAYER_FN bool kv_layer_rotates(const KvLayer *l, KvSide side) {
     return kv_layer_quantizes(l, side);
 }
@@ -67,4 +69,8 @@ KV_LAYER_FN DevAddr kv_layer_sink(const KvLayer *l, KvSide side, uint32_t slot, 
 
 KV_LAYER_FN DevAddr kv_layer_rounding(const KvLayer *l, uint32_t head) {
     return l->roundings + (size_t)head * l->rounding_bytes;
+}
+
+KV_LAYER_FN DevAddr kv_layer_transform(const KvLayer *l, uint32_t head) {
+    return l->transforms + (size_t)head * l->transform_bytes;
 }

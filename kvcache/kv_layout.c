@@ -6,6 +6,7 @@
 
 #include "kvcache/kv_layout.h"
 
+#include "kvcache/key_transform.h"
 #include "kvcache/kv_format.h"
 #include "kvcache/kv_layer.h"
 #include "kvcache/rounding.h"
@@ -86,6 +87,9 @@ static int place_all(KvStore *store, const KvPlan *plan) {
     store->roundings_offset = offset;
     if (!add_aligned(store, &offset, kv_store_roundings_bytes(store)))
         return -EOVERFLOW;
+    store->transforms_offset = offset;
+    if (!add_aligned(store, &offset, kv_store_transforms_bytes(store)))
+        return -EOVERFLOW;
     store->size_bytes = offset;
     return 0;
 }
@@ -123,6 +127,7 @@ int kv_store_layout(KvStore *store, const KvShape *shape) {
     store->n_tails = shape->n_tails;
     store->n_sinks = quantizes ? shape->n_sinks : 0;
     store->rounding_bytes = quantizes ? rounding_bytes(geometry->head_dim) : 0;
+    store->transform_bytes = quantizes ? key_transform_bytes(geometry->head_dim) : 0;
     return place_all(store, shape->plan);
 }
 
@@ -149,6 +154,10 @@ size_t kv_store_roundings_bytes(const KvStore *store) {
     return store->rounding_bytes * store->geometry.n_kv_heads * store->geometry.n_layers;
 }
 
+size_t kv_store_transforms_bytes(const KvStore *store) {
+    return store->transform_bytes * store->geometry.n_kv_heads * store->geometry.n_layers;
+}
+
 double kv_store_bits(const KvStore *store) {
     const KvGeometry *g = &store->geometry;
 
@@ -164,11 +173,14 @@ KvLayer kv_store_layer(const KvStore *s, uint32_t layer) {
     KvLayer l = {
         .roundings = s->base + s->roundings_offset +
                      (size_t)layer * s->geometry.n_kv_heads * s->rounding_bytes,
+        .transforms = s->base + s->transforms_offset +
+                      (size_t)layer * s->geometry.n_kv_heads * s->transform_bytes,
         .tail_slot_bytes = s->geometry.n_layers * KV_SIDES * tail_side_bytes,
         .sink_slot_bytes = s->geometry.n_layers * KV_SIDES * sink_side_bytes,
         .tail_block_bytes = (uint32_t)s->tail_block_bytes,
         .sink_block_bytes = (uint32_t)s->sink_block_bytes,
         .rounding_bytes = (uint32_t)s->rounding_bytes,
+        .transform_bytes = (uint32_t)s->transform_bytes,
         .n_kv_heads = s->geometry.n_kv_heads,
         .head_dim = s->geometry.head_dim,
         .n_sinks = s->n_sinks,

@@ -8,12 +8,13 @@
  * is the not yet full last page of a sequence, always 16-bit floats, in the slot of its sequence.
  * Backends read and write both through kvcache/kv_layer.h and through nothing else.
  *
- *   store memory = regions, one per (layer, side), then tails, sinks, roundings
+ *   store memory = regions, one per (layer, side), then tails, sinks, roundings, transforms
  *   region(layer, side) = [n_pages][n_kv_heads] blocks of block_bytes
  *   tails               = [n_tails][n_layers][2 sides][n_kv_heads] 16-bit blocks
  *   sinks               = [n_sinks][n_layers][2 sides][n_kv_heads] of 4 exact tokens, 16-bit
  *   roundings           = [n_layers][n_kv_heads] of kvcache/rounding.h, for keys, where a format
  *                         quantizes
+ *   transforms          = [n_layers][n_kv_heads] of kvcache/key_transform.h, alike
  *
  * A *sink slot* keeps the first 4 tokens of a sequence exact when its first page is quantized:
  * attention leans on them far more than on any others. It belongs to that page.
@@ -106,6 +107,8 @@ typedef struct KvStore {
     size_t sinks_offset;
     size_t rounding_bytes; /* of one; 0: nothing is quantized */
     size_t roundings_offset;
+    size_t transform_bytes; /* of one; 0: nothing is quantized */
+    size_t transforms_offset;
     size_t padding_bytes; /* between regions and behind the last, for alignment */
     size_t size_bytes;    /* of the whole store */
     DevAddr base;         /* set by whoever allocated size_bytes; KV_BLOCK_ALIGN_BYTES aligned */
@@ -123,10 +126,11 @@ int kv_store_layout(KvStore *store, const KvShape *shape);
 
 /* Bytes one page takes over all layers and both sides. */
 size_t kv_store_page_bytes(const KvStore *store);
-/* Bytes one tail slot takes, one sink slot, and all roundings. */
+/* Bytes one tail slot takes, one sink slot, all roundings, and all transforms. */
 size_t kv_store_tail_bytes(const KvStore *store);
 size_t kv_store_sink_bytes(const KvStore *store);
 size_t kv_store_roundings_bytes(const KvStore *store);
+size_t kv_store_transforms_bytes(const KvStore *store);
 /* Bits per element of a sealed page, metadata included. */
 double kv_store_bits(const KvStore *store);
 

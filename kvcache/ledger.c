@@ -113,6 +113,7 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
         .tail_bytes = kv_store_tail_bytes(&store),
         .sink_bytes = kv_store_sink_bytes(&store),
         .roundings_bytes = kv_store_roundings_bytes(&store),
+        .transforms_bytes = kv_store_transforms_bytes(&store),
         .bits = kv_store_bits(&store),
         .padding_bytes = store.padding_bytes,
         .kv_bytes = store.size_bytes,
@@ -152,6 +153,8 @@ void ledger_print(const Ledger *ledger, Buffer *out) {
         print_units(out, "KV sinks", ledger->sinks_bytes, ledger->n_sinks, ledger->sink_bytes);
     if (ledger->roundings_bytes)
         print_bytes(out, "KV rounding", ledger->roundings_bytes, "");
+    if (ledger->transforms_bytes)
+        print_bytes(out, "KV transform", ledger->transforms_bytes, "");
     if (ledger->padding_bytes)
         print_bytes(out, "KV padding", ledger->padding_bytes, "");
     if (ledger->index_bytes)

@@ -26,12 +26,13 @@ typedef struct Ledger {
     uint64_t page_bytes, pages_bytes; /* of one page over all layers; of all pages */
     uint64_t tail_bytes, tails_bytes;
     uint64_t sink_bytes, sinks_bytes;
-    uint64_t roundings_bytes; /* what compensated rounding needs to know of the model */
-    uint64_t padding_bytes;   /* alignment inside the store */
-    uint64_t kv_bytes;        /* the store: all of the above */
-    uint64_t index_bytes;     /* of the prefix index, in host memory beside the store */
-    double bits;              /* per element of a sealed page, metadata included */
-    uint64_t weights_bytes;   /* filled in by whoever loaded them; 0 before */
+    uint64_t roundings_bytes;  /* what compensated rounding needs to know of the model */
+    uint64_t transforms_bytes; /* what keys and queries go through */
+    uint64_t padding_bytes;    /* alignment inside the store */
+    uint64_t kv_bytes;         /* the store: all of the above */
+    uint64_t index_bytes;      /* of the prefix index, in host memory beside the store */
+    double bits;               /* per element of a sealed page, metadata included */
+    uint64_t weights_bytes;    /* filled in by whoever loaded them; 0 before */
     uint64_t workspace_bytes;
     uint64_t kv_tokens; /* n_pages * 64 */
 } Ledger;

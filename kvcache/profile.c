@@ -44,8 +44,11 @@ static size_t moments_count(const KvGeometry *g) {
 static int allocate_moments(Profile *profile) {
     size_t n = moments_count(&profile->geometry);
 
-    profile->q_moments = calloc(n, sizeof(*profile->q_moments));
-    return profile->q_moments ? 0 : -ENOMEM;
+    profile->q_moments = calloc(2 * n, sizeof(*profile->q_moments));
+    if (!profile->q_moments)
+        return -ENOMEM;
+    profile->k_covariances = profile->q_moments + n;
+    return 0;
 }
 
 int profile_new(Profile **outp, const KvGeometry *geometry) {
@@ -67,9 +70,13 @@ int profile_new(Profile **outp, const KvGeometry *geometry) {
 Profile *profile_free(Profile *profile) {
     if (!profile)
         return NULL;
-    free(profile->q_moments);
+    free(profile->q_moments); /* and k_covariances */
     free(profile);
     return NULL;
+}
+
+bool profile_is_whole(const Profile *profile) {
+    return profile->n_tokens == profile->n_tokens_wanted;
 }
 
 size_t profile_moments_count(const Profile *profile) {
@@ -87,7 +94,7 @@ Hash128 profile_hash(const Profile *profile) {
     hasher_update(&hasher, &profile->n_tokens, sizeof(profile->n_tokens));
     hasher_update(&hasher, profile->k_norms, norms_bytes);
     hasher_update(&hasher, profile->v_norms, norms_bytes);
-    hasher_update(&hasher, profile->q_moments, moments_bytes);
+    hasher_update(&hasher, profile->q_moments, 2 * moments_bytes);
     return hasher_digest(&hasher);
 }
 
@@ -120,11 +127,17 @@ static int check_content(const Profile *profile, Reason *why) {
     const KvGeometry *g = &profile->geometry;
     int r;
 
+    if (profile->n_tokens > profile->n_tokens_wanted)
+        return reason_set(why, -EINVAL,
+                          "n_tokens is %" PRIu64 ", more than the %" PRIu64 " of n_tokens_wanted",
+                          profile->n_tokens, profile->n_tokens_wanted);
     r = check_norms(profile->k_norms, g->n_layers, "k_norms", why);
     if (!r)
         r = check_norms(profile->v_norms, g->n_layers, "v_norms", why);
     if (!r)
         r = check_moments(profile->q_moments, g, "q_moments", why);
+    if (!r)
+        r = check_moments(profile->k_covariances, g, "k_covariances", why);
     return r;
 }
 
@@ -151,6 +164,7 @@ static void write_head(const Profile *profile, Buffer *out) {
     json_put_u64(&writer, "n_kv_heads", g->n_kv_heads);
     json_put_u64(&writer, "head_dim", g->head_dim);
     json_put_u64(&writer, "n_tokens", profile->n_tokens);
+    json_put_u64(&writer, "n_tokens_wanted", profile->n_tokens_wanted);
     json_put_text(&writer, "text", profile->text_name);
     put_norms(&writer, "k_norms", profile->k_norms, g->n_layers);
     put_norms(&writer, "v_norms", profile->v_norms, g->n_layers);
@@ -185,6 +199,7 @@ static int write_hashed(FILE *file, Hasher *hasher, const void *data, size_t siz
 }
 
 static int write_profile(FILE *file, const Profile *profile, const Buffer *front) {
+    size_t moments_bytes = profile_moments_count(profile) * sizeof(float);
     Hash128 checksum;
     Hasher hasher;
     int r;
@@ -192,8 +207,7 @@ static int write_profile(FILE *file, const Profile *profile, const Buffer *front
     hasher_init(&hasher, 0);
     r = write_hashed(file, &hasher, front->data, front->size);
     if (!r)
-        r = write_hashed(file, &hasher, profile->q_moments,
-                         profile_moments_count(profile) * sizeof(*profile->q_moments));
+        r = write_hashed(file, &hasher, profile->q_moments, 2 * moments_bytes);
     checksum = hasher_digest(&hasher);
     return r ? r : write_hashed(file, &hasher, &checksum, sizeof(checksum));
 }
@@ -287,6 +301,14 @@ static int parse_u32(const json_t *head, const char *key, uint32_t max, uint32_t
     return json_required(json_get_u32(head, key, 1, max, out, why), key, why);
 }
 
+static int parse_count(const json_t *head, const char *key, uint64_t *out, Reason *why) {
+    int64_t n = 0;
+    int r = json_required(json_get_i64(head, key, 0, INT64_MAX, &n, why), key, why);
+
+    *out = (uint64_t)n;
+    return r;
+}
+
 static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, double *out,
                        Reason *why) {
     const json_t *array = NULL, *norm;
@@ -311,7 +333,6 @@ static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, d
 /* All but the moments. */
 static int parse_head(const MappedFile *file, size_t head_bytes, Profile *out, Reason *why) {
     CLEANUP(json_unref) json_t *head = NULL;
-    int64_t n_tokens = 0;
     Hash128 identity;
     int r;
 
@@ -330,15 +351,15 @@ static int parse_head(const MappedFile *file, size_t head_bytes, Profile *out, R
     if (!r)
         r = parse_u32(head, "head_dim", KV_HEAD_DIM_MAX, &out->geometry.head_dim, why);
     if (!r)
-        r = json_required(json_get_i64(head, "n_tokens", 0, INT64_MAX, &n_tokens, why), "n_tokens",
-                          why);
+        r = parse_count(head, "n_tokens", &out->n_tokens, why);
+    if (!r)
+        r = parse_count(head, "n_tokens_wanted", &out->n_tokens_wanted, why);
     if (!r)
         r = parse_text(head, "text", out->text_name, sizeof(out->text_name), why);
     if (!r)
         r = parse_norms(head, "k_norms", out->geometry.n_layers, out->k_norms, why);
     if (!r)
         r = parse_norms(head, "v_norms", out->geometry.n_layers, out->v_norms, why);
-    out->n_tokens = (uint64_t)n_tokens;
     return r ? reason_prefix(why, r, "its head: ") : 0;
 }
 
@@ -361,7 +382,7 @@ static int check_model(const Profile *found, const char *identity, const KvGeome
 /* The file must be exactly as long as its head says. */
 static int check_size(const MappedFile *file, size_t head_bytes, const KvGeometry *g, Reason *why) {
     size_t front_bytes = PREFIX_BYTES + head_bytes, offset = body_offset(head_bytes);
-    size_t size = offset + moments_count(g) * sizeof(float) + sizeof(Hash128);
+    size_t size = offset + 2 * moments_count(g) * sizeof(float) + sizeof(Hash128);
 
     if (file->size != size)
         return reason_set(why, -EINVAL,
@@ -382,7 +403,7 @@ static int read_body(Profile *profile, const MappedFile *file, size_t head_bytes
     r = allocate_moments(profile);
     if (r)
         return reason_set(why, r, "no memory for its moments");
-    memcpy(profile->q_moments, body, bytes);
+    memcpy(profile->q_moments, body, 2 * bytes);
     return check_content(profile, why);
 }
 

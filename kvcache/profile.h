@@ -3,21 +3,24 @@
 
 /*
  * What was measured of one model, once: second moments that pages are rounded against
- * (kvcache/rounding.h), and norms of the weights that made keys and values. A plain struct and the
- * file it is kept in. Measuring is model/'s.
+ * (kvcache/rounding.h), covariances that keys are transformed by (kvcache/key_transform.h), and
+ * norms of the weights that made keys and values. A plain struct and the file it is kept in.
+ * Measuring is model/'s.
  *
  * The file, little-endian:
  *
  *   magic "KVASPROF"        8 bytes
  *   version                 u32, PROFILE_VERSION
  *   head size               u32, bytes of the head
- *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, text, k_norms,
- *                           v_norms
+ *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, n_tokens_wanted,
+ *                           text, k_norms, v_norms
  *   zeros                   up to a multiple of 64 bytes
- *   body                    f32: q_moments
+ *   body                    f32: q_moments, then k_covariances
  *   checksum                16 bytes: XXH3-128 of everything before it, low half first
  *
- * A file is taken whole or refused: damaged, of another version, of another model.
+ * A file is taken whole or refused: damaged, of another version, of another model. What was
+ * measured is kept as sums, so that a measurement that was cut short goes on where it ended, and
+ * gives the profile that it would have given in one go.
  */
 
 #include "kvcache/kv_layout.h"
@@ -25,22 +28,28 @@
 #include "util/hash.h"
 #include "util/reason.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROFILE_VERSION 1
+#define PROFILE_VERSION 2
 #define PROFILE_TEXT_NAME_BYTES 128
 
 typedef struct Profile {
     KvGeometry geometry;
     char identity[HASH128_HEX_BYTES];        /* of the model: model/identity.h */
     uint64_t n_tokens;                       /* of text it was measured on */
+    uint64_t n_tokens_wanted;                /* it was to be measured on; not less */
     char text_name[PROFILE_TEXT_NAME_BYTES]; /* which text; UTF-8 */
 
-    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned: mean of q q^T over tokens and
-     * the query heads of the KV head; q after rotary embedding, before any Hadamard transform.
+    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric; owned: sum of q q^T over tokens and
+     * the query heads of the KV head; q after rotary embedding, before any transform.
      * Values are rounded plainly (cpu/kv_seal.c says why) and need none. */
     float *q_moments;
+    /* [n_layers][n_kv_heads][head_dim][head_dim], symmetric: sum of (k - m) (k - m)^T over the
+     * tokens of whole pages, m the mean over the page; k after rotary embedding. It lies behind
+     * q_moments, in one piece with it. */
+    float *k_covariances;
 
     double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* [n_layers] used: Frobenius norms of
                                                               W_K and W_V */
@@ -51,7 +60,10 @@ int profile_new(Profile **outp, const KvGeometry *geometry);
 Profile *profile_free(Profile *profile);
 CLEANUP_DEFINE(Profile, profile_free);
 
-/* Floats in q_moments. */
+/* Whether it rests on all the tokens that it was to rest on. */
+bool profile_is_whole(const Profile *profile);
+
+/* Floats in q_moments, and in k_covariances. */
 size_t profile_moments_count(const Profile *profile);
 
 /* Writes a file whole or not at all (util/output_file.h). Its directory is created if only that is

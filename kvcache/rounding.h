@@ -4,10 +4,10 @@
 /*
  * Compensated rounding: how the error of one channel is pushed onto the channels still to come.
  *
- * Rounding a key k to q costs (k - q)^T C (k - q), where C is the second moment of the queries. As
- * in GPTQ (arXiv 2210.17323, section 3) channels are rounded one by one, in order of falling
- * diagonal, and after channel i the rest moves by k_j -= (k_i - q_i) * feed[i][j],   feed[i][j] =
- * U_ij / U_ii,   inverse(C + damping) = U^T U.
+ * Rounding a key k to q costs (k - q)^T C (k - q), where C is the second moment of the queries,
+ * both transformed as kvcache/key_transform.h says. As in GPTQ (arXiv 2210.17323, section 3)
+ * channels are rounded one by one, in order of falling diagonal, and after channel i the rest moves
+ * by k_j -= (k_i - q_i) * feed[i][j],   feed[i][j] = U_ij / U_ii,   inverse(C + damping) = U^T U.
  */
 
 #include <stdbool.h>

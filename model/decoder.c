@@ -44,7 +44,7 @@ struct Decoder {
     size_t vectors_bytes, vectors_used;
     size_t weight_bytes;
 
-    DevAddr moments; /* f32 [n_layers, n_kv_heads, head_dim, head_dim], the caller's; or 0 */
+    DecoderMoments moments; /* the caller's; or 0 */
 
     DevAddr workspace;
     size_t workspace_bytes;
@@ -418,16 +418,27 @@ static int matmul(Decoder *d, DevAddr in, uint32_t n_tokens, const MatmulPart *p
 static int collect_moments(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_tokens) {
     const ModelConfig *c = d->config;
     size_t size = (size_t)c->n_kv_heads * c->head_dim * c->head_dim * sizeof(float);
+    int r;
 
     assert(!kv_layer_quantizes(kept, KV_SIDE_K));
-    return d->ops->moments(d->backend, &(MomentsArgs){
-                                           .out = d->moments + l * size,
-                                           .q = d->q,
-                                           .n_tokens = n_tokens,
-                                           .n_heads = c->n_heads,
-                                           .n_kv_heads = c->n_kv_heads,
-                                           .head_dim = c->head_dim,
-                                       });
+    r = d->ops->moments(d->backend, &(MomentsArgs){
+                                        .out = d->moments.q_moments + l * size,
+                                        .q = d->q,
+                                        .n_tokens = n_tokens,
+                                        .n_heads = c->n_heads,
+                                        .n_kv_heads = c->n_kv_heads,
+                                        .head_dim = c->head_dim,
+                                    });
+    if (r)
+        return r;
+    return d->ops->covariances(d->backend, &(CovariancesArgs){
+                                               .out = d->moments.k_covariances + l * size,
+                                               .k = d->k_exact,
+                                               .format = kv_layer_tail_format(kept, KV_SIDE_K),
+                                               .n_tokens = n_tokens,
+                                               .n_kv_heads = c->n_kv_heads,
+                                               .head_dim = c->head_dim,
+                                           });
 }
 
 static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_tokens) {
@@ -461,7 +472,7 @@ static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n
                                      .n_freqs = c->head_dim / 2,
                                      .layer = kept,
                                  });
-    if (!r && d->moments)
+    if (!r && d->moments.q_moments)
         r = collect_moments(d, l, kept, n_tokens);
     return r;
 }
@@ -522,7 +533,7 @@ static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
         1);
 }
 
-void decoder_collect_moments(Decoder *d, DevAddr moments) {
+void decoder_collect_moments(Decoder *d, DecoderMoments moments) {
     d->moments = moments;
 }
 

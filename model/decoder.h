@@ -37,10 +37,15 @@ int decoder_reserve(Decoder *decoder, uint32_t max_sequences, uint32_t max_pages
 
 /* Runs one step: fills the cache and keeps the hidden states of all rows until the next step. */
 int decoder_step(Decoder *decoder, const KvStore *store, const StepInput *input);
-/* From now on steps add the second moments of their queries (after rotary embedding) to `moments`,
- * f32 [n_layers, n_kv_heads, head_dim, head_dim] on the device; 0 ends it. The store must not
- * quantize. */
-void decoder_collect_moments(Decoder *decoder, DevAddr moments);
+/* What profiles are made of (backend/ops.h: MomentsArgs, CovariancesArgs), on the device, f32
+ * [n_layers, n_kv_heads, head_dim, head_dim] each. */
+typedef struct DecoderMoments {
+    DevAddr q_moments, k_covariances;
+} DecoderMoments;
+
+/* From now on steps add to `moments`; all 0 ends it. The store must not quantize, and steps are of
+ * one sequence and begin where a page does. */
+void decoder_collect_moments(Decoder *decoder, DecoderMoments moments);
 /* Logits of the last step's rows logit_rows[first .. first + n_rows - 1]: f32 [n_rows, n_vocab] on
  * the device, valid until the next call. n_rows <= max_logit_rows. */
 int decoder_logits(Decoder *decoder, uint32_t first, uint32_t n_rows, DevAddr *logitsp);

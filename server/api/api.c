@@ -99,6 +99,7 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
     metrics_write(&body, &api->metrics,
                   &(MetricsSources){ .model_name = api->name,
                                      .engine = api->model.engine,
+                                     .profile = api->model.profile,
                                      .http = api->http,
                                      .requests = api->http->options.account });
     http_exchange_reply(exchange,

@@ -32,6 +32,7 @@ typedef struct ApiModel {
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
     Engine *engine;
+    const Profile *profile;       /* NULL: nothing is quantized */
     const Buffer *tokenizer_info; /* what GET /tokenizer_info answers */
     int64_t created_s;            /* Unix time of the start */
 } ApiModel;

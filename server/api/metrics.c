@@ -249,8 +249,17 @@ static void put_ledger(const Writer *w, const Ledger *ledger) {
     put_labelled(w, name, "purpose", "kv_tails", (double)ledger->tails_bytes);
     put_labelled(w, name, "purpose", "kv_sinks", (double)ledger->sinks_bytes);
     put_labelled(w, name, "purpose", "kv_roundings", (double)ledger->roundings_bytes);
+    put_labelled(w, name, "purpose", "kv_transforms", (double)ledger->transforms_bytes);
     put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
     put_labelled(w, name, "purpose", "prefix_index", (double)ledger->index_bytes);
+}
+
+static void put_profile(const Writer *w, const Profile *profile) {
+    put_gauge(w, "kvasir_profile_tokens", "Tokens that the profile keys are rounded by rests on.",
+              (double)profile->n_tokens);
+    put_gauge(w, "kvasir_profile_tokens_wanted",
+              "Tokens that it was to rest on; more: the next start goes on with it.",
+              (double)profile->n_tokens_wanted);
 }
 
 static void put_times(const Writer *w, const Metrics *m) {
@@ -363,6 +372,8 @@ void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources)
         put_ledger(&w, engine_ledger(sources->engine));
         put_sizes(&w, m, engine_max_model_len(sources->engine));
     }
+    if (sources->profile)
+        put_profile(&w, sources->profile);
     if (sources->requests)
         put_gauge(&w, "kvasir_requests_memory_bytes", "Memory that requests take.",
                   (double)atomic_load(&sources->requests->used));

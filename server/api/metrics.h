@@ -60,7 +60,8 @@ void metrics_count_refusal(Metrics *metrics, const char *limit_name);
 /* Where the rest comes from; all borrowed. */
 typedef struct MetricsSources {
     const char *model_name;
-    Engine *engine; /* NULL while loading */
+    Engine *engine;         /* NULL while loading */
+    const Profile *profile; /* that keys are rounded by; NULL: none */
     const HttpServer *http;
     Account *requests; /* of the memory that requests take; NULL: not counted */
 } MetricsSources;

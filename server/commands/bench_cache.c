@@ -18,7 +18,7 @@
 #define LINE_BYTES 64
 #define OFF_DIAGONAL 0.01f /* of the moments that stand in for a profile's */
 
-/* A profile that makes rounding do all of its work. */
+/* A profile that makes transforms and rounding do all of their work. */
 static int made_up_profile(Profile **outp, const KvGeometry *geometry) {
     CLEANUP(profile_free) Profile *p = NULL;
     uint32_t n = geometry->head_dim;
@@ -29,7 +29,7 @@ static int made_up_profile(Profile **outp, const KvGeometry *geometry) {
     for (size_t i = 0; i < profile_moments_count(p); i++) {
         bool on_diagonal = i / n % n == i % n;
 
-        p->q_moments[i] = on_diagonal ? 1 : OFF_DIAGONAL;
+        p->q_moments[i] = p->k_covariances[i] = on_diagonal ? 1 : OFF_DIAGONAL;
     }
     *outp = TAKE(p);
     return 0;

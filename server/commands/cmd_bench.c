@@ -93,6 +93,7 @@ static int measure_machine(BenchRun *b, Reason *why) {
            b->config->model, f->work.weight_bytes * 1e-6, f->work.parameters * 1e-6);
     printf("memory   %.1f GB/s read; %.1f GB/s where it is as large as the weights\n",
            f->read_bytes_per_s * 1e-9, f->weights_read_bytes_per_s * 1e-9);
+    printf("profile  made up: what rounding takes does not depend on the model's own\n");
     if (f->product.library)
         printf("product  %.1f G multiply-adds/s in f32 by %s, %u x %u x %u\n",
                f->product.madds_per_s * 1e-9, f->product.library, MODEL_RUN_STEP_TOKENS, c->dim,

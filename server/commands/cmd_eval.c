@@ -13,6 +13,7 @@
 #include "util/output_file.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -164,6 +165,9 @@ static void print_table(Eval *e) {
            "p99 and top-1\nagainst the first row\n",
            (unsigned long long)e->runs[0].stats.n_tokens, e->config->window, KV_PAGE_TOKENS,
            KV_SINK_TOKENS);
+    if (e->profile)
+        printf("keys are rounded by a profile of %" PRIu64 " of %" PRIu64 " tokens of %s\n",
+               e->profile->n_tokens, e->profile->n_tokens_wanted, e->profile->text_name);
     printf("%-12s %7s %7s %9s %9s %9s %9s %8s %7s %12s\n", "kv", "bits", "+tails", "ppl", "KLD",
            "+-", "p99", "top-1", "B/token", "tokens/GiB");
     for (uint32_t i = 0; i < e->n_runs; i++) {
@@ -198,6 +202,10 @@ static void put_figures(Eval *e, JsonWriter *w) {
     json_put_text(w, "text", e->config->text_path);
     json_put_u64(w, "window", e->config->window);
     json_put_u64(w, "tokens", e->runs[0].stats.n_tokens);
+    if (e->profile) {
+        json_put_u64(w, "profile_tokens", e->profile->n_tokens);
+        json_put_u64(w, "profile_tokens_wanted", e->profile->n_tokens_wanted);
+    }
     put_run(e, 0, w, "reference");
     json_begin_array(w, "specs");
     for (uint32_t i = 1; i < e->n_runs; i++)

@@ -28,8 +28,8 @@ static int run(const Config *config, Reason *why) {
     if (r)
         return r;
     fprintf(strcmp(buffer_text(&path), "-") == 0 ? stderr : stdout,
-            "%s: model %s, %" PRIu64 " tokens of %s\n", buffer_text(&path), profile->identity,
-            profile->n_tokens, profile->text_name);
+            "%s: model %s, %" PRIu64 " of %" PRIu64 " tokens of %s\n", buffer_text(&path),
+            profile->identity, profile->n_tokens, profile->n_tokens_wanted, profile->text_name);
     return 0;
 }
 

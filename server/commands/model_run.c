@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/commands/model_run.h"
 
+#include "util/log.h"
+
+#include <inttypes.h>
 #include <stdio.h>
 
 ProfileStoreOptions model_run_profile_options(const Config *config) {
@@ -54,7 +57,14 @@ int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, Kv
     r = kv_spec_parse(plan, spec, n_layers, why);
     if (r || *profilep || !kv_plan_quantizes(plan, n_layers))
         return r;
-    return profile_store_get(profilep, &where, why);
+    r = profile_store_get(profilep, &where, why);
+    if (!r && !profile_is_whole(*profilep))
+        log_line(LOG_LEVEL_WARNING, "the model's profile was cut short",
+                 "tokens=%" PRIu64 " wanted=%" PRIu64 " help=\"%s\"", (*profilep)->n_tokens,
+                 (*profilep)->n_tokens_wanted,
+                 config->profile ? "make it anew with: kvasird profile"
+                                 : "the next start goes on with it; or raise profile_seconds");
+    return r;
 }
 
 int model_run_failed(const Reason *why) {

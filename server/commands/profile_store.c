@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Measuring is teacher forced over windows of text, with an f16 cache of its own. It stops at the
- * end of the text, after TOKENS_MAX, or when its time is over, whichever comes first; moments of a
- * few thousand tokens are within a few percent of those of many more.
+ * end of the text or after TOKENS_MAX, which make a whole profile, or when its time is over. One
+ * that was cut short goes on at the token where it ended: the window's earlier tokens are read
+ * again, and the sums go on from what the profile holds. Moments of a few thousand tokens are
+ * within a few percent of those of many more.
  */
 #include "server/commands/profile_store.h"
 
@@ -14,6 +16,7 @@
 #include "util/output_file.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -81,55 +84,121 @@ static void show_progress(size_t n_done, size_t n_all) {
                 n_done == n_all ? "\n" : "");
 }
 
-/* Feeds the tokens; returns how many were read in time in *n_readp. */
+/* What of the text a whole profile rests on. */
+static size_t tokens_wanted(const TokenIds *tokens) {
+    return tokens->n < TOKENS_MAX ? tokens->n : TOKENS_MAX;
+}
+
+/* One chunk of the text, from token `at` on; windows begin anew. Returns its size in *np. */
+static int run_chunk(SessionCache *cache, const TokenIds *tokens, size_t at, size_t end,
+                     uint32_t *np) {
+    uint32_t n = end - at < CHUNK_TOKENS ? (uint32_t)(end - at) : CHUNK_TOKENS;
+
+    if (at % WINDOW_TOKENS == 0)
+        session_cache_reset(cache);
+    *np = n;
+    return session_step(cache, tokens->ids + at, n);
+}
+
+/* What comes before token `end` in its window. */
+static int run_window_until(SessionCache *cache, const TokenIds *tokens, size_t end) {
+    int r = 0;
+
+    for (size_t at = end / WINDOW_TOKENS * WINDOW_TOKENS; !r && at < end;) {
+        uint32_t n;
+
+        r = run_chunk(cache, tokens, at, end, &n);
+        at += n;
+    }
+    return r;
+}
+
+/* Goes on after *n_donep tokens until all are read or time is over, but for one chunk at least. */
 static int run_text(SessionCache *cache, const TokenIds *tokens, uint64_t time_ms_max,
-                    size_t *n_readp) {
-    size_t n_all = tokens->n < TOKENS_MAX ? tokens->n : TOKENS_MAX, n_done = 0;
+                    uint64_t *n_donep) {
+    size_t n_all = tokens_wanted(tokens), at = *n_donep;
     uint64_t end_ms = clock_ms() + time_ms_max;
 
-    while (n_done < n_all && (!n_done || clock_ms() < end_ms)) {
-        uint32_t n = n_all - n_done < CHUNK_TOKENS ? (uint32_t)(n_all - n_done) : CHUNK_TOKENS;
-        int r;
+    while (at < n_all && (at == *n_donep || clock_ms() < end_ms)) {
+        uint32_t n;
+        int r = run_chunk(cache, tokens, at, n_all, &n);
 
-        if (cache->n_tokens + n > cache->n_tokens_max)
-            session_cache_reset(cache);
-        r = session_step(cache, tokens->ids + n_done, n);
         if (r)
             return r;
-        n_done += n;
-        show_progress(n_done, n_all);
+        at += n;
+        show_progress(at, n_all);
     }
-    *n_readp = n_done;
+    *n_donep = at;
     return 0;
+}
+
+/* Has steps add to the sums on the device. */
+static int add_moments(Session *session, SessionCache *cache, DecoderMoments sums,
+                       const TokenIds *tokens, uint64_t time_ms_max, uint64_t *n_donep) {
+    int r = run_window_until(cache, tokens, *n_donep);
+
+    if (r)
+        return r;
+    decoder_collect_moments(session->decoder, sums);
+    r = run_text(cache, tokens, time_ms_max, n_donep);
+    decoder_collect_moments(session->decoder, (DecoderMoments){ 0 });
+    return r;
+}
+
+/* Takes the profile's sums, in one piece, to the device, goes on, and brings them back if all went
+ * well. */
+static int measure_on_device(Session *session, SessionCache *cache, DecoderMoments sums,
+                             const TokenIds *tokens, uint64_t time_ms_max, Profile *profile) {
+    const BackendOps *ops = session->ops;
+    size_t bytes = 2 * profile_moments_count(profile) * sizeof(float);
+    uint64_t n_done = profile->n_tokens;
+    int r;
+
+    r = ops->upload(session->backend, sums.q_moments, profile->q_moments, bytes);
+    if (!r)
+        r = add_moments(session, cache, sums, tokens, time_ms_max, &n_done);
+    if (!r)
+        r = ops->download(session->backend, profile->q_moments, sums.q_moments, bytes);
+    if (!r)
+        profile->n_tokens = n_done;
+    return r;
 }
 
 static int measure_moments(Session *session, const TokenIds *tokens, uint64_t time_ms_max,
                            Profile *profile, Reason *why) {
     CLEANUP(session_cache_deinit) SessionCache cache = SESSION_CACHE_NULL;
-    size_t n = profile_moments_count(profile), n_read = 0;
-    DevAddr moments = 0;
+    size_t bytes = profile_moments_count(profile) * sizeof(float);
+    DevAddr memory = 0;
     int r;
 
     r = session_cache_init(&cache, session, WINDOW_TOKENS, NULL, NULL, why);
     if (!r)
-        r = session->ops->memory_new(session->backend, &moments, n * sizeof(float),
-                                     "second moments", why);
+        r = session->ops->memory_new(session->backend, &memory, 2 * bytes, "second moments", why);
     if (r)
         return r;
-    decoder_collect_moments(session->decoder, moments);
-    r = run_text(&cache, tokens, time_ms_max, &n_read);
-    decoder_collect_moments(session->decoder, 0);
-    if (!r)
-        r = session->ops->download(session->backend, profile->q_moments, moments,
-                                   n * sizeof(float));
-    session->ops->memory_free(session->backend, moments);
-    if (r)
-        return reason_set(why, r, "the model could not be run over the text");
-    for (size_t i = 0; i < n; i++)
-        profile->q_moments[i] /=
-            (float)n_read * (float)session->config->n_heads / (float)session->config->n_kv_heads;
-    profile->n_tokens = n_read;
-    return 0;
+    r = measure_on_device(session, &cache,
+                          (DecoderMoments){ .q_moments = memory, .k_covariances = memory + bytes },
+                          tokens, time_ms_max, profile);
+    session->ops->memory_free(session->backend, memory);
+    return r ? reason_set(why, r, "the model could not be run over the text") : 0;
+}
+
+static int open_session(Session *session, TokenIds *tokens, const ProfileStoreOptions *options,
+                        Reason *why) {
+    int r = text_tokens_read(tokens, options->model_path, options->text_path, why);
+
+    return r ? r
+             : session_init(session,
+                            &(SessionOptions){ .model_path = options->model_path,
+                                               .device = options->device,
+                                               .n_threads = options->n_threads,
+                                               .max_step_tokens = CHUNK_TOKENS,
+                                               .max_logit_rows = 1 },
+                            why);
+}
+
+static const char *text_name(const ProfileStoreOptions *options) {
+    return options->text_path ? options->text_path : "built-in";
 }
 
 int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Reason *why) {
@@ -139,15 +208,7 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
     KvGeometry geometry;
     int r;
 
-    r = text_tokens_read(&tokens, options->model_path, options->text_path, why);
-    if (!r)
-        r = session_init(&session,
-                         &(SessionOptions){ .model_path = options->model_path,
-                                            .device = options->device,
-                                            .n_threads = options->n_threads,
-                                            .max_step_tokens = CHUNK_TOKENS,
-                                            .max_logit_rows = 1 },
-                         why);
+    r = open_session(&session, &tokens, options, why);
     if (r)
         return r;
     geometry = decoder_kv_geometry(session.config);
@@ -156,8 +217,8 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
         return reason_set(why, r, "%s: no profile can be made of this shape of model",
                           options->model_path);
     model_identity(session.checkpoint, profile->identity);
-    snprintf(profile->text_name, sizeof(profile->text_name), "%s",
-             options->text_path ? options->text_path : "built-in");
+    snprintf(profile->text_name, sizeof(profile->text_name), "%s", text_name(options));
+    profile->n_tokens_wanted = tokens_wanted(&tokens);
     r = profiler_weight_norms(profile, session.checkpoint);
     if (r)
         return reason_set(why, r, "out of memory");
@@ -165,6 +226,23 @@ int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Re
     if (!r)
         *outp = TAKE(profile);
     return r;
+}
+
+int profile_store_continue(Profile *profile, const ProfileStoreOptions *options, Reason *why) {
+    CLEANUP(session_deinit) Session session = SESSION_NULL;
+    CLEANUP(token_ids_deinit) TokenIds tokens = TOKEN_IDS_NULL;
+    char name[PROFILE_TEXT_NAME_BYTES];
+    int r;
+
+    snprintf(name, sizeof(name), "%s", text_name(options));
+    r = open_session(&session, &tokens, options, why);
+    if (r)
+        return r;
+    if (strcmp(profile->text_name, name) || profile->n_tokens_wanted != tokens_wanted(&tokens))
+        return reason_set(
+            why, -ESTALE, "it was begun on %" PRIu64 " tokens of %s; this is %zu of %s",
+            profile->n_tokens_wanted, profile->text_name, tokens_wanted(&tokens), name);
+    return measure_moments(&session, &tokens, options->time_ms_max, profile, why);
 }
 
 /* finding */
@@ -181,22 +259,63 @@ static int identify(const ProfileStoreOptions *options, char identity[HASH128_HE
     return 0;
 }
 
+/* That a profile is not kept is no reason to do without it. */
+static void keep(const Profile *profile, const char *path) {
+    Reason why = REASON_NULL;
+
+    if (!profile_store_save(profile, path, &why))
+        return;
+    log_line(LOG_LEVEL_WARNING, "the profile is not kept and will be measured again",
+             "reason=\"%s\"", why.text);
+    reason_log_origin(&why);
+}
+
 static int measure_and_keep(Profile **outp, const ProfileStoreOptions *options, const char *path,
                             Reason *why) {
-    Reason unsaved = REASON_NULL;
     int r;
 
     log_line(LOG_LEVEL_INFO, "measuring the model's profile, once", "model=%s file=%s",
              options->model_path, path);
     r = profile_store_measure(outp, options, why);
-    if (r)
-        return r;
-    if (profile_store_save(*outp, path, &unsaved)) {
-        log_line(LOG_LEVEL_WARNING, "the profile is not kept and will be measured again",
-                 "reason=\"%s\"", unsaved.text);
-        reason_log_origin(&unsaved);
+    if (!r)
+        keep(*outp, path);
+    return r;
+}
+
+/* Of the kept profile, where it was cut short. One that was begun on another text is taken as it
+ * is: somebody made it. */
+static void continue_and_keep(Profile *profile, const ProfileStoreOptions *options,
+                              const char *path) {
+    Reason why = REASON_NULL;
+
+    log_line(LOG_LEVEL_INFO, "going on with the model's profile",
+             "model=%s file=%s tokens=%" PRIu64 " wanted=%" PRIu64, options->model_path, path,
+             profile->n_tokens, profile->n_tokens_wanted);
+    if (!profile_store_continue(profile, options, &why)) {
+        keep(profile, path);
+        return;
     }
-    return 0;
+    log_line(LOG_LEVEL_WARNING, "the profile stays cut short", "reason=\"%s\"", why.text);
+    reason_log_origin(&why);
+}
+
+/* What is kept for this model. */
+static int get_kept(Profile **outp, const ProfileStoreOptions *options, const char *path,
+                    const char *identity, const KvGeometry *geometry, Reason *why) {
+    int r;
+
+    if (access(path, F_OK))
+        return measure_and_keep(outp, options, path, why);
+    r = profile_load(outp, path, identity, geometry, why);
+    if (!r && !profile_is_whole(*outp))
+        continue_and_keep(*outp, options, path);
+    if (!r || r == -ENOMEM)
+        return r;
+    /* Ours to mend: nobody asked for this file by name. */
+    log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
+             "reason=\"%s\"", why->text);
+    *why = (Reason)REASON_NULL;
+    return measure_and_keep(outp, options, path, why);
 }
 
 int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason *why) {
@@ -211,17 +330,5 @@ int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason
     if (options->path)
         return profile_load(outp, options->path, identity, &geometry, why);
     r = profile_store_path(options, identity, &path, why);
-    if (r)
-        return r;
-    if (!access(buffer_text(&path), F_OK)) {
-        r = profile_load(outp, buffer_text(&path), identity, &geometry, why);
-        if (!r || r == -ENOMEM)
-            return r;
-        /* Ours to mend: nobody asked for this file by name. */
-        log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
-                 "reason=\"%s\"", why->text);
-        reason_log_origin(why);
-        *why = (Reason)REASON_NULL;
-    }
-    return measure_and_keep(outp, options, buffer_text(&path), why);
+    return r ? r : get_kept(outp, options, buffer_text(&path), identity, &geometry, why);
 }

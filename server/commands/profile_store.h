@@ -25,14 +25,20 @@ typedef struct ProfileStoreOptions {
 int profile_store_path(const ProfileStoreOptions *options, const char *identity, Buffer *out,
                        Reason *why);
 
-/* Runs the model over the text and measures; progress goes to standard error. */
+/* Runs the model over the text and measures, for time_ms_max at most (profile_is_whole then says
+ * whether that sufficed); progress goes to standard error. */
 int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Reason *why);
+/* Goes on with a measurement that was cut short, for time_ms_max at most; on error `profile` is as
+ * it was. -ESTALE: it was begun on another text than that of `options`. */
+int profile_store_continue(Profile *profile, const ProfileStoreOptions *options, Reason *why);
 
 /* Whether profile_store_save could write there; makes the directories it lies in. */
 int profile_store_check(const char *path, Reason *why);
 /* profile_save, after making the directories it lies in. */
 int profile_store_save(const Profile *profile, const char *path, Reason *why);
 
-/* Loads the file that options name, or the one kept for this model; where there is none, or the
- * kept one is of no use, measures and keeps. That one could not be kept is a warning, no error. */
+/* Loads the file that options name, or the one kept for this model. Where there is none, or the
+ * kept one is of no use, measures and keeps; a kept one that was cut short is gone on with. So
+ * every start comes closer to the profile that the model has on any machine. That one could not be
+ * kept is a warning, no error. */
 int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason *why);

@@ -196,6 +196,7 @@ static void on_loaded(uv_work_t *work, int status) {
                                .tokenizer = s->model.tokenizer,
                                .chat_template = s->model.chat_template,
                                .engine = s->model.engine,
+                               .profile = s->model.profile,
                                .tokenizer_info = &s->model.tokenizer_info,
                                .created_s = time(NULL) };
     s->api.state = API_READY;

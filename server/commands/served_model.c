@@ -4,8 +4,10 @@
 #include "server/api/api_tokenizer_info.h"
 #include "server/commands/backend_open.h"
 #include "server/commands/model_run.h"
+#include "util/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
     ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
@@ -49,11 +51,18 @@ static int check_cache(const ServedModel *model, const Config *config, Reason *w
 }
 
 static int load_plan(ServedModel *model, const Config *config, Reason *why) {
+    int r;
+
     model->plan = calloc(1, sizeof(*model->plan));
     if (!model->plan)
         return reason_set(why, -ENOMEM, "out of memory");
-    return model_run_plan(config, config->kv, checkpoint_config(model->checkpoint)->n_layers,
-                          model->plan, &model->profile, why);
+    r = model_run_plan(config, config->kv, checkpoint_config(model->checkpoint)->n_layers,
+                       model->plan, &model->profile, why);
+    if (!r && model->profile)
+        log_line(LOG_LEVEL_INFO, "keys are rounded by the model's profile",
+                 "tokens=%" PRIu64 " wanted=%" PRIu64 " text=%s", model->profile->n_tokens,
+                 model->profile->n_tokens_wanted, model->profile->text_name);
+    return r;
 }
 
 static int write_tokenizer_info(ServedModel *model, const Config *config, Reason *why) {

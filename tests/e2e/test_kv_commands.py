@@ -15,7 +15,7 @@ FIGURES = {"kv", "bits", "bits_with_tails", "ppl", "kld", "kld_se", "kld_p99", "
            "bytes_per_token", "tokens_per_gib"}
 N_LAYERS, N_KV_HEADS, HEAD_DIM = 3, 2, 64
 PURPOSES = {"pages": "kv_pages", "tails": "kv_tails", "sinks": "kv_sinks",
-            "rounding": "kv_roundings", "padding": "kv_padding"}
+            "rounding": "kv_roundings", "transform": "kv_transforms", "padding": "kv_padding"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def profiles(models, tmp_path_factory):
     directory = tmp_path_factory.mktemp("profiles")
     for name in ("llama", "mistral"):
         told = run("profile", "--model", models / name, "-o", directory / name)
-        assert re.search(r": model [0-9a-f]{32}, \d+ tokens of built-in\n", told)
+        assert re.search(r": model [0-9a-f]{32}, (\d+) of \1 tokens of built-in\n", told)
     return directory
 
 
@@ -57,6 +57,8 @@ def evaluate(model, text, profile, path, specs, tokens=3072):
     table = run("eval", "--model", model, "--text", text, "--window", 512, "--max-tokens", tokens,
                 "--profile", profile, "--json", path, *flags)
     result = json.loads(path.read_text())
+    assert result["profile_tokens"] == result["profile_tokens_wanted"] > 0
+    assert f"a profile of {result['profile_tokens']} of {result['profile_tokens']} tokens" in table
     assert [row["kv"] for row in result["specs"]] == ["bf16", *specs]
     for row in result["specs"]:
         assert row["kv"] in table

@@ -13,5 +13,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     fuzz_touch(profile->q_moments, profile_moments_count(profile) * sizeof(float));
+    fuzz_touch(profile->k_covariances, profile_moments_count(profile) * sizeof(float));
     return 0;
 }

@@ -112,6 +112,7 @@ static void reveal_layer(KvLayer *layer) {
         reveal(&layer->sides[side].sinks);
     }
     reveal(&layer->roundings);
+    reveal(&layer->transforms);
 }
 
 /* calls */
@@ -467,6 +468,7 @@ ASYNC_OP(rmsnorm, RmsnormArgs, reveal(&args->out); reveal(&args->in); reveal(&ar
 ASYNC_OP(rope_table, RopeTableArgs, reveal(&args->out); reveal(&args->inv_freq);)
 ASYNC_OP(gated, GatedArgs, reveal(&args->out); reveal(&args->gate); reveal(&args->up);)
 ASYNC_OP(moments, MomentsArgs, reveal(&args->out); reveal(&args->q);)
+ASYNC_OP(covariances, CovariancesArgs, reveal(&args->out); reveal(&args->k);)
 ASYNC_OP(gather_rows, GatherRowsArgs, reveal(&args->out); reveal(&args->in);)
 ASYNC_OP(sample, SampleArgs, reveal(&args->logits);)
 
@@ -637,6 +639,7 @@ BackendOps async_backend_ops(const BackendOps *inner) {
                          .attention = async_attention,
                          .gated = async_gated,
                          .moments = async_moments,
+                         .covariances = async_covariances,
                          .gather_rows = async_gather_rows,
                          .sample = async_sample,
                          .step_end = async_step_end,

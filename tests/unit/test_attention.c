@@ -342,6 +342,43 @@ static void the_hadamard_transform_is_the_same_to_the_bit(void **state) {
         }
 }
 
+/* Near the reference, and for each vector the same to the bit however many there are. */
+static void the_transform_of_keys_matches_the_reference(void **state) {
+    static const uint32_t dims[] = { 2, 8, 40, 64, 80, 96, 128, 256, 512 };
+    enum { VECTORS = 7, GAP = 5 };
+    Random r = random_start("the_transform_of_keys_matches_the_reference");
+    float *matrix = malloc(512 * 512 * sizeof(*matrix));
+    float in[VECTORS * (512 + GAP)], out[VECTORS * (512 + GAP)], ref[VECTORS * (512 + GAP)];
+
+    (void)state;
+    assert_non_null(matrix);
+    for (size_t d = 0; d < sizeof(dims) / sizeof(*dims); d++) {
+        uint32_t n = dims[d];
+        size_t stride = n + GAP;
+
+        random_normals(&r, matrix, (size_t)n * n);
+        random_normals(&r, in, VECTORS * stride);
+        memcpy(ref, in, sizeof(ref));
+        cpu_reference_kernels.transform(ref, stride, VECTORS, matrix, n);
+        for (size_t i = 0; i < N_KERNELS; i++) {
+            if (!cpu_isa_available(kernels_need[i]))
+                continue;
+            memcpy(out, in, sizeof(out));
+            all_kernels[i]->transform(out, stride, VECTORS, matrix, n);
+            for (uint32_t v = 0; v < VECTORS; v++) {
+                float *x = out + v * stride, alone[512 + GAP];
+
+                assert_true(relative_error(x, ref + v * stride, n) < 2e-6);
+                assert_memory_equal(x + n, in + v * stride + n, GAP * sizeof(float));
+                memcpy(alone, in + v * stride, n * sizeof(*alone));
+                all_kernels[i]->transform(alone, n, 1, matrix, n);
+                assert_memory_equal(x, alone, n * sizeof(*x));
+            }
+        }
+    }
+    free(matrix);
+}
+
 static void check_rounding(KvFormat format, const float *in, const uint16_t *want, uint32_t n) {
     uint16_t out[64];
 
@@ -383,6 +420,7 @@ int main(void) {
         cmocka_unit_test(rounding_to_16_bits_is_the_same_to_the_bit),
         cmocka_unit_test(divergence_agrees_with_the_reference),
         cmocka_unit_test(the_hadamard_transform_is_the_same_to_the_bit),
+        cmocka_unit_test(the_transform_of_keys_matches_the_reference),
         cmocka_unit_test(rounding_to_bf16_keeps_nan_and_infinity),
         cmocka_unit_test(rounding_to_f16_keeps_nan_and_ends_at_65504),
     };

@@ -24,6 +24,7 @@ static const Check checks[] = {
     CHECK(rmsnorm),
     CHECK(gated),
     CHECK(moments),
+    CHECK(covariances),
     CHECK(gather_rows),
     CHECK(matmul_of_every_format),
     CHECK(matmul_of_parts),

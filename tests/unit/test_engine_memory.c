@@ -250,9 +250,9 @@ static void test_the_ledger_is_what_the_backend_took(void **state) {
     assert_int_equal(l->workspace_bytes, book.live[PURPOSE_WORKSPACE] + book.live[PURPOSE_SCRATCH]);
     assert_true(book.live[PURPOSE_SCRATCH] > 0);
     assert_int_equal(l->kv_bytes, book.live[PURPOSE_CACHE]);
-    assert_true(l->sinks_bytes && l->roundings_bytes);
+    assert_true(l->sinks_bytes && l->roundings_bytes && l->transforms_bytes);
     assert_int_equal(l->kv_bytes, l->pages_bytes + l->tails_bytes + l->sinks_bytes +
-                                      l->roundings_bytes + l->padding_bytes);
+                                      l->roundings_bytes + l->transforms_bytes + l->padding_bytes);
     assert_int_equal(live_of_all(), l->weights_bytes + l->workspace_bytes + l->kv_bytes);
     bench_free(bench);
     assert_int_equal(live_of_all(), 0);

@@ -63,6 +63,24 @@ static void test_memory_of_requests(void **state) {
     account_deinit(&account);
 }
 
+static void test_what_the_profile_rests_on(void **state) {
+    const Profile cut = { .n_tokens = 768, .n_tokens_wanted = 4300 };
+    CLEANUP(buffer_deinit) Buffer with = BUFFER_NULL, without = BUFFER_NULL;
+    HttpServer http = { .n_connections = 0 };
+    MetricsSources sources = { .model_name = "m", .profile = &cut, .http = &http };
+    Metrics metrics;
+
+    (void)state;
+    metrics_init(&metrics);
+    metrics_write(&with, &metrics, &sources);
+    assert_non_null(strstr(buffer_text(&with), "kvasir_profile_tokens{model_name=\"m\"} 768\n"));
+    assert_non_null(
+        strstr(buffer_text(&with), "kvasir_profile_tokens_wanted{model_name=\"m\"} 4300\n"));
+    sources.profile = NULL;
+    metrics_write(&without, &metrics, &sources);
+    assert_null(strstr(buffer_text(&without), "kvasir_profile"));
+}
+
 /* Dashboards select buckets by the text of their bound. */
 static void test_bounds_are_written_as_pythons_client_does(void **state) {
     static const char *const bounds[] = { "0.001", "0.25", "1.0", "2.5", "10.0", "2560.0" };
@@ -116,6 +134,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals_are_counted_by_limit),
         cmocka_unit_test(test_memory_of_requests),
+        cmocka_unit_test(test_what_the_profile_rests_on),
         cmocka_unit_test(test_bounds_are_written_as_pythons_client_does),
         cmocka_unit_test(test_times_of_short_sequences),
     };

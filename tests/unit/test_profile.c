@@ -21,6 +21,7 @@
 #define OTHER_IDENTITY "0123456789abcdef0123456789abcdee"
 #define HEAD_AT 16
 #define CHECKSUM_BYTES sizeof(Hash128)
+#define BODY_FLOATS (2 * 2 * 3 * 16) /* of what is measured of queries and of keys */
 
 static const KvGeometry geometry = { .n_layers = 2, .n_kv_heads = 3, .head_dim = 4 };
 
@@ -48,12 +49,16 @@ static Profile *new_profile(void) {
 
     assert_int_equal(profile_new(&profile, &geometry), 0);
     memcpy(profile->identity, IDENTITY, sizeof(IDENTITY));
-    profile->n_tokens = 16384;
+    profile->n_tokens = 768;
+    profile->n_tokens_wanted = 16384;
     strcpy(profile->text_name, "built-in, \xc3\xa9t\xc3\xa9");
     random_normals(&random, profile->q_moments, profile_moments_count(profile));
+    random_normals(&random, profile->k_covariances, profile_moments_count(profile));
     for (size_t i = 0; i < profile_moments_count(profile); i++)
-        if (i % (n * n) % (n + 1) == 0)
+        if (i % (n * n) % (n + 1) == 0) {
             profile->q_moments[i] = fabsf(profile->q_moments[i]);
+            profile->k_covariances[i] = fabsf(profile->k_covariances[i]);
+        }
     for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
         profile->k_norms[layer] = random_uniform(&random) * 100;
         profile->v_norms[layer] = random_uniform(&random) / 3;
@@ -163,10 +168,13 @@ static void test_what_was_saved_is_loaded(void **state) {
     assert_memory_equal(&loaded->geometry, &geometry, sizeof(geometry));
     assert_string_equal(loaded->identity, IDENTITY);
     assert_true(loaded->n_tokens == saved->n_tokens);
+    assert_true(loaded->n_tokens_wanted == saved->n_tokens_wanted);
+    assert_false(profile_is_whole(loaded));
     assert_string_equal(loaded->text_name, saved->text_name);
     assert_memory_equal(loaded->k_norms, saved->k_norms, sizeof(saved->k_norms));
     assert_memory_equal(loaded->v_norms, saved->v_norms, sizeof(saved->v_norms));
     assert_memory_equal(loaded->q_moments, saved->q_moments, moments_bytes);
+    assert_memory_equal(loaded->k_covariances, saved->k_covariances, moments_bytes);
     assert_true(hash128_equal(profile_hash(loaded), profile_hash(saved)));
 
     loaded = profile_free(loaded);
@@ -185,6 +193,9 @@ static void test_hash_is_of_everything_but_the_name(void **state) {
     assert_false(hash128_equal(profile_hash(profile), before));
     profile->q_moments[profile_moments_count(profile) - 1] -= 1;
     profile->q_moments[0] += 1;
+    assert_false(hash128_equal(profile_hash(profile), before));
+    profile->q_moments[0] -= 1;
+    profile->k_covariances[profile_moments_count(profile) - 1] += 1;
     assert_false(hash128_equal(profile_hash(profile), before));
 }
 
@@ -227,6 +238,10 @@ static void test_what_no_file_may_hold_is_not_saved(void **state) {
     assert_int_equal(profile_save(profile, path, &why), -EINVAL);
     assert_non_null(strstr(why.text, "layer 0, KV head 0 hold nan at row 1, column 1"));
     profile->q_moments[5] = 1;
+    profile->k_covariances[10] = -1;
+    assert_int_equal(profile_save(profile, path, &why), -EINVAL);
+    assert_non_null(strstr(why.text, "k_covariances of layer 0, KV head 0 hold -1 at row 2"));
+    profile->k_covariances[10] = 1;
     profile->k_norms[1] = -1;
     assert_int_equal(profile_save(profile, path, &why), -EINVAL);
     profile->k_norms[1] = INFINITY;
@@ -364,7 +379,8 @@ typedef struct Edit {
 
 static void test_heads_that_say_something_else_are_refused(void **state) {
     static const char good[] = "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_kv_heads\": 3, "
-                               "\"head_dim\": 4, \"n_tokens\": 7, \"text\": \"t\", "
+                               "\"head_dim\": 4, \"n_tokens\": 7, \"n_tokens_wanted\": 7, "
+                               "\"text\": \"t\", "
                                "\"k_norms\": [1, 2.5], \"v_norms\": [0, 1e-3]}";
     static const Edit edits[] = {
         { "\"model\"", "\"medol\"", "key \"model\" is missing" },
@@ -387,6 +403,9 @@ static void test_heads_that_say_something_else_are_refused(void **state) {
         { "\"head_dim\": 4", "\"head_dim\": 3", "3 channels" },
         { "\"n_tokens\": 7", "\"n_tokens\": -7", "n_tokens" },
         { "\"n_tokens\": 7", "\"n_tokens\": 7.5", "n_tokens" },
+        { "\"n_tokens\": 7", "\"n_tokens\": 8", "more than the 7 of n_tokens_wanted" },
+        { "\"n_tokens_wanted\": 7", "\"n_tokens_wanted\": -1", "n_tokens_wanted" },
+        { "\"n_tokens_wanted\"", "\"n_tokens_hoped\"", "key \"n_tokens_wanted\" is missing" },
         { "\"t\"", "7", "text" },
         { "\"t\"", "\"a\\u0000b\"", "without NUL" },
         { "[1, 2.5]", "[1]", "expected 2 numbers, one a layer, found 1" },
@@ -400,10 +419,10 @@ static void test_heads_that_say_something_else_are_refused(void **state) {
         { "}", "} x", "not valid JSON" },
         { "{", "[", "not valid JSON" },
     };
-    float body[2 * 3 * 16] = { 0 };
+    float body[BODY_FLOATS] = { 0 };
 
     (void)state;
-    write_composed(good, strlen(good), body, 96);
+    write_composed(good, strlen(good), body, BODY_FLOATS);
     assert_int_equal(load(NULL), 0);
     for (size_t i = 0; i < sizeof(edits) / sizeof(*edits); i++) {
         const char *at = strstr(good, edits[i].from);
@@ -412,39 +431,40 @@ static void test_heads_that_say_something_else_are_refused(void **state) {
         assert_non_null(at);
         snprintf(head, sizeof(head), "%.*s%s%s", (int)(at - good), good, edits[i].to,
                  at + strlen(edits[i].from));
-        write_composed(head, strlen(head), body, 96);
+        write_composed(head, strlen(head), body, BODY_FLOATS);
         assert_refused(edits[i].fault);
     }
-    write_composed("[]", 2, body, 96);
+    write_composed("[]", 2, body, BODY_FLOATS);
     assert_refused("expected an object");
-    write_composed("", 0, body, 96);
+    write_composed("", 0, body, BODY_FLOATS);
     assert_refused("not valid JSON");
 }
 
 static void test_bodies_that_are_no_moments_are_refused(void **state) {
     static const char head[] = "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_kv_heads\": 3, "
-                               "\"head_dim\": 4, \"n_tokens\": 7, \"text\": \"\", "
+                               "\"head_dim\": 4, \"n_tokens\": 7, \"n_tokens_wanted\": 7, "
+                               "\"text\": \"\", "
                                "\"k_norms\": [1, 2], \"v_norms\": [1, 2]}";
     static const float bad[] = { NAN, INFINITY, -INFINITY };
-    float body[200] = { 0 };
+    float body[BODY_FLOATS + 8] = { 0 };
 
     (void)state;
-    for (size_t i = 0; i < 96; i += 5)
+    for (size_t i = 0; i < BODY_FLOATS; i += 5)
         for (size_t j = 0; j < sizeof(bad) / sizeof(*bad); j++) {
             body[i] = bad[j];
-            write_composed(head, strlen(head), body, 96);
-            assert_refused("q_moments");
+            write_composed(head, strlen(head), body, BODY_FLOATS);
+            assert_refused(i < BODY_FLOATS / 2 ? "q_moments" : "k_covariances");
             body[i] = 0;
         }
     body[1] = -1; /* off the diagonal it may be negative */
-    write_composed(head, strlen(head), body, 96);
+    write_composed(head, strlen(head), body, BODY_FLOATS);
     assert_int_equal(load(NULL), 0);
     body[16 + 5] = -1;
-    write_composed(head, strlen(head), body, 96);
+    write_composed(head, strlen(head), body, BODY_FLOATS);
     assert_refused("layer 0, KV head 1 hold -1 at row 1, column 1");
     body[16 + 5] = 0;
-    for (size_t n = 0; n <= 200; n++)
-        if (n != 96) {
+    for (size_t n = 0; n <= BODY_FLOATS + 8; n++)
+        if (n != BODY_FLOATS) {
             write_composed(head, strlen(head), body, n);
             assert_refused("bytes long");
         }
@@ -466,10 +486,10 @@ static void test_fields_before_the_head_are_checked_too(void **state) {
         assert_refused(i < 2 ? "its head would take" : "its head");
     }
     memcpy(content.data + 12, &head_bytes, sizeof(head_bytes));
-    content.data[8] = 2;
+    content.data[8] = PROFILE_VERSION + 1;
     write_checksummed(&content);
-    assert_refused("version 2; this kvasird reads version 1");
-    content.data[8] = 1;
+    assert_refused("version 3; this kvasird reads version 2");
+    content.data[8] = PROFILE_VERSION;
     assert_true((HEAD_AT + head_bytes) % 64 != 0);
     content.data[HEAD_AT + head_bytes] = 1;
     write_checksummed(&content);

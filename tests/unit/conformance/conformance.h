@@ -129,6 +129,7 @@ void check_embed(Device *d);
 void check_rmsnorm(Device *d);
 void check_gated(Device *d);
 void check_moments(Device *d);
+void check_covariances(Device *d);
 void check_gather_rows(Device *d);
 
 void check_matmul_of_every_format(Device *d);

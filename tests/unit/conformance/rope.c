@@ -4,6 +4,7 @@
  * way to what the tails are.
  */
 #include "kvcache/hadamard.h"
+#include "kvcache/key_transform.h"
 #include "kvcache/kv_format.h"
 #include "tests/unit/conformance/conformance.h"
 
@@ -100,9 +101,37 @@ void check_rope_table(Device *d) {
 
 typedef struct RopeCase {
     uint32_t n_rows, n_heads, n_kv_heads, head_dim, n_freqs;
-    KvLayer layer; /* without memory: rope asks it for formats alone */
+    KvLayer layer; /* rope asks it for formats and transforms alone: no other memory is there */
+    KeyTransform **transforms; /* [n_kv_heads]; NULL where keys are not quantized */
     float *q, *k, *v, *table;
 } RopeCase;
+
+/* Any matrices, or those of the Hadamard transform. */
+static void init_transform(Device *d, KeyTransform *t, uint32_t n) {
+    float *matrices = (float *)(void *)(t + 1);
+
+    key_transform_init_plain(t, n);
+    if (random_below(&d->random, 4) == 0)
+        return;
+    t->is_plain = false;
+    for (size_t i = 0; i < 2 * (size_t)n * n; i++)
+        matrices[i] = random_normal(&d->random) / sqrtf((float)n);
+}
+
+static void init_transforms(Device *d, RopeCase *c) {
+    size_t bytes = key_transform_bytes(c->head_dim);
+
+    c->layer.transform_bytes = (uint32_t)bytes;
+    c->layer.transforms = device_new(d, c->n_kv_heads * bytes);
+    c->transforms = host_new(d, c->n_kv_heads, sizeof(*c->transforms));
+    for (uint32_t h = 0; h < c->n_kv_heads; h++) {
+        c->transforms[h] = host_new(d, 1, bytes);
+        init_transform(d, c->transforms[h], c->head_dim);
+        assert_int_equal(
+            d->ops->upload(d->backend, kv_layer_transform(&c->layer, h), c->transforms[h], bytes),
+            0);
+    }
+}
 
 static RopeCase rope_case(Device *d, KvFormat k, KvFormat v, uint32_t head_dim) {
     RopeCase c = { .n_rows = random_size(&d->random, ROWS_MAX),
@@ -116,6 +145,8 @@ static RopeCase rope_case(Device *d, KvFormat k, KvFormat v, uint32_t head_dim) 
     c.layer = (KvLayer){ .sides = { { .format = k }, { .format = v } },
                          .n_kv_heads = c.n_kv_heads,
                          .head_dim = head_dim };
+    if (kv_layer_rotates(&c.layer, KV_SIDE_K))
+        init_transforms(d, &c);
     c.q = host_normals(d, (size_t)c.n_rows * c.n_heads * head_dim);
     c.k = host_normals(d, (size_t)c.n_rows * c.n_kv_heads * head_dim);
     c.v = host_normals(d, (size_t)c.n_rows * c.n_kv_heads * head_dim);
@@ -145,9 +176,37 @@ static void hadamard_reference(double *x, uint32_t n) {
         x[i] = y[i] / sqrt(block);
 }
 
-/* [n_rows, n_heads, head_dim] of the case, rotated by the table (or not, for values), and by H. */
-static double *rope_reference(Device *d, const RopeCase *c, const float *x, uint32_t n_heads,
-                              bool by_table, bool by_hadamard) {
+/* x = matrix x, in double. */
+static void transform_reference(double *x, const float *matrix, uint32_t n) {
+    double y[KV_HEAD_DIM_MAX] = { 0 };
+
+    for (uint32_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < n; i++)
+            y[i] += x[j] * matrix[(size_t)j * n + i];
+    memcpy(x, y, n * sizeof(*x));
+}
+
+typedef enum RopeVector { ROPE_QUERY, ROPE_KEY, ROPE_VALUE } RopeVector;
+
+/* What a vector of KV head `head` goes through after the table. */
+static void cache_reference(const RopeCase *c, RopeVector kind, uint32_t head, double *x) {
+    if (!kv_layer_rotates(&c->layer, kind == ROPE_VALUE ? KV_SIDE_V : KV_SIDE_K))
+        return;
+    if (kind == ROPE_VALUE || c->transforms[head]->is_plain)
+        hadamard_reference(x, c->head_dim);
+    else
+        transform_reference(x,
+                            kind == ROPE_KEY ? key_transform_of_keys(c->transforms[head])
+                                             : key_transform_of_queries(c->transforms[head]),
+                            c->head_dim);
+}
+
+/* [n_rows, n_heads, head_dim] of the case, rotated by the table (or not, for values), and as the
+ * cache has them. */
+static double *rope_reference(Device *d, const RopeCase *c, RopeVector kind) {
+    const float *const inputs[] = { c->q, c->k, c->v }, *x = inputs[kind];
+    uint32_t n_heads = kind == ROPE_QUERY ? c->n_heads : c->n_kv_heads;
+    bool by_table = kind != ROPE_VALUE;
     double *out = host_new(d, (size_t)c->n_rows * n_heads * c->head_dim, sizeof(*out));
 
     for (uint32_t i = 0; i < c->n_rows * n_heads; i++) {
@@ -163,8 +222,7 @@ static double *rope_reference(Device *d, const RopeCase *c, const float *x, uint
             to[j] = a * row[j] - b * row[c->n_freqs + j];
             to[j + c->n_freqs] = b * row[j] + a * row[c->n_freqs + j];
         }
-        if (by_hadamard)
-            hadamard_reference(to, c->head_dim);
+        cache_reference(c, kind, i % n_heads / (n_heads / c->n_kv_heads), to);
     }
     return out;
 }
@@ -176,7 +234,10 @@ static void expect_exact(const Device *d, KvFormat format, const uint16_t *out, 
 
     for (uint32_t i = 0; i < n_vectors; i++) {
         const double *r = ref + (size_t)i * dim;
-        double slack = 2 * d->subject->tolerance->rounding * norm_of(r, dim) + 0x1p-25;
+        double slack =
+            (2 * d->subject->tolerance->rounding + d->subject->tolerance->float_product) *
+                norm_of(r, dim) +
+            0x1p-25;
 
         for (uint32_t j = 0; j < dim; j++) {
             double got = kv_exact_value(format, out[(size_t)i * dim + j]);
@@ -194,8 +255,7 @@ static void check_side(Device *d, const RopeCase *c, KvSide side, DevAddr out) {
 
     device_get(d, got, out, n * sizeof(*got));
     expect_exact(d, kv_layer_tail_format(&c->layer, side), got,
-                 rope_reference(d, c, side == KV_SIDE_K ? c->k : c->v, c->n_kv_heads,
-                                side == KV_SIDE_K, kv_layer_rotates(&c->layer, side)),
+                 rope_reference(d, c, side == KV_SIDE_K ? ROPE_KEY : ROPE_VALUE),
                  c->n_rows * c->n_kv_heads, c->head_dim);
 }
 
@@ -223,12 +283,13 @@ static RopeArgs rope(Device *d, const RopeCase *c) {
 }
 
 static void check_rope_of(Device *d, KvFormat k, KvFormat v, uint32_t head_dim) {
+    const Tolerance *tolerance = d->subject->tolerance;
     RopeCase c = rope_case(d, k, v, head_dim);
     RopeArgs args = rope(d, &c);
 
     expect_rows(d, "rope's queries", acts_get(d, args.q, (size_t)c.n_rows * c.n_heads * head_dim),
-                rope_reference(d, &c, c.q, c.n_heads, true, kv_layer_rotates(&c.layer, KV_SIDE_K)),
-                c.n_rows * c.n_heads, head_dim, d->subject->tolerance->rounding);
+                rope_reference(d, &c, ROPE_QUERY), c.n_rows * c.n_heads, head_dim,
+                tolerance->rounding + (c.transforms ? tolerance->float_product : 0));
     check_side(d, &c, KV_SIDE_K, args.k_out);
     check_side(d, &c, KV_SIDE_V, args.v_out);
     case_end(d);

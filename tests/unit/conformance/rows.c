@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ops that treat each row alone: embed, rmsnorm, gated, gather_rows; and moments.
+ * The ops that treat each row alone: embed, rmsnorm, gated, gather_rows; and what profiles are
+ * made of: moments, covariances.
  */
+#include "kvcache/kv_format.h"
 #include "tests/unit/conformance/conformance.h"
 
 #include <float.h>
@@ -9,6 +11,7 @@
 #include <string.h>
 
 #define ROWS_MAX 40
+#define COVARIANCE_ROWS_MAX 200
 
 /* What a row may be made of: each hard on another part of an op. */
 typedef enum RowKind {
@@ -223,6 +226,77 @@ void check_moments(Device *d) {
     for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++)
         check_moments_of(d, 1 + random_below(&d->random, 3), 1 + random_below(&d->random, 4),
                          dims[i]);
+}
+
+/* covariances */
+
+static void add_covariances(double *ref, const uint16_t *k, const CovariancesArgs *args) {
+    uint32_t n = args->head_dim, n_whole = args->n_tokens / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
+
+    for (uint32_t i = 0; i < args->n_kv_heads * n; i++)
+        for (uint32_t j = 0; j < n; j++)
+            for (uint32_t first = 0; first < n_whole; first += KV_PAGE_TOKENS) {
+                double x_mean = 0, y_mean = 0, product = 0;
+
+                for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
+                    const uint16_t *row = k + (size_t)(first + t) * args->n_kv_heads * n;
+                    double x = kv_exact_value(args->format, row[i]);
+                    double y = kv_exact_value(args->format, row[i / n * n + j]);
+
+                    x_mean += x / KV_PAGE_TOKENS;
+                    y_mean += y / KV_PAGE_TOKENS;
+                    product += x * y;
+                }
+                ref[(size_t)i * n + j] += product - KV_PAGE_TOKENS * x_mean * y_mean;
+            }
+}
+
+static uint16_t exact_bits(KvFormat format, float x) {
+    uint32_t u;
+
+    if (format == KV_FORMAT_F16)
+        return half_nearest(x);
+    memcpy(&u, &x, sizeof(u));
+    return (uint16_t)(u >> 16);
+}
+
+static void check_covariances_of(Device *d, KvFormat format, uint32_t n_kv_heads,
+                                 uint32_t head_dim) {
+    size_t n_out = (size_t)n_kv_heads * head_dim * head_dim, n_row = (size_t)n_kv_heads * head_dim;
+    CovariancesArgs args = { .out = device_new(d, n_out * sizeof(float)), /* zeros */
+                             .format = format,
+                             .n_kv_heads = n_kv_heads,
+                             .head_dim = head_dim };
+    double *ref = host_new(d, n_out, sizeof(*ref));
+    float *out = host_new(d, n_out, sizeof(*out));
+
+    for (int step = 0; step < 2; step++) { /* the second adds to the first */
+        uint16_t *k;
+
+        args.n_tokens =
+            KV_PAGE_TOKENS + random_below(&d->random, COVARIANCE_ROWS_MAX - KV_PAGE_TOKENS + 1);
+        k = host_new(d, args.n_tokens * n_row, sizeof(*k));
+        for (size_t i = 0; i < args.n_tokens * n_row; i++) /* channels have means */
+            k[i] = exact_bits(format, random_normal(&d->random) + (float)(i % head_dim % 5));
+        args.k = device_put(d, k, args.n_tokens * n_row * sizeof(*k));
+        begin_rows(d, args.n_tokens);
+        assert_int_equal(d->ops->covariances(d->backend, &args), 0);
+        end_step(d);
+        add_covariances(ref, k, &args);
+    }
+    device_get(d, out, args.out, n_out * sizeof(float));
+    expect_rows(d, "covariances", out, ref, n_kv_heads, head_dim * head_dim,
+                d->subject->tolerance->sum);
+    case_end(d);
+}
+
+void check_covariances(Device *d) {
+    static const uint32_t dims[] = { 2, 30, 64, 80, 128 };
+
+    reserve_rows(d, COVARIANCE_ROWS_MAX, 64, 1);
+    for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++)
+        check_covariances_of(d, random_below(&d->random, 2) ? KV_FORMAT_F16 : KV_FORMAT_BF16,
+                             1 + random_below(&d->random, 3), dims[i]);
 }
 
 /* gather_rows */
