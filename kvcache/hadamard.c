@@ -23,17 +23,3 @@ void hadamard_apply(float *x, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         x[i] *= scale;
 }
-
-void hadamard_conjugate(float *m, uint32_t n) {
-    for (int side = 0; side < 2; side++) {
-        for (uint32_t i = 0; i < n; i++)
-            hadamard_apply(m + (size_t)i * n, n);
-        for (uint32_t i = 0; i < n; i++)
-            for (uint32_t j = 0; j < i; j++) {
-                float x = m[(size_t)i * n + j];
-
-                m[(size_t)i * n + j] = m[(size_t)j * n + i];
-                m[(size_t)j * n + i] = x;
-            }
-    }
-}

@@ -14,6 +14,3 @@ uint32_t hadamard_block(uint32_t n);
 
 /* x = H x, x [n] */
 void hadamard_apply(float *x, uint32_t n);
-
-/* m = H m H, m [n][n] */
-void hadamard_conjugate(float *m, uint32_t n);

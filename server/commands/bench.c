@@ -5,17 +5,11 @@
  */
 #include "server/commands/bench.h"
 
+#include "util/clock.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double bench_now_s(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -89,10 +83,10 @@ static int generate(BenchCache *cache, uint32_t n_prompt, uint32_t n_tokens, dou
         prompts[i] = some_token(cache->session, i);
     cache->n_tokens = 0;
     r = step(cache, n_prompt, prompts, next);
-    start_s = bench_now_s();
+    start_s = clock_s();
     for (uint32_t i = 0; !r && i < n_tokens; i++)
         r = step(cache, 1, next, next);
-    *step_sp = (bench_now_s() - start_s) / n_tokens;
+    *step_sp = (clock_s() - start_s) / n_tokens;
     return r;
 }
 
@@ -140,10 +134,10 @@ int bench_prefill(Session *session, const KvPlan *plan, uint32_t n_tokens, doubl
     if (r)
         return r;
     for (uint32_t i = 0; !r && i < BENCH_REPETITIONS; i++) {
-        double start_s = bench_now_s();
+        double start_s = clock_s();
 
         r = read_prompt(&cache, tokens, n_tokens);
-        seconds[i] = bench_now_s() - start_s;
+        seconds[i] = clock_s() - start_s;
     }
     if (r)
         return reason_set(why, r, "the model could not be run: %s", strerror(-r));

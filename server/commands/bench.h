@@ -48,7 +48,6 @@ CLEANUP_DEINIT_DEFINE(BenchCache, bench_cache_deinit);
  * draws, greedily. Lent by the cache. Add them to n_tokens once it ran. */
 StepInput bench_cache_step(BenchCache *cache, uint32_t n_tokens);
 
-double bench_now_s(void);
 double bench_median(double *values, uint32_t n);
 
 /* Greedy generation: seconds a step, each with a token for every sequence, of n_tokens steps after

@@ -94,7 +94,6 @@ static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, Chunk chu
         if (runs[i].is_reference)
             continue;
         r = chunk_run(chunk, session, &runs[i].cache, tokens, n);
-
         if (!r)
             r = compare(&runs[i].stats, &chunks[0], chunk, tokens + 1, n_next,
                         session->config->n_vocab);

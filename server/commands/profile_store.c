@@ -314,6 +314,7 @@ static int get_kept(Profile **outp, const ProfileStoreOptions *options, const ch
     /* Ours to mend: nobody asked for this file by name. */
     log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
              "reason=\"%s\"", why->text);
+    reason_log_origin(why);
     *why = (Reason)REASON_NULL;
     return measure_and_keep(outp, options, path, why);
 }

@@ -11,6 +11,7 @@
 
 #include "model/identity.h"
 #include "model/kv_cache.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 #include <assert.h>
@@ -333,7 +334,7 @@ static void collect_finished(Engine *e) {
 }
 
 static void tell_finished(Engine *e) {
-    uint64_t now_ns = engine_now_ns();
+    uint64_t now_ns = clock_ns();
     List *link;
 
     collect_finished(e);
@@ -382,7 +383,7 @@ static void reject(Engine *e, EngineRequest *request, FinishReason reason, const
     event->stop_token = TOKEN_NONE;
     event->finish = reason;
     event->error = error;
-    event->event_ns = engine_now_ns();
+    event->event_ns = clock_ns();
     engine_unreserve_request(e, request);
     mailbox_send(e->options.events, &event->link);
 }
@@ -442,7 +443,7 @@ static void end_all_lost(Engine *e) {
 /* What waited in this step tells how long others will. */
 static void step(Engine *e) {
     bool waited = e->n_waiting != 0;
-    uint64_t begin_ns = waited ? engine_now_ns() : 0;
+    uint64_t begin_ns = waited ? clock_ns() : 0;
 
     e->n_tokens_begun = 0;
     if (engine_step(e) == -ENODEV) {
@@ -450,8 +451,7 @@ static void step(Engine *e) {
         end_all_lost(e);
     }
     if (waited)
-        wait_quota_observe(&e->quota, e->n_tokens_begun,
-                           (double)(engine_now_ns() - begin_ns) * 1e-9);
+        wait_quota_observe(&e->quota, e->n_tokens_begun, (double)(clock_ns() - begin_ns) * 1e-9);
 }
 
 static void *engine_main(void *arg) {

@@ -10,6 +10,7 @@
 #include "server/engine/engine_state.h"
 
 #include "model/identity.h"
+#include "util/integer.h"
 
 #include <assert.h>
 #include <string.h>
@@ -49,7 +50,7 @@ static void hold_found(Engine *e, Sequence *s) {
 static uint32_t rows_after(const Engine *e, uint32_t n_hit, uint32_t n_rest, uint32_t n_planned) {
     int64_t work = row_cost_work(&e->row_cost, 0, n_planned);
 
-    return row_cost_rows(&e->row_cost, n_hit, n_rest < n_planned ? n_rest : n_planned, work);
+    return row_cost_rows(&e->row_cost, n_hit, min_u32(n_rest, n_planned), work);
 }
 
 void engine_prefix_adopt(Engine *e, Sequence *s, StepItem *item) {

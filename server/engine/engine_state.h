@@ -135,4 +135,3 @@ void engine_unreserve_request(Engine *engine, EngineRequest *request);
 int engine_step(Engine *engine);
 /* Before sequences that have `finish` set go: the steps in flight forget them. */
 void engine_step_forget_finished(Engine *engine);
-uint64_t engine_now_ns(void);

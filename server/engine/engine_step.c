@@ -17,26 +17,19 @@
 
 #include "server/engine/engine_state.h"
 
+#include "util/clock.h"
 #include "util/integer.h"
 #include "util/log.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 /* vLLM's, of iteration_tokens_total. */
 const uint32_t engine_step_bounds[ENGINE_STEP_BOUNDS] = { 1,   8,    16,   32,   64,   128,  256,
                                                           512, 1024, 2048, 4096, 8192, 16384 };
 
 #define STEP_FAILED "a step of the model failed; the server's log says why"
-
-uint64_t engine_now_ns(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* plan */
 
@@ -85,7 +78,7 @@ static void start(Engine *e, Sequence *s, StepItem *item, uint64_t now_ns) {
 
 static void move_sequences(Engine *e, const StepPlan *plan) {
     uint32_t i_item = e->n_running;
-    uint64_t now_ns = plan->n_admitted ? engine_now_ns() : 0;
+    uint64_t now_ns = plan->n_admitted ? clock_ns() : 0;
 
     for (uint32_t i = 0; i < plan->n_admitted; i++)
         engine_queue_admit(e, e->waiting_in_view[plan->admitted[i]]);
@@ -260,7 +253,7 @@ static void advance(Engine *e, const EngineLaunch *launch) {
 
 /* Prompt logprobs first: they go with the event of the first token. */
 static void take_results(Engine *e, const EngineLaunch *launch, const SampleResult *results) {
-    uint64_t now_ns = engine_now_ns();
+    uint64_t now_ns = clock_ns();
 
     for (uint32_t i = launch->n_draws; i < launch->n_rows; i++)
         if (is_live(launch->rows[i].sequence))
