@@ -168,7 +168,7 @@ typedef struct Role {
 static int load_group(Decoder *d, uint32_t layer, const Role *roles, uint32_t n, Reason *why) {
     CLEANUP(free) uint32_t *order_q = NULL, *order_k = NULL;
     uint32_t **orders[GROUP_WEIGHTS_MAX] = { &order_q, &order_k };
-    WeightSource sources[GROUP_WEIGHTS_MAX];
+    WeightSource sources[GROUP_WEIGHTS_MAX] = { 0 };
     Weight *weights[GROUP_WEIGHTS_MAX];
     int r;
 
