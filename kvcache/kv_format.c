@@ -205,7 +205,7 @@ void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void
 
     if (!kv_format_quantizes(format)) {
         for (uint32_t i = 0; i < head_dim * KV_PAGE_TOKENS; i++)
-            out[i] = kv_exact_value(format, ((const uint16_t *)block)[i]);
+            out[i] = kv_16bit_value(format, ((const uint16_t *)block)[i]);
         return;
     }
     for (uint32_t i = 0; i < l.n_vectors; i++) {

@@ -21,7 +21,7 @@
  * into its softmax weight, and the inner loop stays integer -> float -> multiply-add. A block never
  * needs a byte of another.
  *
- * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
+ * Other codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
  * holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code j
  * sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of whole
  * registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
@@ -105,7 +105,7 @@ void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const r
 void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes);
 
 /* A number of a bf16 or f16 block. */
-static inline float kv_exact_value(KvFormat format, uint16_t bits) {
+static inline float kv_16bit_value(KvFormat format, uint16_t bits) {
     uint32_t u = (uint32_t)bits << 16;
     float x;
 

@@ -45,7 +45,7 @@ static Block block;
 static CpuKvScratch scratch;
 
 static void set_input(size_t i, float x) {
-    cpu_reference_kernels.to_exact(KV_FORMAT_F16, &block.tail[i], &x, 1);
+    cpu_reference_kernels.to_16bit(KV_FORMAT_F16, &block.tail[i], &x, 1);
     block.in[i] = half_value(block.tail[i]);
     if (isnan(block.in[i]))
         block.in[i] = 0;
