@@ -573,7 +573,7 @@ int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
     assert(input->n_rows && input->n_rows <= d->limits.max_batched_tokens);
     r = d->ops->step_begin(d->backend, input);
     if (!r)
-        r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x, .table = d->embed });
+        r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x, .table = d->embed, .scale = 1 });
     if (!r)
         r = d->ops->rope_table(d->backend, &(RopeTableArgs){ .out = d->rope_table,
                                                              .inv_freq = d->inv_freq,
