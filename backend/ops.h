@@ -29,6 +29,7 @@
  * succeed but those that free.
  */
 
+#include "backend/activation.h"
 #include "backend/sample.h"
 #include "backend/step.h"
 #include "backend/weight_format.h"
@@ -147,11 +148,6 @@ typedef struct CovariancesArgs {
     KvFormat format; /* bf16 or f16 */
     uint32_t n_tokens, n_kv_heads, head_dim;
 } CovariancesArgs;
-
-typedef enum Activation {
-    ACTIVATION_SILU,      /* x / (1 + exp(-x)) */
-    ACTIVATION_GELU_TANH, /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
-} Activation;
 
 typedef struct GatedArgs {
     DevAddr out;      /* act [n_tokens, dim]; may be `gate` */

@@ -7,7 +7,7 @@
  * allocation. The readable versions are in cpu/reference.h.
  */
 
-#include "backend/ops.h"
+#include "backend/activation.h"
 #include "kvcache/kv_layout.h"
 
 #include <stdbool.h>
