@@ -12,6 +12,7 @@
 
 #include "cpu/kv_codes.h"
 #include "cpu/kv_seal.h"
+#include "cpu/kv_trellis.h"
 #include "cpu/vector.h"
 
 #include <string.h>
@@ -69,13 +70,10 @@ static CpuKvTable table_of(KvFormat format, KvSide side) {
     float entries[16];
     CpuKvTable table;
 
-    for (uint32_t i = 0; i < 16; i++) {
-        uint32_t code = i & ((1u << info->bits) - 1);
-
-        entries[i] = kv_format_has_centers(format, side)
-                         ? (float)code - (float)(1u << (info->bits - 1)) + 0.5f
-                         : (float)info->levels[code];
-    }
+    if (!kv_format_has_centers(format, side))
+        return kv_level_table(info);
+    for (uint32_t i = 0; i < 16; i++)
+        entries[i] = (float)(i & ((1u << info->bits) - 1)) - (float)(1u << (info->bits - 1)) + 0.5f;
     memcpy(&table, entries, sizeof(table));
     return table;
 }
@@ -85,16 +83,26 @@ static uint32_t vector_share(const KvBlockLayout *l) {
     return (uint32_t)((l->size_bytes + l->n_vectors - 1) / l->n_vectors);
 }
 
-/* Codes a byte each, for rows that are no whole vectors. */
+/* Of the codes that kernels see: those of a trellis are levels by then. */
+KV_INLINE uint32_t code_bits(KvFormat format, KvSide side) {
+    uint32_t bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1);
+
+    return side == KV_SIDE_V && bits < 4 ? bits + 1 : bits;
+}
+
+/* Codes of values a byte each, for rows that are no whole vectors. */
 static CpuKvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
                          const uint8_t *next, CpuKvScratch *s) {
     for (uint32_t i = 0; i < l->n_vectors; i++) {
         const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
                                          block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
+        uint8_t *codes = s->codes + (size_t)i * l->n_codes;
 
-        kv_unpack(format, rows, l->n_codes, s->codes + (size_t)i * l->n_codes);
+        kv_unpack(format, KV_SIDE_V, rows, l->n_codes, codes);
+        if (kv_format_has_trellis(format, KV_SIDE_V))
+            kv_trellis_levels(codes, l->n_codes, codes);
     }
-    return (CpuKvCodes){ .bits = kv_formats[format].bits,
+    return (CpuKvCodes){ .bits = code_bits(format, KV_SIDE_V),
                          .low_bits = 8,
                          .n = l->n_codes,
                          .low = s->codes,
@@ -110,6 +118,25 @@ KV_INLINE CpuKvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
                          .n = n,
                          .low = block + l->plane_offset[0],
                          .high = block + l->plane_offset[1],
+                         .next = next,
+                         .next_bytes = vector_share(l) };
+}
+
+/* Levels of a trellis in words, of tokens low .. high - 1. */
+KV_INLINE CpuKvCodes levels_of(KvFormat format, uint32_t n, const KvBlockLayout *l,
+                               const uint8_t *block, const uint8_t *next, uint32_t low,
+                               uint32_t high, CpuKvScratch *s) {
+    const uint32_t runs = n / KV_TRELLIS_RUN;
+    const uint8_t *planes[2] = { block + l->plane_offset[0], block + l->plane_offset[1] };
+    uint16_t *levels = (uint16_t *)(void *)s->codes;
+
+    /* From a whole vector of runs on; a block has an even number of them. */
+    for (uint32_t i = low * runs & ~1u; i < high * runs; i += KV_TRELLIS_RUNS)
+        kv_trellis_unpack_runs(format, planes[0] + (size_t)i * 16, planes[1] + (size_t)i * 8,
+                               levels + (size_t)i * 16);
+    return (CpuKvCodes){ .bits = code_bits(format, KV_SIDE_V),
+                         .n = n,
+                         .low = s->codes,
                          .next = next,
                          .next_bytes = vector_share(l) };
 }
@@ -335,10 +362,14 @@ KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, 
 KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
                              const uint8_t *block, const uint8_t *next, const CpuKvTable *table,
                              float *out, float *weights, uint32_t n_queries, uint32_t low,
-                             uint32_t high, const CpuKvScratch *s) {
+                             uint32_t high, CpuKvScratch *s) {
     if (l->n_codes != n)
         return false;
-    values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
+    if (format == KV_FORMAT_3 || format == KV_FORMAT_2)
+        values_of(levels_of(format, n, l, block, next, low, high, s), table, out, weights,
+                  n_queries, low, high, s);
+    else
+        values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
     return true;
 }
 
