@@ -20,16 +20,19 @@
 #define KV_INLINE static inline __attribute__((__always_inline__))
 #endif
 
-/* Where a vector's codes are: its rows in the planes, `n` codes each. Those of a trellis are the
- * numbers of levels, and in words (cpu/kv_trellis.h). */
+/* Where the codes of vectors are, `n` of each: in the rows of planes; or, of a trellis, numbers of
+ * levels in words (cpu/kv_trellis.h); or what they stand for, unpacked. */
 typedef struct CpuKvCodes {
-    uint32_t bits;                /* of a code */
+    uint32_t bits;                /* of a code; KV_BITS_UNPACKED: floats */
     uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one; low_bits 0: words */
     uint32_t n;
     const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
+    const float *unpacked;     /* [vectors][n] */
     const uint8_t *next;       /* the block to come, or NULL */
     uint32_t next_bytes;       /* of it, for each vector */
 } CpuKvCodes;
+
+#define KV_BITS_UNPACKED 32
 
 /* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
  * have fewer bits. */
@@ -149,21 +152,16 @@ KV_INLINE Vf kv_table_values(const CpuKvTable *table, uint32_t bits, Vi lanes) {
 /* What those codes stand for by the table; of wider ones, the code less the middle. */
 KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, uint32_t i,
                             uint32_t j) {
-    Vi lanes = kv_lanes(codes, i, j), mantissa;
+    Vi lanes, mantissa;
 
+    if (codes->bits == KV_BITS_UNPACKED)
+        return v_load(codes->unpacked + (size_t)i * codes->n + j);
+    lanes = kv_lanes(codes, i, j);
     if (codes->bits <= 4)
         return kv_table_values(table, codes->bits, lanes);
     /* In the mantissa of 2^23 the code counts whole numbers. */
     mantissa = lanes & ((1 << codes->bits) - 1);
     return (Vf)(mantissa | 0x4b000000) - (0x1p23f + (float)(1 << (codes->bits - 1)));
-}
-
-/* Whether kv_lanes can read the rows of such codes. */
-KV_INLINE bool kv_codes_have_lanes(uint32_t n, uint32_t low_bits, uint32_t high_bits) {
-    const uint32_t low = n * low_bits / 8, high = n * high_bits / 8;
-
-    return (low % V_LANES == 0 || 2 * low == V_LANES) &&
-           (high % V_LANES == 0 || 2 * high == V_LANES);
 }
 
 /* Bits of plane i of a format; 0 if it has none. A constant where `format` is one. */

@@ -5,8 +5,9 @@
  * A value is scale * u + offset, where u is what its code stands for: by a table for codes of at
  * most 4 bits, the code less the middle one for wider ones. Scales are folded into queries and
  * weights, offsets into one number a query, so that the inner loops turn codes to floats and
- * multiply-add. That costs fewer operations than it takes to hide the multiply-adds' own, so it is
- * done anew for every few queries and nothing unpacked is kept.
+ * multiply-add. For the few queries of a decoding sequence they do so in registers; for more, all u
+ * of a block are written out once and read by every few queries. Both are the same operations on
+ * the same numbers, in the same order.
  */
 #include "cpu/kv_kernels.h"
 
@@ -90,26 +91,6 @@ KV_INLINE uint32_t code_bits(KvFormat format, KvSide side) {
     return side == KV_SIDE_V && bits < 4 ? bits + 1 : bits;
 }
 
-/* Codes of values a byte each, for rows that are no whole vectors. */
-static CpuKvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
-                         const uint8_t *next, CpuKvScratch *s) {
-    for (uint32_t i = 0; i < l->n_vectors; i++) {
-        const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
-                                         block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
-        uint8_t *codes = s->codes + (size_t)i * l->n_codes;
-
-        kv_unpack(format, KV_SIDE_V, rows, l->n_codes, codes);
-        if (kv_format_has_trellis(format, KV_SIDE_V))
-            kv_trellis_levels(codes, l->n_codes, codes);
-    }
-    return (CpuKvCodes){ .bits = code_bits(format, KV_SIDE_V),
-                         .low_bits = 8,
-                         .n = l->n_codes,
-                         .low = s->codes,
-                         .next = next,
-                         .next_bytes = vector_share(l) };
-}
-
 KV_INLINE CpuKvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
                             const uint8_t *block, const uint8_t *next) {
     return (CpuKvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
@@ -148,6 +129,43 @@ KV_INLINE void prefetch_vector(const CpuKvCodes *codes, uint32_t i) {
 
     for (uint32_t at = 0; at < codes->next_bytes; at += CACHE_LINE_BYTES)
         __builtin_prefetch(share + at);
+}
+
+/* What the codes of vectors low .. high - 1 stand for, into scratch. */
+KV_INLINE CpuKvCodes unpacked(CpuKvCodes codes, const CpuKvTable *table, uint32_t low,
+                              uint32_t high, CpuKvScratch *s) {
+    float *u = s->x[0];
+
+    for (uint32_t i = low; i < high; i++) {
+        if (codes.next)
+            prefetch_vector(&codes, i);
+        for (uint32_t j = 0; j < codes.n; j += V_LANES)
+            v_store(u + (size_t)i * codes.n + j, kv_lane_values(&codes, table, i, j));
+    }
+    return (CpuKvCodes){ .bits = KV_BITS_UNPACKED, .n = codes.n, .unpacked = u };
+}
+
+/* The same of values, by the definition: for head sizes whose rows are no whole vectors. */
+static CpuKvCodes unpacked_slowly(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                                  const CpuKvTable *table, uint32_t low, uint32_t high,
+                                  CpuKvScratch *s) {
+    const uint32_t bits = code_bits(format, KV_SIDE_V), n = l->n_codes;
+    const float middle = (float)(1u << (bits - 1));
+    float entries[16], *u = s->x[0];
+
+    memcpy(entries, table, sizeof(entries));
+    for (uint32_t i = low; i < high; i++) {
+        const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
+                                         block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
+        uint8_t codes[KV_HEAD_DIM_MAX];
+
+        kv_unpack(format, KV_SIDE_V, rows, n, codes);
+        if (kv_format_has_trellis(format, KV_SIDE_V))
+            kv_trellis_levels(codes, n, codes);
+        for (uint32_t j = 0; j < n; j++)
+            u[(size_t)i * n + j] = bits > 4 ? (float)codes[j] - middle : entries[codes[j]];
+    }
+    return (CpuKvCodes){ .bits = KV_BITS_UNPACKED, .n = n, .unpacked = u };
 }
 
 /* scores */
@@ -223,32 +241,47 @@ KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
     }
 }
 
+static void scores_unpacked(CpuKvCodes codes, float *out, const float *queries, uint32_t n_queries,
+                            uint32_t head_dim, CpuKvScratch *s) {
+    codes.bits = KV_BITS_UNPACKED;
+    codes.n = LANES;
+    codes.next = NULL;
+    scores_of(codes, NULL, out, queries, n_queries, head_dim, s);
+}
+
+KV_INLINE void scores_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                         const uint8_t *next, float *out, const float *queries, uint32_t n_queries,
+                         uint32_t head_dim, CpuKvScratch *s) {
+    const CpuKvTable table = table_of(format, KV_SIDE_K);
+    const CpuKvCodes codes = packed(format, LANES, l, block, next);
+
+    read_metadata(format, KV_SIDE_K, l, block, s);
+    if (n_queries <= QUERIES_TILE)
+        scores_of(codes, &table, out, queries, n_queries, head_dim, s);
+    else
+        scores_unpacked(unpacked(codes, &table, 0, head_dim, s), out, queries, n_queries, head_dim,
+                        s);
+}
+
 static void scores(KvFormat format, float *out, const float *queries, const void *block,
                    const void *next, uint32_t n_queries, uint32_t head_dim, CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_K, head_dim);
-    CpuKvTable table = table_of(format, KV_SIDE_K);
 
-    read_metadata(format, KV_SIDE_K, &l, block, s);
     switch (format) {
     case KV_FORMAT_8:
-        scores_of(packed(KV_FORMAT_8, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_8, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_6:
-        scores_of(packed(KV_FORMAT_6, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_6, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_4:
-        scores_of(packed(KV_FORMAT_4, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_4, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_3:
-        scores_of(packed(KV_FORMAT_3, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_3, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     default:
-        scores_of(packed(KV_FORMAT_2, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_2, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     }
 }
@@ -296,24 +329,16 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
             v_store(out + (size_t)i * head_dim + c + b * V_LANES, sums[i][b]);
 }
 
-/* Channels that do not fill a vector; their codes are a byte each. */
+/* Channels that do not fill a vector; codes are unpacked. */
 static void values_rest(float *out, const float *weights, const float *bias,
-                        const CpuKvCodes *codes, const CpuKvTable *table, uint32_t n,
-                        uint32_t first, uint32_t head_dim, uint32_t low, uint32_t high) {
-    const float middle = (float)(1u << (codes->bits - 1));
-    float entries[16];
-
-    memcpy(entries, table, sizeof(entries));
+                        const CpuKvCodes *codes, uint32_t n, uint32_t first, uint32_t head_dim,
+                        uint32_t low, uint32_t high) {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t c = first; c < head_dim; c++) {
             float sum = out[(size_t)i * head_dim + c] + bias[i];
 
-            for (uint32_t j = low; j < high; j++) {
-                uint8_t code = codes->low[(size_t)j * head_dim + c];
-
-                sum += weights[i * LANES + j] *
-                       (codes->bits > 4 ? (float)code - middle : entries[code]);
-            }
+            for (uint32_t j = low; j < high; j++)
+                sum += weights[i * LANES + j] * codes->unpacked[(size_t)j * head_dim + c];
             out[(size_t)i * head_dim + c] = sum;
         }
 }
@@ -328,7 +353,7 @@ KV_INLINE void values_group(float *out, const float *weights, const float *bias,
     for (; c + V_LANES <= head_dim; c += V_LANES, codes->next = NULL)
         values_tile(out, weights, bias, codes, table, c, n, 1, head_dim, low, high);
     if (c < head_dim)
-        values_rest(out, weights, bias, codes, table, n, c, head_dim, low, high);
+        values_rest(out, weights, bias, codes, n, c, head_dim, low, high);
 }
 
 KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, float *weights,
@@ -358,18 +383,30 @@ KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, 
     }
 }
 
+static void values_unpacked(CpuKvCodes codes, float *out, float *weights, uint32_t n_queries,
+                            uint32_t low, uint32_t high, const CpuKvScratch *s) {
+    codes.bits = KV_BITS_UNPACKED;
+    codes.next = NULL;
+    values_of(codes, NULL, out, weights, n_queries, low, high, s);
+}
+
 /* Whether the block was of the given head size, and is done. */
 KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
                              const uint8_t *block, const uint8_t *next, const CpuKvTable *table,
                              float *out, float *weights, uint32_t n_queries, uint32_t low,
                              uint32_t high, CpuKvScratch *s) {
+    CpuKvCodes codes;
+
     if (l->n_codes != n)
         return false;
-    if (format == KV_FORMAT_3 || format == KV_FORMAT_2)
-        values_of(levels_of(format, n, l, block, next, low, high, s), table, out, weights,
-                  n_queries, low, high, s);
+    codes = format == KV_FORMAT_3 || format == KV_FORMAT_2
+                ? levels_of(format, n, l, block, next, low, high, s)
+                : packed(format, n, l, block, next);
+    if (n_queries <= QUERIES_TILE)
+        values_of(codes, table, out, weights, n_queries, low, high, s);
     else
-        values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
+        values_unpacked(unpacked(codes, table, low, high, s), out, weights, n_queries, low, high,
+                        s);
     return true;
 }
 
@@ -377,14 +414,15 @@ KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l
 KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
                          const uint8_t *next, float *out, float *weights, uint32_t n_queries,
                          uint32_t low, uint32_t high, CpuKvScratch *s) {
-    CpuKvTable table = table_of(format, KV_SIDE_V);
+    const CpuKvTable table = table_of(format, KV_SIDE_V);
 
     read_metadata(format, KV_SIDE_V, l, block, s);
     if (values_packed(format, 64, l, block, next, &table, out, weights, n_queries, low, high, s) ||
         values_packed(format, 128, l, block, next, &table, out, weights, n_queries, low, high, s) ||
         values_packed(format, 256, l, block, next, &table, out, weights, n_queries, low, high, s))
         return;
-    values_of(unpack(format, l, block, next, s), &table, out, weights, n_queries, low, high, s);
+    values_unpacked(unpacked_slowly(format, l, block, &table, low, high, s), out, weights,
+                    n_queries, low, high, s);
 }
 
 static void values(KvFormat format, float *out, float *weights, const void *block, const void *next,

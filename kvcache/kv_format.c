@@ -149,18 +149,11 @@ uint8_t kv_scale_nearest(float x) {
 
 /* codes */
 
-/* Where a code of a vector lies in a plane. */
+/* Where the bits of a trellis' code lie in a plane, of 2 bits or 1. */
 typedef struct CodePlace {
     uint32_t byte, bit;
 } CodePlace;
 
-static CodePlace plane_place(uint32_t bits, uint32_t n, uint32_t j) {
-    uint32_t stride = n * bits / 8;
-
-    return (CodePlace){ .byte = j % stride, .bit = j / stride * bits };
-}
-
-/* Code `j` of a trellis: planes have 2 bits and 1. */
 static CodePlace trellis_place(uint32_t bits, uint32_t n, uint32_t j) {
     uint32_t first = j / KV_TRELLIS_RUN * KV_TRELLIS_RUN, bit = (j - first) * bits;
     uint32_t k = (j - first) / 8, l = j % 8;
@@ -170,48 +163,58 @@ static CodePlace trellis_place(uint32_t bits, uint32_t n, uint32_t j) {
     return (CodePlace){ .byte = (first * bits + bit) / 8, .bit = bit % 8 };
 }
 
-static CodePlace code_place(KvFormat format, KvSide side, uint32_t i_plane, uint32_t n,
-                            uint32_t j) {
-    uint32_t bits = kv_formats[format].planes[i_plane];
+/* Bits `shift` .. `shift` + bits - 1 of the codes, to and from a row of a plane. */
 
-    return kv_format_has_trellis(format, side) ? trellis_place(bits, n, j)
-                                               : plane_place(bits, n, j);
+static void pack_plane(bool is_trellis, uint32_t bits, uint32_t shift, const uint8_t *codes,
+                       uint32_t n, uint8_t *row) {
+    uint32_t stride = n * bits / 8, mask = (1u << bits) - 1;
+
+    memset(row, 0, stride);
+    for (uint32_t j = 0; is_trellis && j < n; j++) {
+        CodePlace at = trellis_place(bits, n, j);
+
+        row[at.byte] |= (uint8_t)(((uint32_t)codes[j] >> shift & mask) << at.bit);
+    }
+    for (uint32_t part = 0; !is_trellis && part < 8 / bits; part++)
+        for (uint32_t byte = 0; byte < stride; byte++)
+            row[byte] |=
+                (uint8_t)(((uint32_t)codes[part * stride + byte] >> shift & mask) << part * bits);
+}
+
+static void unpack_plane(bool is_trellis, uint32_t bits, uint32_t shift, const uint8_t *row,
+                         uint32_t n, uint8_t *codes) {
+    uint32_t stride = n * bits / 8, mask = (1u << bits) - 1;
+
+    for (uint32_t j = 0; is_trellis && j < n; j++) {
+        CodePlace at = trellis_place(bits, n, j);
+
+        codes[j] |= (uint8_t)(((uint32_t)row[at.byte] >> at.bit & mask) << shift);
+    }
+    for (uint32_t part = 0; !is_trellis && part < 8 / bits; part++)
+        for (uint32_t byte = 0; byte < stride; byte++)
+            codes[part * stride + byte] |=
+                (uint8_t)(((uint32_t)row[byte] >> part * bits & mask) << shift);
 }
 
 void kv_pack(KvFormat format, KvSide side, const uint8_t *codes, uint32_t n,
              uint8_t *const rows[2]) {
     const KvFormatInfo *info = &kv_formats[format];
+    bool is_trellis = kv_format_has_trellis(format, side);
     uint32_t shift = 0;
 
-    for (uint32_t i = 0; i < info->n_planes; i++) {
-        uint32_t mask = (1u << info->planes[i]) - 1;
-
-        memset(rows[i], 0, n * info->planes[i] / 8);
-        for (uint32_t j = 0; j < n; j++) {
-            CodePlace at = code_place(format, side, i, n, j);
-
-            rows[i][at.byte] |= (uint8_t)(((uint32_t)codes[j] >> shift & mask) << at.bit);
-        }
-        shift += info->planes[i];
-    }
+    for (uint32_t i = 0; i < info->n_planes; shift += info->planes[i++])
+        pack_plane(is_trellis, info->planes[i], shift, codes, n, rows[i]);
 }
 
 void kv_unpack(KvFormat format, KvSide side, const uint8_t *const rows[2], uint32_t n,
                uint8_t *codes) {
     const KvFormatInfo *info = &kv_formats[format];
+    bool is_trellis = kv_format_has_trellis(format, side);
     uint32_t shift = 0;
 
     memset(codes, 0, n);
-    for (uint32_t i = 0; i < info->n_planes; i++) {
-        uint32_t mask = (1u << info->planes[i]) - 1;
-
-        for (uint32_t j = 0; j < n; j++) {
-            CodePlace at = code_place(format, side, i, n, j);
-
-            codes[j] |= (uint8_t)(((uint32_t)rows[i][at.byte] >> at.bit & mask) << shift);
-        }
-        shift += info->planes[i];
-    }
+    for (uint32_t i = 0; i < info->n_planes; shift += info->planes[i++])
+        unpack_plane(is_trellis, info->planes[i], shift, rows[i], n, codes);
 }
 
 /* the reference */
