@@ -24,6 +24,7 @@
  * levels in words (cpu/kv_trellis.h); or what they stand for, unpacked. */
 typedef struct CpuKvCodes {
     uint32_t bits;                /* of a code; KV_BITS_UNPACKED: floats */
+    bool is_uniform;              /* codes count steps; else they are numbers of levels */
     uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one; low_bits 0: words */
     uint32_t n;
     const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
@@ -33,6 +34,15 @@ typedef struct CpuKvCodes {
 } CpuKvCodes;
 
 #define KV_BITS_UNPACKED 32
+
+/* Up to how many bits a table turns steps to floats in fewer operations than arithmetic does. */
+#if defined(__AVX512F__)
+#define KV_STEPS_TABLE_BITS 4
+#elif defined(__AVX2__)
+#define KV_STEPS_TABLE_BITS 3
+#else
+#define KV_STEPS_TABLE_BITS 0
+#endif
 
 /* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
  * have fewer bits. */
@@ -149,7 +159,7 @@ KV_INLINE Vf kv_table_values(const CpuKvTable *table, uint32_t bits, Vi lanes) {
 #endif
 }
 
-/* What those codes stand for by the table; of wider ones, the code less the middle. */
+/* What those codes stand for: the level of that number, or the steps from the middle one. */
 KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, uint32_t i,
                             uint32_t j) {
     Vi lanes, mantissa;
@@ -157,9 +167,9 @@ KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, ui
     if (codes->bits == KV_BITS_UNPACKED)
         return v_load(codes->unpacked + (size_t)i * codes->n + j);
     lanes = kv_lanes(codes, i, j);
-    if (codes->bits <= 4)
+    if (!codes->is_uniform || codes->bits <= KV_STEPS_TABLE_BITS)
         return kv_table_values(table, codes->bits, lanes);
-    /* In the mantissa of 2^23 the code counts whole numbers. */
+    /* In the mantissa of 2^23 it counts whole numbers. */
     mantissa = lanes & ((1 << codes->bits) - 1);
     return (Vf)(mantissa | 0x4b000000) - (0x1p23f + (float)(1 << (codes->bits - 1)));
 }

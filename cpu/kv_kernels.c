@@ -2,12 +2,12 @@
 /*
  * Compiled once per instruction set with KV_KERNELS naming the table (cpu/meson.build).
  *
- * A value is scale * u + offset, where u is what its code stands for: by a table for codes of at
- * most 4 bits, the code less the middle one for wider ones. Scales are folded into queries and
- * weights, offsets into one number a query, so that the inner loops turn codes to floats and
- * multiply-add. For the few queries of a decoding sequence they do so in registers; for more, all u
- * of a block are written out once and read by every few queries. Both are the same operations on
- * the same numbers, in the same order.
+ * A value is scale * u + offset, where u is the level that its code chooses, or the steps that it
+ * is from the middle one; half a step is in the offset. Scales are folded into queries and weights,
+ * offsets into one number a query, so that the inner loops turn codes to floats and multiply-add.
+ * For the few queries of a decoding sequence they do so in registers; for more, all u of a block
+ * are written out once and read by every few queries. Both are the same operations on the same
+ * numbers, in the same order.
  */
 #include "cpu/kv_kernels.h"
 
@@ -44,7 +44,6 @@ static void look_up_scales(const uint8_t *codes, uint32_t n, float *scales) {
 static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
                           const uint8_t *block, CpuKvScratch *s) {
     const uint8_t *scales = block + l->scales_offset, *centers = block + l->centers_offset;
-    const float half = kv_formats[format].bits > 4 ? 0.5f : 0;
     uint32_t n = l->n_vectors;
 
     if (kv_formats[format].meta_bytes == 2) {
@@ -54,7 +53,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memcpy(halves[1], centers, n * sizeof(halves[1][0]));
         for (uint32_t i = 0; i < n; i++) {
             s->scales[i] = half_value(halves[0][i]);
-            s->offsets[i] = half_value(halves[1][i]) + half * s->scales[i];
+            s->offsets[i] = half_value(halves[1][i]) + 0.5f * s->scales[i];
         }
         return;
     }
@@ -63,7 +62,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memset(s->offsets, 0, n * sizeof(*s->offsets));
     else
         for (uint32_t i = 0; i < n; i++)
-            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + half);
+            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + 0.5f);
 }
 
 static CpuKvTable table_of(KvFormat format, KvSide side) {
@@ -74,7 +73,7 @@ static CpuKvTable table_of(KvFormat format, KvSide side) {
     if (!kv_format_has_centers(format, side))
         return kv_level_table(info);
     for (uint32_t i = 0; i < 16; i++)
-        entries[i] = (float)(i & ((1u << info->bits) - 1)) - (float)(1u << (info->bits - 1)) + 0.5f;
+        entries[i] = (float)(i & ((1u << info->bits) - 1)) - (float)(1u << (info->bits - 1));
     memcpy(&table, entries, sizeof(table));
     return table;
 }
@@ -91,9 +90,11 @@ KV_INLINE uint32_t code_bits(KvFormat format, KvSide side) {
     return side == KV_SIDE_V && bits < 4 ? bits + 1 : bits;
 }
 
-KV_INLINE CpuKvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
+KV_INLINE CpuKvCodes packed(KvFormat format, KvSide side, uint32_t n, const KvBlockLayout *l,
                             const uint8_t *block, const uint8_t *next) {
-    return (CpuKvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
+    return (CpuKvCodes){ .is_uniform = side == KV_SIDE_K ||
+                                       kv_plane_bits(format, 0) + kv_plane_bits(format, 1) > 4,
+                         .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
                          .low_bits = kv_plane_bits(format, 0),
                          .high_bits = kv_plane_bits(format, 1),
                          .n = n,
@@ -170,18 +171,25 @@ static CpuKvCodes unpacked_slowly(KvFormat format, const KvBlockLayout *l, const
 
 /* scores */
 
+/* Vectors of a tile of n queries: as many as the registers hold with their sums. */
+#define TILE_VECTORS_MAX 4
+KV_INLINE uint32_t tile_vectors(uint32_t n) {
+    return n < 3 ? TILE_VECTORS_MAX : V_BLOCK;
+}
+
 KV_INLINE void scores_tile(float *out, const float *folded, const float *bias,
                            const CpuKvCodes *codes, const CpuKvTable *table, uint32_t j, uint32_t n,
                            uint32_t head_dim) {
-    Vf sums[QUERIES_TILE][V_BLOCK];
+    const uint32_t n_vectors = tile_vectors(n);
+    Vf sums[QUERIES_TILE][TILE_VECTORS_MAX];
 
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t b = 0; b < V_BLOCK; b++)
+        for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_set1(bias[i]);
     for (uint32_t c = 0; c < head_dim; c++) {
         if (codes->next)
             prefetch_vector(codes, c);
-        for (uint32_t b = 0; b < V_BLOCK; b++) {
+        for (uint32_t b = 0; b < n_vectors; b++) {
             Vf k = kv_lane_values(codes, table, c, j + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
@@ -189,7 +197,7 @@ KV_INLINE void scores_tile(float *out, const float *folded, const float *bias,
         }
     }
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t b = 0; b < V_BLOCK; b++)
+        for (uint32_t b = 0; b < n_vectors; b++)
             v_store(out + i * LANES + j + b * V_LANES, sums[i][b]);
 }
 
@@ -213,6 +221,16 @@ static float fold_query(float *folded, const float *query, const CpuKvScratch *k
     return v_sum(bias) + rest;
 }
 
+/* Unrolled, so that where codes lie in a row is constant in each tile. */
+KV_INLINE void scores_tiles(float *out, const float *folded, const float *bias, CpuKvCodes *codes,
+                            const CpuKvTable *table, uint32_t n, uint32_t head_dim) {
+    const uint32_t tile = tile_vectors(n) * V_LANES;
+
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < LANES; j += tile, codes->next = NULL)
+        scores_tile(out, folded, bias, codes, table, j, n, head_dim);
+}
+
 KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
                          const float *queries, uint32_t n_queries, uint32_t head_dim,
                          CpuKvScratch *s) {
@@ -223,21 +241,20 @@ KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
         for (uint32_t k = 0; k < n; k++)
             bias[k] = fold_query(s->folded + (size_t)k * head_dim,
                                  queries + (size_t)(i + k) * head_dim, s, head_dim);
-        for (uint32_t j = 0; j < LANES; j += V_BLOCK * V_LANES, codes.next = NULL)
-            switch (n) {
-            case 1:
-                scores_tile(o, s->folded, bias, &codes, table, j, 1, head_dim);
-                break;
-            case 2:
-                scores_tile(o, s->folded, bias, &codes, table, j, 2, head_dim);
-                break;
-            case 3:
-                scores_tile(o, s->folded, bias, &codes, table, j, 3, head_dim);
-                break;
-            default:
-                scores_tile(o, s->folded, bias, &codes, table, j, QUERIES_TILE, head_dim);
-                break;
-            }
+        switch (n) {
+        case 1:
+            scores_tiles(o, s->folded, bias, &codes, table, 1, head_dim);
+            break;
+        case 2:
+            scores_tiles(o, s->folded, bias, &codes, table, 2, head_dim);
+            break;
+        case 3:
+            scores_tiles(o, s->folded, bias, &codes, table, 3, head_dim);
+            break;
+        default:
+            scores_tiles(o, s->folded, bias, &codes, table, QUERIES_TILE, head_dim);
+            break;
+        }
     }
 }
 
@@ -253,7 +270,7 @@ KV_INLINE void scores_by(KvFormat format, const KvBlockLayout *l, const uint8_t 
                          const uint8_t *next, float *out, const float *queries, uint32_t n_queries,
                          uint32_t head_dim, CpuKvScratch *s) {
     const CpuKvTable table = table_of(format, KV_SIDE_K);
-    const CpuKvCodes codes = packed(format, LANES, l, block, next);
+    const CpuKvCodes codes = packed(format, KV_SIDE_K, LANES, l, block, next);
 
     read_metadata(format, KV_SIDE_K, l, block, s);
     if (n_queries <= QUERIES_TILE)
@@ -305,7 +322,7 @@ static float fold_weights(float *weights, const CpuKvScratch *values) {
 KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
                            const CpuKvCodes *codes, const CpuKvTable *table, uint32_t c, uint32_t n,
                            uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
-    Vf sums[QUERIES_TILE][V_BLOCK];
+    Vf sums[QUERIES_TILE][TILE_VECTORS_MAX];
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
@@ -346,10 +363,18 @@ static void values_rest(float *out, const float *weights, const float *bias,
 KV_INLINE void values_group(float *out, const float *weights, const float *bias, CpuKvCodes *codes,
                             const CpuKvTable *table, uint32_t n, uint32_t head_dim, uint32_t low,
                             uint32_t high) {
+    const uint32_t n_vectors = tile_vectors(n), tile = n_vectors * V_LANES;
+    /* Unrolled, so that where codes lie in a row is constant in each tile. With the sums of four
+     * queries and a table of 16 levels the registers would not do. */
+    const bool is_unrolled = n < QUERIES_TILE || codes->is_uniform || codes->bits != 4;
     uint32_t c = 0;
 
-    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES, codes->next = NULL)
-        values_tile(out, weights, bias, codes, table, c, n, V_BLOCK, head_dim, low, high);
+    if (is_unrolled)
+#pragma GCC unroll 8
+        for (; c + tile <= head_dim; c += tile, codes->next = NULL)
+            values_tile(out, weights, bias, codes, table, c, n, n_vectors, head_dim, low, high);
+    for (; c + tile <= head_dim; c += tile, codes->next = NULL)
+        values_tile(out, weights, bias, codes, table, c, n, n_vectors, head_dim, low, high);
     for (; c + V_LANES <= head_dim; c += V_LANES, codes->next = NULL)
         values_tile(out, weights, bias, codes, table, c, n, 1, head_dim, low, high);
     if (c < head_dim)
@@ -401,7 +426,7 @@ KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l
         return false;
     codes = format == KV_FORMAT_3 || format == KV_FORMAT_2
                 ? levels_of(format, n, l, block, next, low, high, s)
-                : packed(format, n, l, block, next);
+                : packed(format, KV_SIDE_V, n, l, block, next);
     if (n_queries <= QUERIES_TILE)
         values_of(codes, table, out, weights, n_queries, low, high, s);
     else
