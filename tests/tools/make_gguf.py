@@ -5,9 +5,10 @@
     make_gguf.py llama/ llama.gguf --type q4_1 --dequantized llama-q4_1/
 
 Matrices get the type, norms and biases stay f32, llama's query and key rows are permuted, llama3's
-rotary scaling becomes divisors, gemma3's norms get their one. The gguf package quantizes the simple types; of q4_k, q5_k and q6_k
-it only knows how to read them, so their blocks are random (with scales that give the matrix its
-old standard deviation): such a model talks nonsense, but exactly one kind of nonsense.
+rotary scaling becomes divisors, gemma3's norms get their one. The gguf package quantizes the simple
+types; of q4_k, q5_k and q6_k it only knows how to read them, so their blocks are random (with
+scales that give the matrix its old standard deviation): such a model talks nonsense, but exactly
+one kind of nonsense.
 `--dequantized` writes the same weights once more as f32 safetensors: what a reader of the GGUF file
 must compute with. Only small models: everything is held in memory.
 """
