@@ -180,7 +180,7 @@ static EngineRequest *crowd_request(Crowd *crowd, uint32_t i) {
     static const uint32_t n_shared[N_PREFIXES] = { 130, 64, 200 };
     uint32_t prefix = i % N_PREFIXES, member = i / N_PREFIXES;
     EngineRequest *request = request_new(&crowd->answers[i], prefix, n_shared[prefix],
-                                         member * member * 5 % 71, 60 + i * 29 % 131);
+                                         member * member * 5 % 71, 30 + i * 29 % 67);
 
     for (uint32_t j = n_shared[prefix]; j < request->n_prompt; j++)
         prompt_of(request)[j] = 2 + (j * 17 + i * 71 + j * j) % 500; /* the same in every run */
@@ -288,7 +288,7 @@ static void test_page_exact_answers_depend_on_neither_chunks_nor_the_cache(void 
           .page_exact = true,
           .prefix_caching = true },
     };
-    static const char *const specs[] = { "k4v2", "k2v3", "k8v6", "k16v2" };
+    static const char *const specs[] = { "k4v2", "k2v3", "k16v6" };
 
     (void)state;
     need_row_exact();
