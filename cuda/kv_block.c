@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cuda/kv_block.h"
+
+#include <math.h>
+
+static uint32_t byte_at(uint32_t value, uint32_t i) {
+    return (value & 0xff) << 8 * i;
+}
+
+/* Up to eight levels are looked up as they are, sixteen by their size: they are symmetric. */
+static void fill_levels(CudaKvFormat *f, const KvFormatInfo *info) {
+    uint32_t n = 1u << info->bits;
+
+    f->levels_per_sigma = info->levels_per_sigma;
+    for (uint32_t i = 0; i < n; i++) {
+        f->levels[i] = info->levels[i];
+        f->code_max = fmaxf(f->code_max, fabsf(f->levels[i]));
+    }
+    for (uint32_t i = 0; i < 8; i++) {
+        int value = n > 8 ? info->levels[8 + i] : info->levels[i % n] + 128;
+
+        f->table[i / 4] |= byte_at((uint32_t)value, i % 4);
+    }
+}
+
+CudaKvFormat cuda_kv_format(KvFormat format, KvSide side, uint32_t head_dim) {
+    const KvFormatInfo *info = &kv_formats[format];
+    CudaKvFormat f = { .format = format, .bits = info->bits };
+    KvBlockLayout l;
+
+    if (!kv_format_quantizes(format))
+        return f;
+    l = kv_block_layout(format, side, head_dim);
+    f.planes[0] = info->planes[0];
+    f.planes[1] = info->n_planes > 1 ? info->planes[1] : 0;
+    f.meta_bytes = info->meta_bytes;
+    f.plane1_offset = (uint32_t)l.plane_offset[1];
+    f.scales_offset = (uint32_t)l.scales_offset;
+    f.centers_offset = (uint32_t)l.centers_offset;
+    f.has_centers = kv_format_has_centers(format, side);
+    if (f.has_centers)
+        f.code_max = (float)(1u << (info->bits - 1));
+    else
+        fill_levels(&f, info);
+    return f;
+}
