@@ -505,43 +505,51 @@ static __device__ inline bool leave_partial(const CudaEnd<DIM> &end, const CudaR
     return is_last;
 }
 
-/* All splits of the tile, in their order, so that a result does not depend on who was last. */
+/* All splits of the tile, in their order, so that a result does not depend on who was last.
+ * `factors` [n_splits, 8] is shared memory behind the results. */
 template <int DIM>
 static __device__ inline void merge_splits(const CudaEnd<DIM> &end, const CudaReader &r,
                                            const CudaAttentionItem &item) {
-    uint32_t n = r.a.layer.head_dim, n_heads = r.a.layer.n_kv_heads;
+    uint32_t n = r.a.layer.head_dim, n_heads = r.a.layer.n_kv_heads, n_splits = item.n_splits;
     size_t slot = (size_t)item.partial * n_heads + r.head, stride = n_heads;
-    const float *partials = r.a.scratch.partials, *sums = r.a.scratch.sums;
+    const float *sums = r.a.scratch.sums + slot * CUDA_TILE_QUERIES * 2;
+    const float *partials = r.a.scratch.partials + slot * CUDA_TILE_QUERIES * n;
+    float *factors = end.sums + CUDA_TILE_QUERIES;
 
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n_splits * CUDA_TILE_QUERIES; i += blockDim.x)
+        factors[i] = __ldcg(sums + ((i / CUDA_TILE_QUERIES * stride) * CUDA_TILE_QUERIES +
+                                    i % CUDA_TILE_QUERIES) *
+                                       2);
     __syncthreads();
     if (threadIdx.x < CUDA_TILE_QUERIES) {
         float max = -INFINITY, sum = 0;
 
-        for (uint32_t i = 0; i < item.n_splits; i++)
-            max = fmaxf(max,
-                        __ldcg(sums + ((slot + i * stride) * CUDA_TILE_QUERIES + threadIdx.x) * 2));
-        for (uint32_t i = 0; i < item.n_splits; i++) {
-            const float *of = sums + ((slot + i * stride) * CUDA_TILE_QUERIES + threadIdx.x) * 2;
-            float m = __ldcg(of);
+        for (uint32_t i = 0; i < n_splits; i++)
+            max = fmaxf(max, factors[i * CUDA_TILE_QUERIES + threadIdx.x]);
+        for (uint32_t i = 0; i < n_splits; i++) {
+            float *factor = factors + i * CUDA_TILE_QUERIES + threadIdx.x;
 
-            sum += m == -INFINITY ? 0 : __ldcg(of + 1) * exp2f(m - max);
+            *factor = *factor == -INFINITY ? 0 : exp2f(*factor - max);
+            sum += *factor == 0 ? 0
+                                : *factor * __ldcg(sums + (i * stride * CUDA_TILE_QUERIES +
+                                                           threadIdx.x) *
+                                                              2 +
+                                                   1);
         }
-        end.maxima[threadIdx.x] = max;
         end.sums[threadIdx.x] = sum;
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < CUDA_TILE_QUERIES * n; i += blockDim.x) {
-        uint32_t q = i / n;
         float x = 0;
 
-        for (uint32_t k = 0; k < item.n_splits; k++) {
-            size_t at_split = (slot + k * stride) * CUDA_TILE_QUERIES;
-            float m = __ldcg(sums + (at_split + q) * 2);
+#pragma unroll 8
+        for (uint32_t k = 0; k < n_splits; k++) {
+            float factor = factors[k * CUDA_TILE_QUERIES + i / n];
 
-            x +=
-                m == -INFINITY ? 0 : __ldcg(partials + at_split * n + i) * exp2f(m - end.maxima[q]);
+            x += factor == 0 ? 0 : __ldcg(partials + k * stride * CUDA_TILE_QUERIES * n + i) * factor;
         }
-        end.results[q * DIM + i % n] = x;
+        end.results[i / n * DIM + i % n] = x;
     }
     __syncthreads();
 }

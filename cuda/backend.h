@@ -16,6 +16,7 @@
 struct Backend {
     int i_device;
     uint32_t n_sm;
+    bool is_small; /* cuda_product_is_small */
     cudaStream_t stream;
     CudaStaging staging;
     CudaBlas *blas;

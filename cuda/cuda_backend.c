@@ -128,7 +128,7 @@ static void release(Backend *backend) {
     backend->is_reserved = false;
 }
 
-static int prepare_kernels(const ReserveArgs *args, Reason *why) {
+static int prepare_kernels(const Backend *backend, const ReserveArgs *args, Reason *why) {
     uint32_t head_dim = args->geometry.head_dim;
     int r;
 
@@ -136,6 +136,8 @@ static int prepare_kernels(const ReserveArgs *args, Reason *why) {
         return reason_set(why, -ENOTSUP, "head_dim is %u; device cuda has kernels up to %u",
                           head_dim, CUDA_HEAD_DIM_MAX);
     r = cuda_attention_prepare(head_dim);
+    if (!r)
+        r = cuda_product_prepare(backend->is_small);
     if (!r)
         r = cuda_hold_prepare(head_dim);
     if (r == -EINVAL)
@@ -151,7 +153,7 @@ static int cuda_reserve(Backend *backend, const ReserveArgs *args, size_t *bytes
 
     choose_device(backend);
     release(backend);
-    r = prepare_kernels(args, why);
+    r = prepare_kernels(backend, args, why);
     if (r)
         return r;
     r = cuda_step_init(&backend->step, args, backend->n_sm, false, bytesp);
@@ -222,7 +224,8 @@ static int multiply_few(Backend *backend, const MatmulArgs *args, uint32_t first
     for (uint32_t i = 0; i < n; i++)
         product.parts[i] = part_of(args, &args->parts[first + i], first_token);
     return n_in % CUDA_PRODUCT_COLS ? cuda_product_odd(backend->stream, &product)
-                                    : cuda_product_few(backend->stream, &product);
+                                    : cuda_product_few(backend->stream, &product, backend->n_sm,
+                                                       backend->is_small);
 }
 
 /* One part, by the library, which takes rows that begin at multiples of 16 bytes. */
@@ -399,6 +402,7 @@ static int check_device(Backend *backend, uint32_t i_device, Reason *why) {
             i_device, properties.name, properties.major, properties.minor, COMPUTE_MAJOR_MIN);
     backend->i_device = (int)i_device;
     backend->n_sm = (uint32_t)properties.multiProcessorCount;
+    backend->is_small = cuda_product_is_small(properties.sharedMemPerBlockOptin);
     return 0;
 }
 

@@ -3,23 +3,12 @@
 
 #include <math.h>
 
-static uint32_t byte_at(uint32_t value, uint32_t i) {
-    return (value & 0xff) << 8 * i;
-}
-
-/* Up to eight levels are looked up as they are, sixteen by their size: they are symmetric. */
 static void fill_levels(CudaKvFormat *f, const KvFormatInfo *info) {
-    uint32_t n = 1u << info->bits;
-
     f->levels_per_sigma = info->levels_per_sigma;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < 1u << info->bits; i++) {
         f->levels[i] = info->levels[i];
         f->code_max = fmaxf(f->code_max, fabsf(f->levels[i]));
-    }
-    for (uint32_t i = 0; i < 8; i++) {
-        int value = n > 8 ? info->levels[8 + i] : info->levels[i % n] + 128;
-
-        f->table[i / 4] |= byte_at((uint32_t)value, i % 4);
+        f->table[i / 4] |= (uint32_t)(info->levels[i] + 128) << i % 4 * 8;
     }
 }
 

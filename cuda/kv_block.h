@@ -6,12 +6,15 @@
  * scales and centers begin, are as there; within them:
  *
  *   16 bits   [64 tokens][head_dim], keys and values alike; tails and sinks too
- *   planes    in units of 8 tokens by 8 channels: [64 / 8][head_dim / 8] units of 8 p bytes for a
- *             plane of p bits, so that the 16 tokens that a warp takes at a time are one piece
+ *   planes    sixteen tokens after sixteen, the piece that a warp takes at a time; in it, units of 8
+ *             tokens by 8 channels, which a thread takes, in two rows of head_dim / 8
  *
- * Within a unit each token's eight codes follow each other, and within those the codes of channels
- * 2 i and 2 i + 1 are 16 bits apart in a word: they come out as the two halves of a register. In 8
- * bits a code is a byte, in order.
+ * A unit of a plane of p bits has 8 p bytes: of the eight tokens in turn, their eight codes each.
+ * They lie in parts of 16 bytes, first the first parts of all units: so neighbouring threads read
+ * neighbouring bytes. Within a token's eight codes those of channels 2 i and 2 i + 1 are 16 bits
+ * apart in a word, and come out as the two halves of a register; but in 8 bits a code is a byte, in
+ * order; and of values in 4 bits the lower three of channel i are at bit 4 i, and the upper ones are
+ * where a byte has its sign, channels 0 to 3 in the word as it is and 4 to 7 after a shift by 4.
  */
 
 #include "kvcache/kv_format.h"
@@ -28,7 +31,7 @@ typedef struct CudaKvFormat {
     float levels_per_sigma;
     float levels[KV_LEVELS_MAX];
     float code_max;    /* the most that a code stands for, in scales */
-    uint32_t table[2]; /* eight levels plus 128, or eight sizes of levels, a byte each */
+    uint32_t table[4]; /* levels plus 128, a byte each */
 } CudaKvFormat;
 
 #ifdef __cplusplus

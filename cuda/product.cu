@@ -4,18 +4,40 @@
 #include "cuda/product.cuh"
 #include "cuda/status.h"
 
-int cuda_product_few(cudaStream_t stream, const CudaProduct *product) {
-    uint32_t n_blocks = 0, n_threads = PRODUCT_WARPS * CUDA_WARP;
+template <int TILES, int AHEAD> static int prepare() {
+    return cuda_status(cudaFuncSetAttribute(product_few_kernel<TILES, AHEAD>,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            (int)sizeof(CudaProductMemory<TILES, AHEAD>)));
+}
 
-    for (uint32_t i = 0; i < product->n_parts; i++)
-        n_blocks += divide_up(product->parts[i].n_out, PRODUCT_ROWS);
-    if (product->n_tokens <= 8)
-        product_few_kernel<1><<<n_blocks, n_threads, 0, stream>>>(*product);
-    else if (product->n_tokens <= 16)
-        product_few_kernel<2><<<n_blocks, n_threads, 0, stream>>>(*product);
-    else
-        product_few_kernel<4><<<n_blocks, n_threads, 0, stream>>>(*product);
+bool cuda_product_is_small(size_t block_shared_bytes) {
+    return block_shared_bytes < sizeof(CudaProductMemory<2, PRODUCT_AHEAD>);
+}
+
+int cuda_product_prepare(bool is_small) {
+    int r = is_small ? prepare<1, PRODUCT_AHEAD_SMALL>() : prepare<1, PRODUCT_AHEAD>();
+
+    if (r)
+        return r;
+    return is_small ? prepare<2, PRODUCT_AHEAD_SMALL>() : prepare<2, PRODUCT_AHEAD>();
+}
+
+template <int TILES, int AHEAD>
+static int launch_few(cudaStream_t stream, const CudaProduct &product, uint32_t n_sm) {
+    uint32_t n_groups = product_groups(product);
+
+    product_few_kernel<TILES, AHEAD><<<n_groups < n_sm ? n_groups : n_sm, PRODUCT_THREADS,
+                                       sizeof(CudaProductMemory<TILES, AHEAD>), stream>>>(product);
     return cuda_launch_status();
+}
+
+int cuda_product_few(cudaStream_t stream, const CudaProduct *product, uint32_t n_sm,
+                     bool is_small) {
+    if (product->n_tokens <= 8)
+        return is_small ? launch_few<1, PRODUCT_AHEAD_SMALL>(stream, *product, n_sm)
+                        : launch_few<1, PRODUCT_AHEAD>(stream, *product, n_sm);
+    return is_small ? launch_few<2, PRODUCT_AHEAD_SMALL>(stream, *product, n_sm)
+                    : launch_few<2, PRODUCT_AHEAD>(stream, *product, n_sm);
 }
 
 int cuda_product_odd(cudaStream_t stream, const CudaProduct *product) {

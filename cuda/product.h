@@ -8,7 +8,7 @@
 #include "cuda/weight.h"
 
 #define CUDA_PRODUCT_PARTS_MAX 4
-#define CUDA_PRODUCT_TOKENS_MAX 32 /* of cuda_product_few */
+#define CUDA_PRODUCT_TOKENS_MAX 16 /* of cuda_product_few */
 #define CUDA_PRODUCT_COLS 8        /* which rows are to be multiples of there */
 
 /* One part of a MatmulArgs, as kernels take it. */
@@ -30,8 +30,12 @@ typedef struct CudaProduct {
 extern "C" {
 #endif
 
+/* Whether a block has too little shared memory to read as far ahead as others do. */
+bool cuda_product_is_small(size_t block_shared_bytes);
+/* Asks for the shared memory that cuda_product_few needs. */
+int cuda_product_prepare(bool is_small);
 /* n_tokens at most CUDA_PRODUCT_TOKENS_MAX, n_in a multiple of CUDA_PRODUCT_COLS. */
-int cuda_product_few(cudaStream_t stream, const CudaProduct *product);
+int cuda_product_few(cudaStream_t stream, const CudaProduct *product, uint32_t n_sm, bool is_small);
 /* Any shape, slowly: no real model has rows that are not multiples of 8. */
 int cuda_product_odd(cudaStream_t stream, const CudaProduct *product);
 /* out += bias, where a library has made the product. */

@@ -257,31 +257,52 @@ static __device__ inline uint32_t pack_codes(const uint32_t *codes, uint32_t fro
     return word;
 }
 
+/* Levels of 4 bits. */
+static __device__ inline uint32_t pack_levels(const uint32_t *codes) {
+    uint32_t word = 0;
+
+    for (uint32_t i = 0; i < CUDA_KV_UNIT; i++)
+        word |= (codes[i] & 7) << 4 * i | codes[i] >> 3 << (i < 4 ? 8 * i + 7 : 8 * i - 29);
+    return word;
+}
+
+/* A unit's words [2 p] of a plane. */
+static __device__ inline void pack_words(const CudaKvFormat &f, const CudaSealMemory &m,
+                                         uint32_t first_token, uint32_t first_channel,
+                                         uint32_t from_bit, uint32_t p, uint32_t *words) {
+    uint32_t codes[CUDA_KV_UNIT];
+
+    for (uint32_t i = 0; i < 2 * p; i++)
+        words[i] = 0;
+    for (uint32_t t = 0; t < CUDA_KV_UNIT; t++) {
+        for (uint32_t i = 0; i < CUDA_KV_UNIT; i++)
+            codes[i] = m.codes[(first_channel + i) * KV_PAGE_TOKENS + first_token + t];
+        if (p == 8) {
+            words[2 * t] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
+            words[2 * t + 1] = codes[4] | codes[5] << 8 | codes[6] << 16 | codes[7] << 24;
+        } else if (f.bits == 4 && !f.has_centers) {
+            words[t] = pack_levels(codes);
+        } else {
+            words[t * p / 4] |= pack_codes(codes, from_bit, p, t);
+        }
+    }
+}
+
 static __device__ inline void pack_unit(const CudaKvFormat &f, const CudaSealMemory &m,
                                         uint8_t *block, uint32_t n, uint32_t unit) {
+    uint32_t n_units = n / CUDA_KV_UNIT * 2, piece = unit / n_units, words[16];
     uint32_t first_token = unit / (n / CUDA_KV_UNIT) * CUDA_KV_UNIT;
-    uint32_t first_channel = unit % (n / CUDA_KV_UNIT) * CUDA_KV_UNIT, codes[CUDA_KV_UNIT];
+    uint32_t first_channel = unit % (n / CUDA_KV_UNIT) * CUDA_KV_UNIT;
 
     for (uint32_t plane = 0, from_bit = 0; plane < 2 && f.planes[plane];
          from_bit += f.planes[plane++]) {
-        uint32_t p = f.planes[plane], word = 0;
-        uint32_t *to =
-            (uint32_t *)(block + (plane ? f.plane1_offset : 0) + (size_t)unit * CUDA_KV_UNIT * p);
+        uint32_t p = f.planes[plane], n_words = p == 1 ? 2 : 4;
+        uint32_t *to = (uint32_t *)(block + (plane ? f.plane1_offset : 0) +
+                                    (size_t)piece * 16 * n * p / 8);
 
-        for (uint32_t t = 0; t < CUDA_KV_UNIT; t++) {
-            for (uint32_t i = 0; i < CUDA_KV_UNIT; i++)
-                codes[i] = m.codes[(first_channel + i) * KV_PAGE_TOKENS + first_token + t];
-            if (p == 8) {
-                to[2 * t] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
-                to[2 * t + 1] = codes[4] | codes[5] << 8 | codes[6] << 16 | codes[7] << 24;
-                continue;
-            }
-            word |= pack_codes(codes, from_bit, p, t);
-            if (t % (4 / p) == 4 / p - 1) {
-                to[t / (4 / p)] = word;
-                word = 0;
-            }
-        }
+        pack_words(f, m, first_token, first_channel, from_bit, p, words);
+        for (uint32_t i = 0; i < 2 * p; i++)
+            to[(i / n_words * n_units + unit % n_units) * n_words + i % n_words] = words[i];
     }
 }
 

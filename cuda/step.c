@@ -3,9 +3,9 @@
  * State: the ring of inputs, the results, events that say when the GPU is done with either. Runs on
  * the engine's thread.
  *
- * Attention is cut so that the GPU is full and no more: the units of all tiles are dealt to about
- * as many items as there are blocks at once, over all KV heads. A tile of more than one item leaves
- * partial results, which its last item puts together.
+ * Attention is cut so that the GPU is full to the end: of items of several sizes, those are taken
+ * with which all rounds of as many blocks as there are at once take least. A tile of more than one
+ * item leaves partial results, which its last item puts together.
  */
 #include "cuda/step.h"
 
@@ -29,7 +29,7 @@ static size_t aligned(size_t n) {
 
 /* memory */
 
-static uint32_t target_items(const CudaStep *step) {
+static uint32_t items_at_once(const CudaStep *step) {
     uint32_t n = step->n_sm * CUDA_BLOCKS_PER_SM / step->reserve.geometry.n_kv_heads;
 
     return n ? n : 1;
@@ -74,7 +74,7 @@ int cuda_step_init(CudaStep *step, const ReserveArgs *reserve, uint32_t n_sm, bo
         step->plans[i].window = reserve->windows[i];
     n_tiles =
         divide_up(reserve->max_rows * step->group, CUDA_TILE_QUERIES) + reserve->max_sequences;
-    step->max_partials = 2 * target_items(step) + 2;
+    step->max_partials = 2 * CUDA_ROUNDS_MAX * items_at_once(step);
     step->max_items = n_tiles + step->max_partials;
     step->max_seals = reserve->max_rows / KV_PAGE_TOKENS + reserve->max_sequences;
     device_bytes = place(step, NULL);
@@ -149,29 +149,23 @@ typedef struct Cut {
     uint32_t window, units_per_item, n_items, n_partials;
 } Cut;
 
-static uint64_t count_units(const Cut *cut) {
+static Units tile_units(const Cut *cut, uint32_t i_sequence, uint32_t first_query,
+                        uint32_t n_queries) {
     uint32_t group = cut->step->group;
-    uint64_t n = 0;
 
-    for (uint32_t i = 0; i < cut->input->n_sequences; i++) {
-        const StepSequence *s = &cut->input->sequences[i];
-        uint32_t n_queries = s->n_rows * group;
+    return units_of(&cut->input->sequences[i_sequence], cut->window, first_query / group,
+                    (first_query + n_queries - 1) / group);
+}
 
-        for (uint32_t q = 0; !is_tiled(cut->step, s) && q < n_queries; q += CUDA_TILE_QUERIES) {
-            uint32_t last = q + CUDA_TILE_QUERIES < n_queries ? q + CUDA_TILE_QUERIES : n_queries;
-            Units u = units_of(s, cut->window, q / group, (last - 1) / group);
+static uint32_t split(uint32_t n_units, uint32_t units_per_item) {
+    uint32_t n = divide_up(n_units, units_per_item);
 
-            n += u.end - u.begin;
-        }
-    }
-    return n;
+    return n < CUDA_SPLITS_MAX ? n : CUDA_SPLITS_MAX;
 }
 
 static void cut_tile(Cut *cut, uint32_t i_sequence, uint32_t first_query, uint32_t n_queries) {
-    uint32_t group = cut->step->group;
-    Units u = units_of(&cut->input->sequences[i_sequence], cut->window, first_query / group,
-                       (first_query + n_queries - 1) / group);
-    uint32_t n = u.end - u.begin, n_splits = divide_up(n, cut->units_per_item);
+    Units u = tile_units(cut, i_sequence, first_query, n_queries);
+    uint32_t n = u.end - u.begin, n_splits = split(n, cut->units_per_item);
 
     if (n_splits > 1 && cut->n_partials + n_splits > cut->step->max_partials)
         n_splits = 1;
@@ -188,21 +182,68 @@ static void cut_tile(Cut *cut, uint32_t i_sequence, uint32_t first_query, uint32
     cut->n_partials += n_splits > 1 ? n_splits : 0;
 }
 
+/* Calls `fn` for every tile of the sequences that are not cut into large ones. */
+static void for_small_tiles(Cut *cut, void (*fn)(Cut *cut, uint32_t i_sequence,
+                                                 uint32_t first_query, uint32_t n_queries)) {
+    for (uint32_t i = 0; i < cut->input->n_sequences; i++) {
+        const StepSequence *s = &cut->input->sequences[i];
+        uint32_t n_queries = s->n_rows * cut->step->group;
+
+        for (uint32_t q = 0; !is_tiled(cut->step, s) && q < n_queries; q += CUDA_TILE_QUERIES)
+            fn(cut, i, q, n_queries - q < CUDA_TILE_QUERIES ? n_queries - q : CUDA_TILE_QUERIES);
+    }
+}
+
+static void count_tile(Cut *cut, uint32_t i_sequence, uint32_t first_query, uint32_t n_queries) {
+    Units u = tile_units(cut, i_sequence, first_query, n_queries);
+
+    cut->n_items += u.end - u.begin;
+}
+
+/* Items of units_per_item, and in n_partials the most units that one has. */
+static void try_tile(Cut *cut, uint32_t i_sequence, uint32_t first_query, uint32_t n_queries) {
+    Units u = tile_units(cut, i_sequence, first_query, n_queries);
+    uint32_t n = split(u.end - u.begin, cut->units_per_item);
+    uint32_t most = divide_up(u.end - u.begin, n);
+
+    cut->n_items += n;
+    cut->n_partials = most > cut->n_partials ? most : cut->n_partials;
+}
+
+#define WARPS 4        /* of a block, which share an item's units */
+#define ITEM_UNITS 2   /* that beginning and ending an item costs a warp */
+
+/* The size of items with which the step is done first. */
+static uint32_t choose_units(Cut cut) {
+    uint32_t at_once = items_at_once(cut.step), best = UINT32_MAX;
+    uint64_t best_cost = UINT64_MAX;
+
+    for_small_tiles(&cut, count_tile);
+    for (uint32_t rounds = 1; rounds <= CUDA_ROUNDS_MAX; rounds++) {
+        Cut attempt = { .step = cut.step, .input = cut.input, .window = cut.window };
+        uint64_t cost;
+
+        attempt.units_per_item = divide_up(cut.n_items, at_once * rounds);
+        if (attempt.units_per_item < SPLIT_UNITS_MIN)
+            attempt.units_per_item = SPLIT_UNITS_MIN;
+        for_small_tiles(&attempt, try_tile);
+        cost = (uint64_t)divide_up(attempt.n_items, at_once) *
+               (divide_up(attempt.n_partials, WARPS) + ITEM_UNITS);
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = attempt.units_per_item;
+        }
+    }
+    return best;
+}
+
 /* The items of few queries, then the tiles of many. */
 static void cut_attention(CudaStep *step, CudaPlan *plan, const StepInput *input,
                           CudaAttentionItem *items) {
     Cut cut = { .step = step, .input = input, .items = items, .window = plan->window };
-    uint64_t per_item = (count_units(&cut) + target_items(step) - 1) / target_items(step);
 
-    cut.units_per_item = per_item < SPLIT_UNITS_MIN ? SPLIT_UNITS_MIN : (uint32_t)per_item;
-    for (uint32_t i = 0; i < input->n_sequences; i++) {
-        uint32_t n_queries = input->sequences[i].n_rows * step->group;
-
-        for (uint32_t q = 0; !is_tiled(step, &input->sequences[i]) && q < n_queries;
-             q += CUDA_TILE_QUERIES)
-            cut_tile(&cut, i, q,
-                     n_queries - q < CUDA_TILE_QUERIES ? n_queries - q : CUDA_TILE_QUERIES);
-    }
+    cut.units_per_item = choose_units(cut);
+    for_small_tiles(&cut, cut_tile);
     plan->n_items = cut.n_items;
     cut.units_per_item = UINT32_MAX;
     /* The longest first: they would be waited for at the end. */
