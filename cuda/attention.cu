@@ -52,22 +52,24 @@ static uint32_t padded_dim(uint32_t head_dim) {
 
 typedef void (*Kernel)(const CudaAttentionArgs, CudaAttentionMemory);
 
-template <int DIM> static Kernel kernel_of(bool is_bf16) {
-    return is_bf16 ? attention_kernel<DIM, true> : attention_kernel<DIM, false>;
+template <int DIM> static Kernel kernel_of(uint32_t head_dim, bool is_bf16) {
+    if (head_dim == DIM)
+        return is_bf16 ? attention_kernel<DIM, true, true> : attention_kernel<DIM, false, true>;
+    return is_bf16 ? attention_kernel<DIM, true, false> : attention_kernel<DIM, false, false>;
 }
 
 static Kernel find_kernel(uint32_t head_dim, bool is_bf16) {
     switch (padded_dim(head_dim)) {
     case 64:
-        return kernel_of<64>(is_bf16);
+        return kernel_of<64>(head_dim, is_bf16);
     case 96:
-        return kernel_of<96>(is_bf16);
+        return kernel_of<96>(head_dim, is_bf16);
     case 128:
-        return kernel_of<128>(is_bf16);
+        return kernel_of<128>(head_dim, is_bf16);
     case 256:
-        return kernel_of<256>(is_bf16);
+        return kernel_of<256>(head_dim, is_bf16);
     default:
-        return kernel_of<512>(is_bf16);
+        return is_bf16 ? attention_kernel<512, true, false> : attention_kernel<512, false, false>;
     }
 }
 

@@ -15,6 +15,7 @@
  */
 
 #include "cuda/attention.h"
+#include "cuda/fragment.cuh"
 #include "cuda/kv_block.cuh"
 
 #define ATTENTION_WARPS 4
@@ -33,27 +34,35 @@ typedef struct CudaAttentionMemory {
     uint32_t raw[KV_SIDES];           /* a page's scales and centers */
     uint32_t tile;                    /* 0: no side is quantized */
     uint32_t meta;                    /* both sides' mul and add */
+    uint32_t scores;                  /* of a page */
     uint32_t warp;                    /* all of it */
 } CudaAttentionMemory;
+
+/* Whether pages are taken whole: both sides are packed. */
+static __host__ __device__ inline bool attention_is_packed(const CudaKvFormat *formats) {
+    return formats[KV_SIDE_K].bits != 16 && formats[KV_SIDE_V].bits != 16;
+}
 
 static __host__ __device__ inline CudaAttentionMemory attention_memory(const CudaKvFormat *formats,
                                                                        uint32_t head_dim,
                                                                        uint32_t padded_dim) {
     CudaAttentionMemory m = {};
     uint32_t tile = TILE_TOKENS * (padded_dim + TILE_PAD) * 2;
+    uint32_t n_tokens = attention_is_packed(formats) ? KV_PAGE_TOKENS : TILE_TOKENS;
 
     for (int side = 0; side < KV_SIDES; side++) {
         bool is_exact = formats[side].bits == 16;
         uint32_t n_vectors = side == KV_SIDE_K ? head_dim : KV_PAGE_TOKENS;
 
-        m.stage[side] = is_exact ? tile : TILE_TOKENS * head_dim * formats[side].bits / 8;
+        m.stage[side] = is_exact ? tile : n_tokens * head_dim * formats[side].bits / 8;
         m.raw[side] = is_exact ? 0 : 2 * n_vectors * formats[side].meta_bytes;
         m.tile = is_exact ? m.tile : tile;
     }
-    m.n_stages = ATTENTION_IS_AHEAD(padded_dim) ? 2 : 1;
+    m.n_stages = attention_is_packed(formats) || !ATTENTION_IS_AHEAD(padded_dim) ? 1 : 2;
     m.stages = m.stage[KV_SIDE_K] + m.stage[KV_SIDE_V];
     m.meta = m.tile ? 2 * 2 * (padded_dim + KV_PAGE_TOKENS) : 0;
-    m.warp = m.n_stages * m.stages + 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]) + m.tile + m.meta;
+    m.scores = attention_is_packed(formats) ? PAGE_CHUNKS * CUDA_WARP * 16 : 0;
+    m.warp = m.scores + m.n_stages * m.stages + 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]) + m.tile + m.meta;
     return m;
 }
 
@@ -67,64 +76,10 @@ static __host__ __device__ inline uint32_t attention_memory_bytes(const CudaAtte
     return KV_SCALES * 4 + (warps > at_end ? warps : at_end);
 }
 
-/* instructions */
-
-static __device__ inline uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* 16 bytes into shared memory, later; zeros if not `valid`. */
-static __device__ inline void copy_later(void *to, const void *from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
-                 "l"(from), "r"(valid ? 16 : 0));
-}
-
-static __device__ inline void copies_commit() {
-    asm volatile("cp.async.commit_group;\n");
-}
-
-template <int N> static __device__ inline void copies_wait() {
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(N));
-}
-
-static __device__ inline void load_fragment(uint32_t *a, const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(shared_address(row)));
-}
-
-static __device__ inline void load_fragment_transposed(uint32_t *a, const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(shared_address(row)));
-}
-
-static __device__ inline uint32_t transpose_fragment(uint32_t x) {
-    uint32_t y;
-
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
-    return y;
-}
-
-template <bool IS_BF16>
-static __device__ inline void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
-    if (IS_BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
-                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-                     "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-template <bool IS_BF16> static __device__ inline uint32_t pack_pair(float low, float high) {
-    return IS_BF16 ? bf16_pack(low, high) : word_of(__floats2half2_rn(low, high));
-}
-
 /* where keys and values are */
+
+/* The head size: known to the compiler where it is not padded. */
+#define HEAD_CHANNELS(_r) (IS_FULL ? DIM : (_r).a.layer.head_dim)
 
 /* Sixteen tokens at most, of a page, a tail, or the step's own. */
 typedef struct CudaChunk {
@@ -186,9 +141,10 @@ static __device__ inline const uint16_t *exact_rows(const CudaReader &r, const C
 }
 
 /* Sixteen rows to a tile; those that are not there are zeros. */
+template <int DIM, bool IS_FULL>
 static __device__ inline void copy_rows(const CudaReader &r, const CudaChunk &c, KvSide side,
                                         uint8_t *tile, uint32_t pitch) {
-    uint32_t lane = threadIdx.x % CUDA_WARP, n = r.a.layer.head_dim, stride, n_tokens;
+    uint32_t lane = threadIdx.x % CUDA_WARP, n = HEAD_CHANNELS(r), stride, n_tokens;
     const uint16_t *rows = exact_rows(r, c, side, &stride);
 
     chunk_position(r, c, &n_tokens);
@@ -212,15 +168,16 @@ static __device__ inline void copy_bytes(uint8_t *to, const uint8_t *from, uint3
 }
 
 /* Sends the chunk's bytes of one side on their way; of a page's first sixteen its scales too. */
+template <int DIM, bool IS_FULL>
 static __device__ inline void issue_side(const CudaReader &r, const CudaChunk &c, KvSide side,
                                          uint8_t *stage, uint8_t *raw, uint32_t pitch) {
     const CudaKvFormat &f = r.a.formats[side];
-    uint32_t n = r.a.layer.head_dim, n0 = TILE_TOKENS * n * f.planes[0] / 8,
+    uint32_t n = HEAD_CHANNELS(r), n0 = TILE_TOKENS * n * f.planes[0] / 8,
              n1 = TILE_TOKENS * n * f.planes[1] / 8;
     const uint8_t *block;
 
     if (f.bits == 16) {
-        copy_rows(r, c, side, stage, pitch);
+        copy_rows<DIM, IS_FULL>(r, c, side, stage, pitch);
         return;
     }
     if (!c.is_page)
@@ -235,9 +192,10 @@ static __device__ inline void issue_side(const CudaReader &r, const CudaChunk &c
 }
 
 /* The first tokens of a first page are kept exactly; lifted as the page is. */
+template <int DIM, bool IS_FULL>
 static __device__ inline void put_sinks(const CudaReader &r, KvSide side, float lift, __half *tile,
                                         uint32_t pitch) {
-    uint32_t n = r.a.layer.head_dim;
+    uint32_t n = HEAD_CHANNELS(r);
     const __half *sinks = at<const __half>(kv_layer_sink(&r.a.layer, side, r.s.sink, r.head));
 
     for (uint32_t i = threadIdx.x % CUDA_WARP; i < KV_SINK_TOKENS * n; i += CUDA_WARP)
@@ -246,7 +204,7 @@ static __device__ inline void put_sinks(const CudaReader &r, KvSide side, float 
 
 /* Makes the chunk's tile of a side, where it is not what was copied. `lift` is of the page at
  * hand, and becomes 1 for 16-bit numbers. */
-template <KvSide SIDE>
+template <int DIM, bool IS_FULL, KvSide SIDE>
 static __device__ inline const uint8_t *make_tile(const CudaReader &r, const CudaChunk &c,
                                                   const uint8_t *stage, const CudaKvMeta &meta,
                                                   float page_lift, uint8_t *tile, uint32_t pitch,
@@ -258,16 +216,16 @@ static __device__ inline const uint8_t *make_tile(const CudaReader &r, const Cud
         return stage;
     __syncwarp();
     if (!c.is_page) {
-        copy_rows(r, c, SIDE, tile, pitch);
+        copy_rows<DIM, IS_FULL>(r, c, SIDE, tile, pitch);
         copies_commit();
         copies_wait<0>();
     } else {
         *liftp = page_lift;
-        unpack_any_tile<SIDE>(f, stage, r.a.layer.head_dim, c.i * TILE_TOKENS, meta, (__half *)tile,
-                              pitch);
+        unpack_any<SIDE>(f, stage, stage + TILE_TOKENS * HEAD_CHANNELS(r) * f.planes[0] / 8,
+                         HEAD_CHANNELS(r), c.i * TILE_TOKENS, meta, (__half *)tile, pitch, false);
         if (c.unit == 0 && c.i == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK) {
             __syncwarp();
-            put_sinks(r, SIDE, page_lift, (__half *)tile, pitch);
+            put_sinks<DIM, IS_FULL>(r, SIDE, page_lift, (__half *)tile, pitch);
         }
     }
     __syncwarp();
@@ -558,11 +516,12 @@ static __device__ inline void merge_splits(const CudaEnd<DIM> &end, const CudaRe
 
 /* A warp's parts of shared memory. */
 struct CudaWarpMemory {
-    uint8_t *stages, *raws, *tile;
+    uint8_t *stages, *raws, *tile, *scores;
     CudaKvMeta meta[KV_SIDES];
 
     __device__ CudaWarpMemory(uint8_t *base, const CudaAttentionMemory &m, uint32_t padded_dim) {
-        stages = base;
+        scores = base;
+        stages = scores + m.scores;
         raws = stages + m.n_stages * m.stages;
         tile = raws + 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]);
         meta[KV_SIDE_K].mul = (__half *)(tile + m.tile);
@@ -572,25 +531,197 @@ struct CudaWarpMemory {
     }
 };
 
+template <int DIM, bool IS_FULL>
 static __device__ inline void issue_chunk(const CudaReader &r, const CudaChunk &c, uint32_t i_chunk,
                                           const CudaAttentionMemory &m, const CudaWarpMemory &w,
                                           uint32_t pitch) {
     uint8_t *stage = w.stages + i_chunk % m.n_stages * m.stages;
     uint8_t *raw = w.raws + c.unit / ATTENTION_WARPS % 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]);
 
-    issue_side(r, c, KV_SIDE_K, stage, raw, pitch);
-    issue_side(r, c, KV_SIDE_V, stage + m.stage[KV_SIDE_K], raw + m.raw[KV_SIDE_K], pitch);
+    issue_side<DIM, IS_FULL>(r, c, KV_SIDE_K, stage, raw, pitch);
+    issue_side<DIM, IS_FULL>(r, c, KV_SIDE_V, stage + m.stage[KV_SIDE_K], raw + m.raw[KV_SIDE_K], pitch);
+}
+
+/* pages that are packed on both sides, whole: keys of the next one come while values are used, and
+ * the other way round */
+
+template <int DIM, bool IS_FULL>
+static __device__ inline void issue_page(const CudaReader &r, uint32_t unit, KvSide side,
+                                         const CudaAttentionMemory &m, const CudaWarpMemory &w) {
+    const CudaKvFormat &f = r.a.formats[side];
+    uint32_t n = side == KV_SIDE_K ? HEAD_CHANNELS(r) : KV_PAGE_TOKENS;
+
+    if (unit < r.n_pages && unit < r.unit_end) {
+        const uint8_t *block =
+            at<const uint8_t>(kv_layer_block(&r.a.layer, side, r.pages[unit], r.head));
+
+        copy_bytes(w.stages + (side == KV_SIDE_K ? 0 : m.stage[KV_SIDE_K]), block, m.stage[side]);
+        copy_bytes(w.raws + (side == KV_SIDE_K ? 0 : m.raw[KV_SIDE_K]), block + f.scales_offset,
+                   n * f.meta_bytes * (1 + f.has_centers));
+    }
+    copies_commit();
+}
+
+/* Sixteen number i of a page's side to the tile. */
+template <int DIM, bool IS_FULL, KvSide SIDE>
+static __device__ inline void unpack_chunk(const CudaReader &r, const uint8_t *stage, uint32_t unit,
+                                           uint32_t i, const CudaKvMeta &meta, float lift,
+                                           uint8_t *tile) {
+    const CudaKvFormat &f = r.a.formats[SIDE];
+    uint32_t n = HEAD_CHANNELS(r);
+    bool has_sinks = unit == 0 && i == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK;
+
+    __syncwarp();
+    unpack_any<SIDE>(f, stage + i * (TILE_TOKENS * n * f.planes[0] / 8),
+                     stage + f.plane1_offset + i * (TILE_TOKENS * n * f.planes[1] / 8), n,
+                     i * TILE_TOKENS, meta, (__half *)tile, DIM + TILE_PAD, !has_sinks);
+    if (has_sinks) {
+        __syncwarp();
+        put_sinks<DIM, IS_FULL>(r, SIDE, lift, (__half *)tile, DIM + TILE_PAD);
+    }
+    __syncwarp();
+}
+
+/* Scores of a page, a thread's own four of each sixteen, to weights; returns by what the results
+ * before are to be multiplied. They lie in shared memory so that code for sixteen tokens is there
+ * once. */
+static __device__ inline void softmax_page(CudaSoftmax &m, float4 *scores, float value_lift,
+                                           float *shrink) {
+    float s[PAGE_CHUNKS][4];
+
+#pragma unroll
+    for (int c = 0; c < PAGE_CHUNKS; c++)
+        *(float4 *)s[c] = scores[c * CUDA_WARP];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        float max = -INFINITY, base, sum = 0;
+
+#pragma unroll
+        for (int c = 0; c < PAGE_CHUNKS; c++)
+            max = fmaxf(max, fmaxf(s[c][j], s[c][j + 2]));
+#pragma unroll
+        for (int i = 4; i < CUDA_WARP; i *= 2)
+            max = fmaxf(max, __shfl_xor_sync(CUDA_FULL, max, i));
+        max = fmaxf(max, m.max[j]);
+        base = max == -INFINITY ? 0 : max;
+        shrink[j] = exp2f(m.max[j] - base);
+        m.max[j] = max;
+#pragma unroll
+        for (int c = 0; c < PAGE_CHUNKS; c++) {
+            s[c][j] = exp2f(s[c][j] - base);
+            s[c][j + 2] = exp2f(s[c][j + 2] - base);
+            sum += s[c][j] + s[c][j + 2];
+        }
+        m.sum[j] = m.sum[j] * shrink[j] + sum;
+        shrink[j] *= value_lift / m.lift;
+    }
+#pragma unroll
+    for (int c = 0; c < PAGE_CHUNKS; c++)
+        scores[c * CUDA_WARP] = *(float4 *)s[c];
+    m.lift = value_lift;
+}
+
+template <int DIM, bool IS_FULL>
+static __device__ inline void attend_pages(const CudaReader &r, uint32_t unit_begin,
+                                           const CudaQueries<DIM, false> &queries,
+                                           const CudaAttentionMemory &m, const CudaWarpMemory &w,
+                                           const float *table, CudaSoftmax &softmax,
+                                           float (*o)[4]) {
+    constexpr uint32_t pitch = DIM + TILE_PAD;
+    uint32_t lane = threadIdx.x % CUDA_WARP, g = lane / 4;
+    const uint16_t *tile = (const uint16_t *)w.tile;
+    const uint16_t *k_row = tile + (lane % 8 + lane / 8 % 2 * 8) * pitch + lane / 16 * 8;
+    const uint16_t *v_row = tile + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
+    bool has_levels = tile_has_levels(r.a.formats[KV_SIDE_V], KV_SIDE_V);
+    float4 *scores = (float4 *)w.scores + lane;
+
+    issue_page<DIM, IS_FULL>(r, unit_begin + threadIdx.x / CUDA_WARP, KV_SIDE_K, m, w);
+    issue_page<DIM, IS_FULL>(r, unit_begin + threadIdx.x / CUDA_WARP, KV_SIDE_V, m, w);
+    for (uint32_t unit = unit_begin + threadIdx.x / CUDA_WARP;
+         unit < r.n_pages && unit < r.unit_end; unit += ATTENTION_WARPS) {
+        float lift, shrink[2], factors[2];
+
+        copies_wait<1>();
+        __syncwarp();
+        lift = lift_meta<DIM / 32>(r.a.formats[KV_SIDE_K], w.raws, table, HEAD_CHANNELS(r),
+                                   w.meta[KV_SIDE_K]);
+        factors[0] = queries.factors[0] / lift;
+        factors[1] = queries.factors[1] / lift;
+#pragma unroll 1
+        for (int c = 0; c < PAGE_CHUNKS; c++) {
+            float s[2][4] = {};
+
+            unpack_chunk<DIM, IS_FULL, KV_SIDE_K>(r, w.stages, unit, c, w.meta[KV_SIDE_K], lift,
+                                                  w.tile);
+#pragma unroll
+            for (int k = 0; k < DIM / 16; k++) {
+                uint32_t a[4];
+
+                load_fragment(a, k_row + k * 16);
+                mma_16x8x16<false>(s[k % 2], a, queries.b[k]);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                s[0][i] = (s[0][i] + s[1][i]) * factors[i % 2];
+            if (r.a.window)
+                mask_scores(s[0], r, queries.positions, unit * KV_PAGE_TOKENS + c * TILE_TOKENS,
+                            TILE_TOKENS);
+            scores[c * CUDA_WARP] = *(float4 *)s[0];
+        }
+        __syncwarp();
+        issue_page<DIM, IS_FULL>(r, unit + ATTENTION_WARPS, KV_SIDE_K, m, w);
+        copies_wait<1>();
+        __syncwarp();
+        lift = lift_meta<2>(r.a.formats[KV_SIDE_V], w.raws + m.raw[KV_SIDE_K], table,
+                            KV_PAGE_TOKENS, w.meta[KV_SIDE_V]);
+        softmax_page(softmax, scores, lift, shrink);
+        if (__any_sync(CUDA_FULL, shrink[0] != 1 || shrink[1] != 1))
+#pragma unroll
+            for (int t = 0; t < DIM / 16; t++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    o[t][i] *= shrink[i % 2];
+#pragma unroll 1
+        for (int c = 0; c < PAGE_CHUNKS; c++) {
+            uint32_t p[2];
+            float4 s;
+
+            unpack_chunk<DIM, IS_FULL, KV_SIDE_V>(r, w.stages + m.stage[KV_SIDE_K], unit, c,
+                                                  w.meta[KV_SIDE_V], lift, w.tile);
+            s = scores[c * CUDA_WARP];
+            if (has_levels &&
+                !(unit == 0 && c == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK)) {
+                float low = __half2float(w.meta[KV_SIDE_V].mul[c * TILE_TOKENS + g]);
+                float high = __half2float(w.meta[KV_SIDE_V].mul[c * TILE_TOKENS + g + 8]);
+
+                s = make_float4(s.x * low, s.y * low, s.z * high, s.w * high);
+            }
+            p[0] = transpose_fragment(half2_pack(s.x, s.y));
+            p[1] = transpose_fragment(half2_pack(s.z, s.w));
+#pragma unroll
+            for (int t = 0; t < DIM / 16; t++) {
+                uint32_t a[4];
+
+                load_fragment_transposed(a, v_row + t * 16);
+                mma_16x8x16<false>(o[t], a, p);
+            }
+        }
+        __syncwarp();
+        issue_page<DIM, IS_FULL>(r, unit + ATTENTION_WARPS, KV_SIDE_V, m, w);
+    }
+    copies_wait<0>();
+    __syncwarp();
 }
 
 /* Everything that a warp has of the item. */
-template <int DIM, bool IS_BF16>
+template <int DIM, bool IS_BF16, bool IS_FULL>
 static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_begin,
                                            const CudaQueries<DIM, IS_BF16> &queries,
                                            const CudaAttentionMemory &m, const CudaWarpMemory &w,
                                            const float *table, CudaSoftmax &softmax,
                                            float (*o)[4]) {
     constexpr uint32_t pitch = DIM + TILE_PAD;
-    uint32_t lane = threadIdx.x % CUDA_WARP, n = r.a.layer.head_dim;
+    uint32_t lane = threadIdx.x % CUDA_WARP, n = HEAD_CHANNELS(r);
     uint32_t k_row = lane % 8 + lane / 8 % 2 * 8, k_column = lane / 16 * 8;
     uint32_t v_row = lane % 8 + lane / 16 * 8, v_column = lane / 8 % 2 * 8;
     constexpr bool is_ahead = ATTENTION_IS_AHEAD(DIM);
@@ -603,7 +734,7 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
     now.is_page = now.unit < r.n_pages;
     next = now;
     if (is_ahead) {
-        issue_chunk(r, now, 0, m, w, pitch);
+        issue_chunk<DIM, IS_FULL>(r, now, 0, m, w, pitch);
         copies_commit();
     }
     more = chunk_next(r, next);
@@ -617,21 +748,21 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
 
         __syncwarp(); /* nobody reads the stage any more */
         if (!is_ahead)
-            issue_chunk(r, now, i_chunk, m, w, pitch);
+            issue_chunk<DIM, IS_FULL>(r, now, i_chunk, m, w, pitch);
         else if (more)
-            issue_chunk(r, next, i_chunk + 1, m, w, pitch);
+            issue_chunk<DIM, IS_FULL>(r, next, i_chunk + 1, m, w, pitch);
         copies_commit();
         copies_wait<is_ahead ? 1 : 0>();
         __syncwarp();
         if (now.is_page && now.i == 0) {
             if (r.a.formats[KV_SIDE_K].bits != 16)
                 page_lifts[KV_SIDE_K] =
-                    lift_meta(r.a.formats[KV_SIDE_K], raw, table, n, w.meta[KV_SIDE_K]);
+                    lift_meta<DIM / 32>(r.a.formats[KV_SIDE_K], raw, table, n, w.meta[KV_SIDE_K]);
             if (r.a.formats[KV_SIDE_V].bits != 16)
-                page_lifts[KV_SIDE_V] = lift_meta(r.a.formats[KV_SIDE_V], raw + m.raw[KV_SIDE_K],
+                page_lifts[KV_SIDE_V] = lift_meta<2>(r.a.formats[KV_SIDE_V], raw + m.raw[KV_SIDE_K],
                                                   table, KV_PAGE_TOKENS, w.meta[KV_SIDE_V]);
         }
-        tile = make_tile<KV_SIDE_K>(r, now, stage, w.meta[KV_SIDE_K], page_lifts[KV_SIDE_K], w.tile,
+        tile = make_tile<DIM, IS_FULL, KV_SIDE_K>(r, now, stage, w.meta[KV_SIDE_K], page_lifts[KV_SIDE_K], w.tile,
                                     pitch, &lift);
 #pragma unroll
         for (int k = 0; k < DIM / 16; k++) { /* two chains of sums */
@@ -643,8 +774,9 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
 #pragma unroll
         for (int i = 0; i < 4; i++)
             s[0][i] = (s[0][i] + s[1][i]) * (queries.factors[i % 2] / lift);
-        mask_scores(s[0], r, queries.positions, first, n_tokens);
-        tile = make_tile<KV_SIDE_V>(r, now, stage + m.stage[KV_SIDE_K], w.meta[KV_SIDE_V],
+        if (first + TILE_TOKENS > r.s.n_past || r.a.window)
+            mask_scores(s[0], r, queries.positions, first, n_tokens);
+        tile = make_tile<DIM, IS_FULL, KV_SIDE_V>(r, now, stage + m.stage[KV_SIDE_K], w.meta[KV_SIDE_V],
                                     page_lifts[KV_SIDE_V], w.tile, pitch, &lift);
         softmax_step(softmax, s[0], lift, shrink);
         p[0] = transpose_fragment(pack_pair<IS_BF16>(s[0][0], s[0][1]));
@@ -670,13 +802,13 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
     copies_wait<0>();
 }
 
-template <int DIM, bool IS_BF16>
-static __global__ void __launch_bounds__(ATTENTION_THREADS)
+template <int DIM, bool IS_BF16, bool IS_FULL>
+static __global__ void __launch_bounds__(ATTENTION_THREADS, DIM <= 128 ? 4 : 1)
     attention_kernel(const __grid_constant__ CudaAttentionArgs a, CudaAttentionMemory m) {
     extern __shared__ __align__(16) uint8_t memory[];
     const CudaAttentionItem item = a.items[blockIdx.x];
     const StepSequence s = a.step.sequences[item.i_sequence];
-    uint32_t warp = threadIdx.x / CUDA_WARP;
+    uint32_t warp = threadIdx.x / CUDA_WARP, begin = item.unit_begin;
     CudaReader r = { a,
                      s,
                      blockIdx.y,
@@ -694,12 +826,18 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS)
 
     for (uint32_t i = threadIdx.x; i < KV_SCALES; i += blockDim.x)
         table[i] = a.scales[i];
-    if (a.layer.head_dim != DIM) /* what is behind rows stays zeros */
+    if (!IS_FULL) /* what is behind rows stays zeros */
         for (uint32_t i = threadIdx.x; i < ATTENTION_WARPS * m.warp / 4; i += blockDim.x)
             ((uint32_t *)base)[i] = 0;
     load_queries(queries, r, item.first_query);
     __syncthreads();
-    attend_units<DIM, IS_BF16>(r, item.unit_begin, queries, m, w, table, softmax, o);
+    if constexpr (!IS_BF16) {
+        if (attention_is_packed(a.formats)) {
+            attend_pages<DIM, IS_FULL>(r, begin, queries, m, w, table, softmax, o);
+            begin = begin > r.n_pages ? begin : r.n_pages;
+        }
+    }
+    attend_units<DIM, IS_BF16, IS_FULL>(r, begin, queries, m, w, table, softmax, o);
     merge_warps(end, softmax, o);
     if (item.n_splits > 1) {
         if (!leave_partial(end, r, item))

@@ -6,6 +6,7 @@
  */
 #include "cuda/backend.h"
 
+#include "cuda/prefill.h"
 #include "cuda/product.h"
 #include "cuda/rope.h"
 #include "cuda/rows.h"
@@ -149,6 +150,7 @@ static int prepare_kernels(const Backend *backend, const ReserveArgs *args, Reas
 }
 
 static int cuda_reserve(Backend *backend, const ReserveArgs *args, size_t *bytesp, Reason *why) {
+    bool has_tiles;
     int r;
 
     choose_device(backend);
@@ -156,7 +158,9 @@ static int cuda_reserve(Backend *backend, const ReserveArgs *args, size_t *bytes
     r = prepare_kernels(backend, args, why);
     if (r)
         return r;
-    r = cuda_step_init(&backend->step, args, backend->n_sm, false, bytesp);
+    has_tiles = cuda_prefill_has(args->geometry.head_dim) &&
+                cuda_prefill_prepare(args->geometry.head_dim) == 0;
+    r = cuda_step_init(&backend->step, args, backend->n_sm, has_tiles, bytesp);
     if (r == -EINVAL)
         return reason_set(why, -ENOTSUP, "%u distinct windows; device cuda has room for %u",
                           args->n_windows, CUDA_WINDOWS_MAX);
@@ -240,7 +244,7 @@ static int multiply_many(Backend *backend, const MatmulArgs *args, const MatmulP
 }
 
 static bool is_for_library(const MatmulArgs *args, const MatmulPart *part) {
-    return args->n_tokens > CUDA_PRODUCT_TOKENS_MAX && part->weight->n_cols % 8 == 0 &&
+    return args->n_tokens > CUDA_PRODUCT_TOKENS && part->weight->n_cols % 8 == 0 &&
            part->weight->n_rows % 8 == 0 && (args->in | part->out) % 16 == 0;
 }
 
@@ -315,6 +319,8 @@ static int cuda_attention_op(Backend *backend, const AttentionArgs *args) {
         a.n_items = plan->n_items;
         a.n_tiles = plan->n_tiles;
         r = cuda_attention(backend->stream, &a);
+        if (!r)
+            r = cuda_prefill(backend->stream, &a);
     }
     return r ? r : hold(backend, args, a.formats);
 }

@@ -35,40 +35,45 @@ static __device__ inline float lift_of(float most) {
 template <int P>
 static __device__ inline void load_unit(const uint8_t *plane, uint32_t unit, uint32_t n_units,
                                         uint32_t *words) {
-    if (P == 1) {
+    if constexpr (P == 1) {
         *(uint2 *)words = ((const uint2 *)plane)[unit];
-        return;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < P / 2; i++)
-        ((uint4 *)words)[i] = ((const uint4 *)plane)[i * n_units + unit];
-}
-
-/* Codes of a plane of P bits: those of a token's unit, two in a word, 16 bits apart. */
-template <int P>
-static __device__ inline void plane_pairs(const uint32_t *words, uint32_t token, uint32_t *pairs) {
-    if (P == 8) {
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            pairs[2 * i] = __byte_perm(words[2 * token + i], 0, 0x4140);
-            pairs[2 * i + 1] = __byte_perm(words[2 * token + i], 0, 0x4342);
-        }
     } else {
-        constexpr uint32_t per_word = 4 / (P < 8 ? P : 4), mask = ((1u << P) - 1) * 0x10001u;
-        uint32_t word = words[token / per_word];
-
 #pragma unroll
-        for (uint32_t i = 0; i < 4; i++)
-            pairs[i] = word >> (token % per_word * 4 * P + i * P) & mask;
+        for (uint32_t i = 0; i < P / 2; i++)
+            ((uint4 *)words)[i] = ((const uint4 *)plane)[i * n_units + unit];
     }
 }
 
-/* code - 2^(bits - 1), exactly: a half of 1024 and more has the code as its last bits. */
-template <int BITS>
-static __device__ inline __half2 uniform_steps(uint32_t pair) {
-    constexpr uint32_t zero = 0x6400 + (1u << (BITS - 1));
+/* Pair i of a token's unit in a plane of P bits (not 8), two codes 16 bits apart, moved so that they
+ * begin at bit `to` of either half; other bits are others'. */
+template <int P>
+static __device__ inline uint32_t plane_pair(const uint32_t *words, uint32_t token, uint32_t i,
+                                             int to) {
+    constexpr uint32_t per_word = 4 / (P < 8 ? P : 4);
+    uint32_t word = words[token / per_word];
+    int from = (int)(token % per_word * 4 * P + i * P);
 
-    return __hsub2(half2_of(pair | 0x64006400), half2_of(zero | zero << 16));
+    return to >= from ? word << (to - from) : word >> (from - to);
+}
+
+/* Codes of uniform steps as halves, without arithmetic: a half of 2^bits to 2^(bits + 1) has the
+ * code as the first bits of its mantissa. What is so added, 2^bits + 2^(bits - 1) with the zero of
+ * codes, is taken off by `add` (lift_meta), where it costs 2^(bits - 11) of a step at most: too much
+ * in 8 bits, which are made whole numbers first. */
+template <int BITS> static __device__ inline __half2 uniform_halves(uint32_t pair_shifted) {
+    constexpr uint32_t one = 0x3c00 + (BITS << 10), mask = ((1u << BITS) - 1) << (10 - BITS);
+
+    return half2_of((pair_shifted & mask * 0x10001u) | one * 0x10001u);
+}
+
+/* code - 128, exactly */
+static __device__ inline __half2 byte_steps(uint32_t pair) {
+    return __hsub2(half2_of(pair | 0x64006400), half2_of(0x64806480));
+}
+
+/* What uniform_halves adds to a code less 2^(bits - 1). */
+static __device__ inline float uniform_excess(uint32_t bits) {
+    return bits == 8 ? 0 : (float)(3u << (bits - 1));
 }
 
 /* Four levels plus 128, a byte each, to halves. */
@@ -118,22 +123,31 @@ template <KvSide SIDE, int BITS, int P0, int P1> struct CudaUnit {
             load_unit<P1 ? P1 : 1>(plane1, unit, n_units, high);
     }
 
-    __device__ void token(const CudaKvFormat &f, uint32_t i_token, __half2 *out) const {
-        uint32_t pairs[4], upper[4];
+    /* Pair i of a token: two codes, `to` bits up in either half. */
+    __device__ uint32_t pair(uint32_t i_token, uint32_t i, int to) const {
+        constexpr uint32_t mask0 = ((1u << P0) - 1) * 0x10001u;
+        constexpr uint32_t mask1 = ((1u << (P1 ? P1 : 1)) - 1) * 0x10001u;
+        uint32_t x = plane_pair<P0>(low, i_token, i, to) & mask0 << to;
 
-        if (SIDE == KV_SIDE_V && BITS == 4) {
-            many_levels(f, low[i_token], out);
-            return;
-        }
-        plane_pairs<P0>(low, i_token, pairs);
         if (P1)
-            plane_pairs<P1 ? P1 : 1>(high, i_token, upper);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint32_t pair = P1 ? pairs[i] | upper[i] << P0 : pairs[i];
+            x |= plane_pair<P1 ? P1 : 1>(high, i_token, i, to + P0) & mask1 << (to + P0);
+        return x;
+    }
 
-            out[i] = SIDE == KV_SIDE_K || BITS >= 6 ? uniform_steps<BITS>(pair)
-                                                    : few_levels(f, pair);
+    __device__ void token(const CudaKvFormat &f, uint32_t i_token, __half2 *out) const {
+        if constexpr (SIDE == KV_SIDE_V && BITS == 4) {
+            many_levels(f, low[i_token], out);
+        } else if constexpr (BITS == 8) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                out[i] = byte_steps(
+                    __byte_perm(low[2 * i_token + i / 2], 0, i % 2 ? 0x4342 : 0x4140));
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                out[i] = SIDE == KV_SIDE_K || BITS == 6
+                             ? uniform_halves<BITS>(pair(i_token, i, 10 - BITS))
+                             : few_levels(f, pair(i_token, i, 0));
         }
     }
 };
@@ -145,37 +159,43 @@ typedef struct CudaKvMeta {
 } CudaKvMeta;
 
 /* Fills `meta` from a page's scales and centers at `raw`, which begin where the block's do; `table`
- * is kv_scales. Returns the lift. All threads of a warp call. */
+ * is kv_scales, and N at least n_vectors / 32. Returns the lift. All threads of a warp call. */
+template <int N>
 static __device__ inline float lift_meta(const CudaKvFormat &f, const uint8_t *raw,
                                          const float *table, uint32_t n_vectors,
                                          const CudaKvMeta &meta) {
     const uint8_t *centers = raw + (f.centers_offset - f.scales_offset);
     uint32_t lane = threadIdx.x % CUDA_WARP;
-    float most = 0, lift;
+    float scales[N], middles[N], most = 0, lift;
 
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t i = lane; i < n_vectors; i += CUDA_WARP) {
-            float scale, center = 0;
+#pragma unroll
+    for (uint32_t k = 0; k < N; k++) {
+        uint32_t i = lane + k * CUDA_WARP;
 
-            if (f.meta_bytes == 1) {
-                scale = table[raw[i]];
-                if (f.has_centers)
-                    center = (float)(int8_t)centers[i] * (scale * 0.5f);
-            } else {
-                scale = __half2float(((const __half *)raw)[i]);
-                center = __half2float(((const __half *)centers)[i]);
-            }
-            if (f.has_centers)
-                center += 0.5f * scale; /* codes are counted from below the middle */
-            if (pass == 0) {
-                most = fmaxf(most, scale * f.code_max + fabsf(center));
-            } else {
-                meta.mul[i] = __float2half_rn(scale * lift);
-                meta.add[i] = __float2half_rn(center * lift);
-            }
+        scales[k] = middles[k] = 0;
+        if (i >= n_vectors)
+            continue;
+        if (f.meta_bytes == 1) {
+            scales[k] = table[raw[i]];
+            if (f.has_centers) /* codes are counted from half a step below the middle */
+                middles[k] = (0.5f * (float)(int8_t)centers[i] + 0.5f) * scales[k];
+        } else {
+            scales[k] = __half2float(((const __half *)raw)[i]);
+            middles[k] = __half2float(((const __half *)centers)[i]) + 0.5f * scales[k];
         }
-        if (pass == 0)
-            lift = lift_of(warp_max(most));
+        most = fmaxf(most, scales[k] * f.code_max + fabsf(middles[k]));
+    }
+    lift = lift_of(warp_max(most));
+#pragma unroll
+    for (uint32_t k = 0; k < N; k++) {
+        uint32_t i = lane + k * CUDA_WARP;
+        float excess = f.has_centers ? uniform_excess(f.bits) : 0;
+
+        if (i >= n_vectors)
+            continue;
+        meta.mul[i] = __float2half_rn(scales[k] * lift);
+        if (f.has_centers)
+            meta.add[i] = __float2half_rn((middles[k] - excess * scales[k]) * lift);
     }
     return lift;
 }
@@ -185,18 +205,24 @@ static __device__ inline __half2 twice(const uint4 &halves, uint32_t i) {
     return half2_of(__byte_perm((&halves.x)[i / 2], 0, i % 2 ? 0x3232 : 0x1010));
 }
 
-/* Sixteen tokens' codes at `planes` (plane 0, then plane 1) to a tile of halves [16][pitch]. */
+/* Whether a tile has values as levels: their scales, one a token, are for the weights. */
+static __device__ inline bool tile_has_levels(const CudaKvFormat &f, KvSide side) {
+    return side == KV_SIDE_V && f.bits != 16 && !f.has_centers;
+}
+
+/* Sixteen tokens' codes of both planes to a tile of halves [16][pitch]; a warp's work. Levels stay
+ * as they are where `is_bare`. */
 template <KvSide SIDE, int BITS, int P0, int P1>
-static __device__ inline void unpack_tile(const CudaKvFormat &f, const uint8_t *planes,
-                                          uint32_t head_dim, uint32_t first_token,
-                                          const CudaKvMeta &meta, __half *tile, uint32_t pitch) {
+static __device__ inline void unpack_sixteen(const CudaKvFormat &f, const uint8_t *plane0,
+                                             const uint8_t *plane1, uint32_t head_dim,
+                                             uint32_t first_token, const CudaKvMeta &meta,
+                                             __half *tile, uint32_t pitch, bool is_bare) {
     constexpr bool has_centers = SIDE == KV_SIDE_K || BITS >= 6;
     uint32_t lane = threadIdx.x % CUDA_WARP, n = head_dim / CUDA_KV_UNIT;
-    const uint8_t *plane1 = planes + 16 * head_dim * P0 / 8;
 
     for (uint32_t i_unit = lane; i_unit < 2 * n; i_unit += CUDA_WARP) {
         uint32_t first = i_unit / n * CUDA_KV_UNIT, channel = i_unit % n * CUDA_KV_UNIT;
-        CudaUnit<SIDE, BITS, P0, P1> unit(planes, plane1, i_unit, 2 * n);
+        CudaUnit<SIDE, BITS, P0, P1> unit(plane0, plane1, i_unit, 2 * n);
         uint32_t at_meta = SIDE == KV_SIDE_K ? channel : first_token + first;
         uint4 mul = *(const uint4 *)(meta.mul + at_meta), add = make_uint4(0, 0, 0, 0);
 
@@ -208,7 +234,7 @@ static __device__ inline void unpack_tile(const CudaKvFormat &f, const uint8_t *
 
             unit.token(f, t, x);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < 4 && (has_centers || !is_bare); i++) {
                 __half2 m = SIDE == KV_SIDE_K ? half2_of((&mul.x)[i]) : twice(mul, t);
                 __half2 a = SIDE == KV_SIDE_K ? half2_of((&add.x)[i]) : twice(add, t);
 
@@ -219,26 +245,31 @@ static __device__ inline void unpack_tile(const CudaKvFormat &f, const uint8_t *
     }
 }
 
+/* The same of any format; the planes' sixteens begin at plane0 and plane1. */
 template <KvSide SIDE>
-static __device__ inline void unpack_any_tile(const CudaKvFormat &f, const uint8_t *planes,
-                                              uint32_t head_dim, uint32_t first_token,
-                                              const CudaKvMeta &meta, __half *tile,
-                                              uint32_t pitch) {
+static __device__ inline void unpack_any(const CudaKvFormat &f, const uint8_t *plane0,
+                                         const uint8_t *plane1, uint32_t head_dim,
+                                         uint32_t first_token, const CudaKvMeta &meta, __half *tile,
+                                         uint32_t pitch, bool is_bare) {
+#define UNPACK(_bits, _p0, _p1)                                                                   \
+    unpack_sixteen<SIDE, _bits, _p0, _p1>(f, plane0, plane1, head_dim, first_token, meta, tile, \
+                                          pitch, is_bare)
     switch (f.format) {
     case KV_FORMAT_8:
-        unpack_tile<SIDE, 8, 8, 0>(f, planes, head_dim, first_token, meta, tile, pitch);
+        UNPACK(8, 8, 0);
         break;
     case KV_FORMAT_6:
-        unpack_tile<SIDE, 6, 4, 2>(f, planes, head_dim, first_token, meta, tile, pitch);
+        UNPACK(6, 4, 2);
         break;
     case KV_FORMAT_4:
-        unpack_tile<SIDE, 4, 4, 0>(f, planes, head_dim, first_token, meta, tile, pitch);
+        UNPACK(4, 4, 0);
         break;
     case KV_FORMAT_3:
-        unpack_tile<SIDE, 3, 2, 1>(f, planes, head_dim, first_token, meta, tile, pitch);
+        UNPACK(3, 2, 1);
         break;
     default:
-        unpack_tile<SIDE, 2, 2, 0>(f, planes, head_dim, first_token, meta, tile, pitch);
+        UNPACK(2, 2, 0);
         break;
     }
+#undef UNPACK
 }

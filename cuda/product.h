@@ -9,6 +9,7 @@
 
 #define CUDA_PRODUCT_PARTS_MAX 4
 #define CUDA_PRODUCT_TOKENS_MAX 16 /* of cuda_product_few */
+#define CUDA_PRODUCT_TOKENS 8      /* up to which it is faster than the library */
 #define CUDA_PRODUCT_COLS 8        /* which rows are to be multiples of there */
 
 /* One part of a MatmulArgs, as kernels take it. */

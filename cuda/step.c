@@ -245,7 +245,7 @@ static void cut_attention(CudaStep *step, CudaPlan *plan, const StepInput *input
     cut.units_per_item = choose_units(cut);
     for_small_tiles(&cut, cut_tile);
     plan->n_items = cut.n_items;
-    cut.units_per_item = UINT32_MAX;
+    cut.units_per_item = UINT32_MAX / 2;
     /* The longest first: they would be waited for at the end. */
     for (uint32_t i = 0; i < input->n_sequences; i++) {
         uint32_t n_queries = input->sequences[i].n_rows * step->group;
