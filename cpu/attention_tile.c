@@ -59,7 +59,7 @@ static const void *quantized_block(const CpuAttentionStep *step, CpuBlockRef blo
                : NULL;
 }
 
-/* The exact first tokens that stand in for those of a quantized first page, or NULL. */
+/* The 16-bit first tokens that stand in for those of a quantized first page, or NULL. */
 static const uint16_t *sink_block(const CpuAttentionStep *step, CpuBlockRef block, KvSide side) {
     uint32_t sink = step->input->sequences[block.i_sequence].sink;
 
@@ -161,7 +161,7 @@ static FourFloats load_sinks(const uint16_t *p) {
     return x;
 }
 
-/* The first scores of a block, against exact keys [head_dim][4]. */
+/* The first scores of a block, against 16-bit keys [head_dim][4]. */
 static void sink_scores(float *scores, const float *queries, const uint16_t *sinks,
                         uint32_t n_queries, uint32_t head_dim) {
     for (uint32_t i = 0; i < n_queries; i++) {
@@ -198,18 +198,18 @@ static void block_values(const CpuAttentionStep *step, CpuBlockRef block, const 
     const void *quantized = quantized_block(step, block, KV_SIDE_V);
     const uint16_t *sinks = sink_block(step, block, KV_SIDE_V);
     const uint16_t *ahead = kernel_next(step, next, KV_SIDE_V);
-    KvFormat exact = kv_layer_tail_format(step->layer, KV_SIDE_V);
+    KvFormat tail_format = kv_layer_tail_format(step->layer, KV_SIDE_V);
     uint32_t head_dim = step->head_dim;
 
     if (!quantized) {
-        step->kernels->values(exact, out, scratch->scores,
+        step->kernels->values(tail_format, out, scratch->scores,
                               cpu_attention_block(step, block, KV_SIDE_V), ahead, n_queries,
                               head_dim, low, high);
         return;
     }
     if (sinks) { /* with their weights taken out the sealed block adds nothing of them */
-        step->kernels->values(exact, out, scratch->scores, sinks, NULL, n_queries, head_dim, 0,
-                              KV_SINK_TOKENS);
+        step->kernels->values(tail_format, out, scratch->scores, sinks, NULL, n_queries, head_dim,
+                              0, KV_SINK_TOKENS);
         for (uint32_t i = 0; i < n_queries; i++)
             memset(scratch->scores + i * ATTENTION_BLOCK_KEYS, 0, KV_SINK_TOKENS * sizeof(float));
     }

@@ -282,9 +282,9 @@ static void round_head(const CpuVectorKernels *kernels, const RopeHead *h) {
     for (uint32_t r = 0; r < h->n_rows; r++) {
         size_t at = (h->first_row + r) * h->kv_stride + (size_t)h->head * n;
 
-        kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_K),
+        kernels->to_16bit(kv_layer_tail_format(args->layer, KV_SIDE_K),
                           (uint16_t *)(uintptr_t)args->k_out + at, h->k + r * h->kv_stride, n);
-        kernels->to_exact(kv_layer_tail_format(args->layer, KV_SIDE_V),
+        kernels->to_16bit(kv_layer_tail_format(args->layer, KV_SIDE_V),
                           (uint16_t *)(uintptr_t)args->v_out + at, h->v + r * h->kv_stride, n);
     }
 }
@@ -361,7 +361,7 @@ static void key_to_f32(const CovariancesArgs *args, uint32_t token, uint32_t hea
                         ((size_t)token * args->n_kv_heads + head) * args->head_dim;
 
     for (uint32_t c = 0; c < args->head_dim; c++)
-        out[c] = kv_exact_value(args->format, k[c]);
+        out[c] = kv_16bit_value(args->format, k[c]);
 }
 
 static void add_page_covariance(const CovariancesArgs *args, uint32_t first_token, uint32_t head,

@@ -20,15 +20,29 @@
 #define KV_INLINE static inline __attribute__((__always_inline__))
 #endif
 
-/* Where a vector's codes are: its rows in the planes, `n` codes each. */
+/* Where the codes of vectors are, `n` of each: in the rows of planes; or, of a trellis, numbers of
+ * levels in words (cpu/kv_trellis.h); or what they stand for, unpacked. */
 typedef struct CpuKvCodes {
-    uint32_t bits;                /* of a code */
-    uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one */
+    uint32_t bits;                /* of a code; KV_BITS_UNPACKED: floats */
+    bool is_uniform;              /* codes count steps; else they are numbers of levels */
+    uint32_t low_bits, high_bits; /* of the planes; high_bits 0: there is one; low_bits 0: words */
     uint32_t n;
     const uint8_t *low, *high; /* [vectors][n * bits of the plane / 8] */
+    const float *unpacked;     /* [vectors][n] */
     const uint8_t *next;       /* the block to come, or NULL */
     uint32_t next_bytes;       /* of it, for each vector */
 } CpuKvCodes;
+
+#define KV_BITS_UNPACKED 32
+
+/* Up to how many bits a table turns steps to floats in fewer operations than arithmetic does. */
+#if defined(__AVX512F__)
+#define KV_STEPS_TABLE_BITS 4
+#elif defined(__AVX2__)
+#define KV_STEPS_TABLE_BITS 3
+#else
+#define KV_STEPS_TABLE_BITS 0
+#endif
 
 /* What codes of at most 4 bits stand for, in units of the scale: 16 entries, repeated where codes
  * have fewer bits. */
@@ -36,9 +50,19 @@ typedef struct CpuKvTable {
     Vf entries[16 / V_LANES];
 } CpuKvTable;
 
+static inline CpuKvTable kv_level_table(const KvFormatInfo *info) {
+    float entries[16];
+    CpuKvTable table;
+
+    for (uint32_t i = 0; i < 16; i++)
+        entries[i] = info->levels[i % info->n_levels];
+    memcpy(&table, entries, sizeof(table));
+    return table;
+}
+
 typedef uint8_t CpuKvLaneBytes __attribute__((__vector_size__(V_LANES)));
 
-/* GCC 12 would do these two byte by byte. */
+/* GCC 12 would do these one by one. */
 static inline Vi kv_load_bytes(const uint8_t *p) {
 #if defined(__AVX512F__)
     return (Vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
@@ -49,6 +73,19 @@ static inline Vi kv_load_bytes(const uint8_t *p) {
 
     memcpy(&bytes, p, sizeof(bytes));
     return __builtin_convertvector(bytes, Vi);
+#endif
+}
+
+static inline Vi kv_load_words(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (Vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
+#elif defined(__AVX2__)
+    return (Vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+#else
+    Vh words;
+
+    memcpy(&words, p, sizeof(words));
+    return __builtin_convertvector(words, Vi);
 #endif
 }
 
@@ -88,32 +125,28 @@ KV_INLINE Vi kv_plane_lanes(const uint8_t *row, uint32_t n, uint32_t bits, uint3
 KV_INLINE Vi kv_lanes(const CpuKvCodes *codes, uint32_t i, uint32_t j) {
     const uint32_t n = codes->n, low_bits = codes->low_bits, high_bits = codes->high_bits;
     const int32_t mask = (1 << low_bits) - 1;
-    Vi low = kv_plane_lanes(codes->low + (size_t)i * (n * low_bits / 8), n, low_bits, 0, j), high;
+    Vi low, high;
 
+    if (!low_bits) /* 16 words of 4 codes for each 64 channels */
+        return kv_load_words(codes->low + (size_t)i * (n / 2) + j / 64 * 32 + j % 16 * 2) >>
+               (int32_t)(j % 64 / 16 * 4);
+    low = kv_plane_lanes(codes->low + (size_t)i * (n * low_bits / 8), n, low_bits, 0, j);
     if (!high_bits)
         return low;
     high = kv_plane_lanes(codes->high + (size_t)i * (n * high_bits / 8), n, high_bits, low_bits, j);
     return (low & mask) | (high & ~mask);
 }
 
-/* What those codes stand for by the table; of wider ones, the code less the middle. */
-KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, uint32_t i,
-                            uint32_t j) {
-    Vi lanes = kv_lanes(codes, i, j);
-
-    if (codes->bits > 4) {
-        /* In the mantissa of 2^23 the code counts whole numbers. */
-        Vi mantissa = lanes & ((1 << codes->bits) - 1);
-
-        return (Vf)(mantissa | 0x4b000000) - (0x1p23f + (float)(1 << (codes->bits - 1)));
-    }
+/* The entries of the lowest `bits` bits, at most 4; what is above them is ignored. */
+KV_INLINE Vf kv_table_values(const CpuKvTable *table, uint32_t bits, Vi lanes) {
+    (void)bits;
 #if defined(__AVX512F__)
     return (Vf)_mm512_permutexvar_ps((__m512i)lanes, (__m512)table->entries[0]);
 #elif defined(__AVX2__)
     __m256 below = _mm256_permutevar8x32_ps((__m256)table->entries[0], (__m256i)lanes);
     __m256 above = _mm256_permutevar8x32_ps((__m256)table->entries[1], (__m256i)lanes);
 
-    return codes->bits < 4
+    return bits < 4
                ? (Vf)below
                : (Vf)_mm256_blendv_ps(below, above, (__m256)_mm256_slli_epi32((__m256i)lanes, 28));
 #else
@@ -126,12 +159,19 @@ KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, ui
 #endif
 }
 
-/* Whether kv_lanes can read the rows of such codes. */
-KV_INLINE bool kv_codes_have_lanes(uint32_t n, uint32_t low_bits, uint32_t high_bits) {
-    const uint32_t low = n * low_bits / 8, high = n * high_bits / 8;
+/* What those codes stand for: the level of that number, or the steps from the middle one. */
+KV_INLINE Vf kv_lane_values(const CpuKvCodes *codes, const CpuKvTable *table, uint32_t i,
+                            uint32_t j) {
+    Vi lanes, mantissa;
 
-    return (low % V_LANES == 0 || 2 * low == V_LANES) &&
-           (high % V_LANES == 0 || 2 * high == V_LANES);
+    if (codes->bits == KV_BITS_UNPACKED)
+        return v_load(codes->unpacked + (size_t)i * codes->n + j);
+    lanes = kv_lanes(codes, i, j);
+    if (!codes->is_uniform || codes->bits <= KV_STEPS_TABLE_BITS)
+        return kv_table_values(table, codes->bits, lanes);
+    /* In the mantissa of 2^23 it counts whole numbers. */
+    mantissa = lanes & ((1 << codes->bits) - 1);
+    return (Vf)(mantissa | 0x4b000000) - (0x1p23f + (float)(1 << (codes->bits - 1)));
 }
 
 /* Bits of plane i of a format; 0 if it has none. A constant where `format` is one. */

@@ -2,16 +2,18 @@
 /*
  * Compiled once per instruction set with KV_KERNELS naming the table (cpu/meson.build).
  *
- * A value is scale * u + offset, where u is what its code stands for: by a table for codes of at
- * most 4 bits, the code less the middle one for wider ones. Scales are folded into queries and
- * weights, offsets into one number a query, so that the inner loops turn codes to floats and
- * multiply-add. That costs fewer operations than it takes to hide the multiply-adds' own, so it is
- * done anew for every few queries and nothing unpacked is kept.
+ * A value is scale * u + offset, where u is the level that its code chooses, or the steps that it
+ * is from the middle one; half a step is in the offset. Scales are folded into queries and weights,
+ * offsets into one number a query, so that the inner loops turn codes to floats and multiply-add.
+ * For the few queries of a decoding sequence they do so in registers; for more, all u of a block
+ * are written out once and read by every few queries. Both are the same operations on the same
+ * numbers, in the same order.
  */
 #include "cpu/kv_kernels.h"
 
 #include "cpu/kv_codes.h"
 #include "cpu/kv_seal.h"
+#include "cpu/kv_trellis.h"
 #include "cpu/vector.h"
 
 #include <string.h>
@@ -42,7 +44,6 @@ static void look_up_scales(const uint8_t *codes, uint32_t n, float *scales) {
 static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
                           const uint8_t *block, CpuKvScratch *s) {
     const uint8_t *scales = block + l->scales_offset, *centers = block + l->centers_offset;
-    const float half = kv_formats[format].bits > 4 ? 0.5f : 0;
     uint32_t n = l->n_vectors;
 
     if (kv_formats[format].meta_bytes == 2) {
@@ -52,7 +53,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memcpy(halves[1], centers, n * sizeof(halves[1][0]));
         for (uint32_t i = 0; i < n; i++) {
             s->scales[i] = half_value(halves[0][i]);
-            s->offsets[i] = half_value(halves[1][i]) + half * s->scales[i];
+            s->offsets[i] = half_value(halves[1][i]) + 0.5f * s->scales[i];
         }
         return;
     }
@@ -61,7 +62,7 @@ static void read_metadata(KvFormat format, KvSide side, const KvBlockLayout *l,
         memset(s->offsets, 0, n * sizeof(*s->offsets));
     else
         for (uint32_t i = 0; i < n; i++)
-            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + half);
+            s->offsets[i] = s->scales[i] * (0.5f * (float)(int8_t)centers[i] + 0.5f);
 }
 
 static CpuKvTable table_of(KvFormat format, KvSide side) {
@@ -69,13 +70,10 @@ static CpuKvTable table_of(KvFormat format, KvSide side) {
     float entries[16];
     CpuKvTable table;
 
-    for (uint32_t i = 0; i < 16; i++) {
-        uint32_t code = i & ((1u << info->bits) - 1);
-
-        entries[i] = kv_format_has_centers(format, side)
-                         ? (float)code - (float)(1u << (info->bits - 1)) + 0.5f
-                         : (float)info->levels[code];
-    }
+    if (!kv_format_has_centers(format, side))
+        return kv_level_table(info);
+    for (uint32_t i = 0; i < 16; i++)
+        entries[i] = (float)(i & ((1u << info->bits) - 1)) - (float)(1u << (info->bits - 1));
     memcpy(&table, entries, sizeof(table));
     return table;
 }
@@ -85,31 +83,42 @@ static uint32_t vector_share(const KvBlockLayout *l) {
     return (uint32_t)((l->size_bytes + l->n_vectors - 1) / l->n_vectors);
 }
 
-/* Codes a byte each, for rows that are no whole vectors. */
-static CpuKvCodes unpack(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
-                         const uint8_t *next, CpuKvScratch *s) {
-    for (uint32_t i = 0; i < l->n_vectors; i++) {
-        const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
-                                         block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
+/* Of the codes that kernels see: those of a trellis are levels by then. */
+KV_INLINE uint32_t code_bits(KvFormat format, KvSide side) {
+    uint32_t bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1);
 
-        kv_unpack(format, rows, l->n_codes, s->codes + (size_t)i * l->n_codes);
-    }
-    return (CpuKvCodes){ .bits = kv_formats[format].bits,
-                         .low_bits = 8,
-                         .n = l->n_codes,
-                         .low = s->codes,
-                         .next = next,
-                         .next_bytes = vector_share(l) };
+    return side == KV_SIDE_V && bits < 4 ? bits + 1 : bits;
 }
 
-KV_INLINE CpuKvCodes packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
+KV_INLINE CpuKvCodes packed(KvFormat format, KvSide side, uint32_t n, const KvBlockLayout *l,
                             const uint8_t *block, const uint8_t *next) {
-    return (CpuKvCodes){ .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
+    return (CpuKvCodes){ .is_uniform = side == KV_SIDE_K ||
+                                       kv_plane_bits(format, 0) + kv_plane_bits(format, 1) > 4,
+                         .bits = kv_plane_bits(format, 0) + kv_plane_bits(format, 1),
                          .low_bits = kv_plane_bits(format, 0),
                          .high_bits = kv_plane_bits(format, 1),
                          .n = n,
                          .low = block + l->plane_offset[0],
                          .high = block + l->plane_offset[1],
+                         .next = next,
+                         .next_bytes = vector_share(l) };
+}
+
+/* Levels of a trellis in words, of tokens low .. high - 1. */
+KV_INLINE CpuKvCodes levels_of(KvFormat format, uint32_t n, const KvBlockLayout *l,
+                               const uint8_t *block, const uint8_t *next, uint32_t low,
+                               uint32_t high, CpuKvScratch *s) {
+    const uint32_t runs = n / KV_TRELLIS_RUN;
+    const uint8_t *planes[2] = { block + l->plane_offset[0], block + l->plane_offset[1] };
+    uint16_t *levels = (uint16_t *)(void *)s->codes;
+
+    /* From a whole vector of runs on; a block has an even number of them. */
+    for (uint32_t i = low * runs & ~1u; i < high * runs; i += KV_TRELLIS_RUNS)
+        kv_trellis_unpack_runs(format, planes[0] + (size_t)i * 16, planes[1] + (size_t)i * 8,
+                               levels + (size_t)i * 16);
+    return (CpuKvCodes){ .bits = code_bits(format, KV_SIDE_V),
+                         .n = n,
+                         .low = s->codes,
                          .next = next,
                          .next_bytes = vector_share(l) };
 }
@@ -123,20 +132,64 @@ KV_INLINE void prefetch_vector(const CpuKvCodes *codes, uint32_t i) {
         __builtin_prefetch(share + at);
 }
 
+/* What the codes of vectors low .. high - 1 stand for, into scratch. */
+KV_INLINE CpuKvCodes unpacked(CpuKvCodes codes, const CpuKvTable *table, uint32_t low,
+                              uint32_t high, CpuKvScratch *s) {
+    float *u = s->x[0];
+
+    for (uint32_t i = low; i < high; i++) {
+        if (codes.next)
+            prefetch_vector(&codes, i);
+        for (uint32_t j = 0; j < codes.n; j += V_LANES)
+            v_store(u + (size_t)i * codes.n + j, kv_lane_values(&codes, table, i, j));
+    }
+    return (CpuKvCodes){ .bits = KV_BITS_UNPACKED, .n = codes.n, .unpacked = u };
+}
+
+/* The same of values, by the definition: for head sizes whose rows are no whole vectors. */
+static CpuKvCodes unpacked_slowly(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                                  const CpuKvTable *table, uint32_t low, uint32_t high,
+                                  CpuKvScratch *s) {
+    const uint32_t bits = code_bits(format, KV_SIDE_V), n = l->n_codes;
+    const float middle = (float)(1u << (bits - 1));
+    float entries[16], *u = s->x[0];
+
+    memcpy(entries, table, sizeof(entries));
+    for (uint32_t i = low; i < high; i++) {
+        const uint8_t *const rows[2] = { block + l->plane_offset[0] + i * l->plane_row_bytes[0],
+                                         block + l->plane_offset[1] + i * l->plane_row_bytes[1] };
+        uint8_t codes[KV_HEAD_DIM_MAX];
+
+        kv_unpack(format, KV_SIDE_V, rows, n, codes);
+        if (kv_format_has_trellis(format, KV_SIDE_V))
+            kv_trellis_levels(codes, n, codes);
+        for (uint32_t j = 0; j < n; j++)
+            u[(size_t)i * n + j] = bits > 4 ? (float)codes[j] - middle : entries[codes[j]];
+    }
+    return (CpuKvCodes){ .bits = KV_BITS_UNPACKED, .n = n, .unpacked = u };
+}
+
 /* scores */
+
+/* Vectors of a tile of n queries: as many as the registers hold with their sums. */
+#define TILE_VECTORS_MAX 4
+KV_INLINE uint32_t tile_vectors(uint32_t n) {
+    return n < 3 ? TILE_VECTORS_MAX : V_BLOCK;
+}
 
 KV_INLINE void scores_tile(float *out, const float *folded, const float *bias,
                            const CpuKvCodes *codes, const CpuKvTable *table, uint32_t j, uint32_t n,
                            uint32_t head_dim) {
-    Vf sums[QUERIES_TILE][V_BLOCK];
+    const uint32_t n_vectors = tile_vectors(n);
+    Vf sums[QUERIES_TILE][TILE_VECTORS_MAX];
 
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t b = 0; b < V_BLOCK; b++)
+        for (uint32_t b = 0; b < n_vectors; b++)
             sums[i][b] = v_set1(bias[i]);
     for (uint32_t c = 0; c < head_dim; c++) {
         if (codes->next)
             prefetch_vector(codes, c);
-        for (uint32_t b = 0; b < V_BLOCK; b++) {
+        for (uint32_t b = 0; b < n_vectors; b++) {
             Vf k = kv_lane_values(codes, table, c, j + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
@@ -144,7 +197,7 @@ KV_INLINE void scores_tile(float *out, const float *folded, const float *bias,
         }
     }
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t b = 0; b < V_BLOCK; b++)
+        for (uint32_t b = 0; b < n_vectors; b++)
             v_store(out + i * LANES + j + b * V_LANES, sums[i][b]);
 }
 
@@ -168,6 +221,16 @@ static float fold_query(float *folded, const float *query, const CpuKvScratch *k
     return v_sum(bias) + rest;
 }
 
+/* Unrolled, so that where codes lie in a row is constant in each tile. */
+KV_INLINE void scores_tiles(float *out, const float *folded, const float *bias, CpuKvCodes *codes,
+                            const CpuKvTable *table, uint32_t n, uint32_t head_dim) {
+    const uint32_t tile = tile_vectors(n) * V_LANES;
+
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < LANES; j += tile, codes->next = NULL)
+        scores_tile(out, folded, bias, codes, table, j, n, head_dim);
+}
+
 KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
                          const float *queries, uint32_t n_queries, uint32_t head_dim,
                          CpuKvScratch *s) {
@@ -178,50 +241,64 @@ KV_INLINE void scores_of(CpuKvCodes codes, const CpuKvTable *table, float *out,
         for (uint32_t k = 0; k < n; k++)
             bias[k] = fold_query(s->folded + (size_t)k * head_dim,
                                  queries + (size_t)(i + k) * head_dim, s, head_dim);
-        for (uint32_t j = 0; j < LANES; j += V_BLOCK * V_LANES, codes.next = NULL)
-            switch (n) {
-            case 1:
-                scores_tile(o, s->folded, bias, &codes, table, j, 1, head_dim);
-                break;
-            case 2:
-                scores_tile(o, s->folded, bias, &codes, table, j, 2, head_dim);
-                break;
-            case 3:
-                scores_tile(o, s->folded, bias, &codes, table, j, 3, head_dim);
-                break;
-            default:
-                scores_tile(o, s->folded, bias, &codes, table, j, QUERIES_TILE, head_dim);
-                break;
-            }
+        switch (n) {
+        case 1:
+            scores_tiles(o, s->folded, bias, &codes, table, 1, head_dim);
+            break;
+        case 2:
+            scores_tiles(o, s->folded, bias, &codes, table, 2, head_dim);
+            break;
+        case 3:
+            scores_tiles(o, s->folded, bias, &codes, table, 3, head_dim);
+            break;
+        default:
+            scores_tiles(o, s->folded, bias, &codes, table, QUERIES_TILE, head_dim);
+            break;
+        }
     }
+}
+
+static void scores_unpacked(CpuKvCodes codes, float *out, const float *queries, uint32_t n_queries,
+                            uint32_t head_dim, CpuKvScratch *s) {
+    codes.bits = KV_BITS_UNPACKED;
+    codes.n = LANES;
+    codes.next = NULL;
+    scores_of(codes, NULL, out, queries, n_queries, head_dim, s);
+}
+
+KV_INLINE void scores_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
+                         const uint8_t *next, float *out, const float *queries, uint32_t n_queries,
+                         uint32_t head_dim, CpuKvScratch *s) {
+    const CpuKvTable table = table_of(format, KV_SIDE_K);
+    const CpuKvCodes codes = packed(format, KV_SIDE_K, LANES, l, block, next);
+
+    read_metadata(format, KV_SIDE_K, l, block, s);
+    if (n_queries <= QUERIES_TILE)
+        scores_of(codes, &table, out, queries, n_queries, head_dim, s);
+    else
+        scores_unpacked(unpacked(codes, &table, 0, head_dim, s), out, queries, n_queries, head_dim,
+                        s);
 }
 
 static void scores(KvFormat format, float *out, const float *queries, const void *block,
                    const void *next, uint32_t n_queries, uint32_t head_dim, CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, KV_SIDE_K, head_dim);
-    CpuKvTable table = table_of(format, KV_SIDE_K);
 
-    read_metadata(format, KV_SIDE_K, &l, block, s);
     switch (format) {
     case KV_FORMAT_8:
-        scores_of(packed(KV_FORMAT_8, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_8, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_6:
-        scores_of(packed(KV_FORMAT_6, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_6, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_4:
-        scores_of(packed(KV_FORMAT_4, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_4, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     case KV_FORMAT_3:
-        scores_of(packed(KV_FORMAT_3, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_3, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     default:
-        scores_of(packed(KV_FORMAT_2, LANES, &l, block, next), &table, out, queries, n_queries,
-                  head_dim, s);
+        scores_by(KV_FORMAT_2, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
     }
 }
@@ -245,7 +322,7 @@ static float fold_weights(float *weights, const CpuKvScratch *values) {
 KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
                            const CpuKvCodes *codes, const CpuKvTable *table, uint32_t c, uint32_t n,
                            uint32_t n_vectors, uint32_t head_dim, uint32_t low, uint32_t high) {
-    Vf sums[QUERIES_TILE][V_BLOCK];
+    Vf sums[QUERIES_TILE][TILE_VECTORS_MAX];
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t b = 0; b < n_vectors; b++)
@@ -269,24 +346,16 @@ KV_INLINE void values_tile(float *out, const float *weights, const float *bias,
             v_store(out + (size_t)i * head_dim + c + b * V_LANES, sums[i][b]);
 }
 
-/* Channels that do not fill a vector; their codes are a byte each. */
+/* Channels that do not fill a vector; codes are unpacked. */
 static void values_rest(float *out, const float *weights, const float *bias,
-                        const CpuKvCodes *codes, const CpuKvTable *table, uint32_t n,
-                        uint32_t first, uint32_t head_dim, uint32_t low, uint32_t high) {
-    const float middle = (float)(1u << (codes->bits - 1));
-    float entries[16];
-
-    memcpy(entries, table, sizeof(entries));
+                        const CpuKvCodes *codes, uint32_t n, uint32_t first, uint32_t head_dim,
+                        uint32_t low, uint32_t high) {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t c = first; c < head_dim; c++) {
             float sum = out[(size_t)i * head_dim + c] + bias[i];
 
-            for (uint32_t j = low; j < high; j++) {
-                uint8_t code = codes->low[(size_t)j * head_dim + c];
-
-                sum += weights[i * LANES + j] *
-                       (codes->bits > 4 ? (float)code - middle : entries[code]);
-            }
+            for (uint32_t j = low; j < high; j++)
+                sum += weights[i * LANES + j] * codes->unpacked[(size_t)j * head_dim + c];
             out[(size_t)i * head_dim + c] = sum;
         }
 }
@@ -294,14 +363,22 @@ static void values_rest(float *out, const float *weights, const float *bias,
 KV_INLINE void values_group(float *out, const float *weights, const float *bias, CpuKvCodes *codes,
                             const CpuKvTable *table, uint32_t n, uint32_t head_dim, uint32_t low,
                             uint32_t high) {
+    const uint32_t n_vectors = tile_vectors(n), tile = n_vectors * V_LANES;
+    /* Unrolled, so that where codes lie in a row is constant in each tile. With the sums of four
+     * queries and a table of 16 levels the registers would not do. */
+    const bool is_unrolled = n < QUERIES_TILE || codes->is_uniform || codes->bits != 4;
     uint32_t c = 0;
 
-    for (; c + V_BLOCK * V_LANES <= head_dim; c += V_BLOCK * V_LANES, codes->next = NULL)
-        values_tile(out, weights, bias, codes, table, c, n, V_BLOCK, head_dim, low, high);
+    if (is_unrolled)
+#pragma GCC unroll 8
+        for (; c + tile <= head_dim; c += tile, codes->next = NULL)
+            values_tile(out, weights, bias, codes, table, c, n, n_vectors, head_dim, low, high);
+    for (; c + tile <= head_dim; c += tile, codes->next = NULL)
+        values_tile(out, weights, bias, codes, table, c, n, n_vectors, head_dim, low, high);
     for (; c + V_LANES <= head_dim; c += V_LANES, codes->next = NULL)
         values_tile(out, weights, bias, codes, table, c, n, 1, head_dim, low, high);
     if (c < head_dim)
-        values_rest(out, weights, bias, codes, table, n, c, head_dim, low, high);
+        values_rest(out, weights, bias, codes, n, c, head_dim, low, high);
 }
 
 KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, float *weights,
@@ -331,14 +408,30 @@ KV_INLINE void values_of(CpuKvCodes codes, const CpuKvTable *table, float *out, 
     }
 }
 
+static void values_unpacked(CpuKvCodes codes, float *out, float *weights, uint32_t n_queries,
+                            uint32_t low, uint32_t high, const CpuKvScratch *s) {
+    codes.bits = KV_BITS_UNPACKED;
+    codes.next = NULL;
+    values_of(codes, NULL, out, weights, n_queries, low, high, s);
+}
+
 /* Whether the block was of the given head size, and is done. */
 KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l,
                              const uint8_t *block, const uint8_t *next, const CpuKvTable *table,
                              float *out, float *weights, uint32_t n_queries, uint32_t low,
-                             uint32_t high, const CpuKvScratch *s) {
+                             uint32_t high, CpuKvScratch *s) {
+    CpuKvCodes codes;
+
     if (l->n_codes != n)
         return false;
-    values_of(packed(format, n, l, block, next), table, out, weights, n_queries, low, high, s);
+    codes = format == KV_FORMAT_3 || format == KV_FORMAT_2
+                ? levels_of(format, n, l, block, next, low, high, s)
+                : packed(format, KV_SIDE_V, n, l, block, next);
+    if (n_queries <= QUERIES_TILE)
+        values_of(codes, table, out, weights, n_queries, low, high, s);
+    else
+        values_unpacked(unpacked(codes, table, low, high, s), out, weights, n_queries, low, high,
+                        s);
     return true;
 }
 
@@ -346,14 +439,15 @@ KV_INLINE bool values_packed(KvFormat format, uint32_t n, const KvBlockLayout *l
 KV_INLINE void values_by(KvFormat format, const KvBlockLayout *l, const uint8_t *block,
                          const uint8_t *next, float *out, float *weights, uint32_t n_queries,
                          uint32_t low, uint32_t high, CpuKvScratch *s) {
-    CpuKvTable table = table_of(format, KV_SIDE_V);
+    const CpuKvTable table = table_of(format, KV_SIDE_V);
 
     read_metadata(format, KV_SIDE_V, l, block, s);
     if (values_packed(format, 64, l, block, next, &table, out, weights, n_queries, low, high, s) ||
         values_packed(format, 128, l, block, next, &table, out, weights, n_queries, low, high, s) ||
         values_packed(format, 256, l, block, next, &table, out, weights, n_queries, low, high, s))
         return;
-    values_of(unpack(format, l, block, next, s), &table, out, weights, n_queries, low, high, s);
+    values_unpacked(unpacked_slowly(format, l, block, &table, low, high, s), out, weights,
+                    n_queries, low, high, s);
 }
 
 static void values(KvFormat format, float *out, float *weights, const void *block, const void *next,

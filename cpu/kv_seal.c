@@ -7,6 +7,7 @@
 #include "cpu/kv_seal.h"
 
 #include "cpu/kv_codes.h"
+#include "cpu/kv_trellis.h"
 #include "cpu/vector.h"
 
 #include <math.h>
@@ -14,17 +15,6 @@
 
 #define LANES KV_PAGE_TOKENS
 #define INPUT_MAX 65504.0f
-
-/* a * b + c, rounded once, always. */
-static inline Vf v_fused(Vf a, Vf b, Vf c) {
-#if defined(__AVX2__)
-    return v_fma(a, b, c);
-#else
-    for (uint32_t i = 0; i < V_LANES; i++)
-        c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return c;
-#endif
-}
 
 /* the input */
 
@@ -113,16 +103,6 @@ static inline void round_uniform(uint32_t bits, Vf scale, Vf inverse, Vf center,
 
 /* keys: a scale a channel */
 
-/*
- * The share of a channel's range that the steps span. At 2 bits cutting the ends off costs less
- * than coarser steps, once other channels make up for what was cut: K2 alone has KLD 0.0405 with
- * the whole range, 0.0290 with this share, 0.0331 with 0.8. At 3 bits 0.9 is as good as 1 and less
- * is worse, at 4 bits 0.95.
- */
-static float range_kept(KvFormat format, const Rounding *rounding) {
-    return format == KV_FORMAT_2 && !rounding->is_plain ? 0.85f : 1;
-}
-
 static void channel_range(const float *x, float *lowp, float *highp) {
     Vf low = v_load(x), high = low;
 
@@ -159,7 +139,7 @@ static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
         float low, high, cut;
 
         channel_range(s->x[c], &low, &high);
-        cut = (high - low) * 0.5f * (1 - range_kept(format, rounding));
+        cut = (high - low) * 0.5f * (1 - kv_key_range(format, !rounding->is_plain));
         fit_uniform(format, l, block, c, low + cut, high - cut, &s->scales[c], &s->offsets[c]);
     }
     for (uint32_t i = 0; i < head_dim; i++) {
@@ -224,13 +204,46 @@ static inline Vf round_levels(const KvFormatInfo *info, Vf u, uint8_t *codes) {
     return level;
 }
 
+/* The lanes' tokens to the nearest levels. Returns <v, levels>. */
+static Vf nearest_levels(const KvFormatInfo *info, uint32_t head_dim, uint32_t t, Vf units,
+                         CpuKvScratch *s) {
+    Vf products = { 0 };
+
+    for (uint32_t c = 0; c < head_dim; c++) {
+        Vf x = v_load(s->x[c] + t);
+        Vf level = round_levels(info, x * units, s->codes + (size_t)c * LANES + t);
+
+        products = v_fused(x, level, products);
+    }
+    return products;
+}
+
+/* The same by the best path. */
+KV_INLINE Vf trellis_levels(const KvFormatInfo *info, uint32_t bits, const CpuKvTable *table,
+                            uint32_t head_dim, uint32_t t, Vf units, CpuKvScratch *s) {
+    Vf products = { 0 };
+
+    for (uint32_t first = 0; first < head_dim; first += KV_TRELLIS_RUN) {
+        uint32_t n = head_dim - first < KV_TRELLIS_RUN ? head_dim - first : KV_TRELLIS_RUN;
+        Vi levels[KV_TRELLIS_RUN];
+
+        kv_trellis_search(info, 1u << (bits + 1), n, s->x[first] + t, units,
+                          s->codes + (size_t)first * LANES + t, levels);
+        for (uint32_t c = 0; c < n; c++)
+            products = v_fused(v_load(s->x[first + c] + t),
+                               kv_table_values(table, bits + 1, levels[c]), products);
+    }
+    return products;
+}
+
 static void seal_v_levels(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
                           uint8_t *block, CpuKvScratch *s) {
     const KvFormatInfo *info = &kv_formats[format];
+    const CpuKvTable table = kv_level_table(info);
 
     for (uint32_t t = 0; t < LANES; t += V_LANES) {
-        Vf squares = { 0 }, products = { 0 }, inverse;
-        float square[V_LANES], product[V_LANES], units[V_LANES];
+        Vf squares = { 0 }, products, units;
+        float square[V_LANES], product[V_LANES], unit[V_LANES];
 
         for (uint32_t c = 0; c < head_dim; c++) {
             Vf x = v_load(s->x[c] + t);
@@ -239,14 +252,14 @@ static void seal_v_levels(KvFormat format, uint32_t head_dim, const KvBlockLayou
         }
         v_store(square, squares);
         for (uint32_t i = 0; i < V_LANES; i++)
-            units[i] = info->levels_per_sigma * inverse_of(sqrtf(square[i] / (float)head_dim));
-        inverse = v_load(units);
-        for (uint32_t c = 0; c < head_dim; c++) {
-            Vf x = v_load(s->x[c] + t);
-            Vf level = round_levels(info, x * inverse, s->codes + (size_t)c * LANES + t);
-
-            products = v_fused(x, level, products);
-        }
+            unit[i] = info->levels_per_sigma * inverse_of(sqrtf(square[i] / (float)head_dim));
+        units = v_load(unit);
+        if (format == KV_FORMAT_2)
+            products = trellis_levels(info, 2, &table, head_dim, t, units, s);
+        else if (format == KV_FORMAT_3)
+            products = trellis_levels(info, 3, &table, head_dim, t, units, s);
+        else
+            products = nearest_levels(info, head_dim, t, units, s);
         /* The scale with <v, scale * levels> = <v, v>. */
         v_store(product, products);
         for (uint32_t i = 0; i < V_LANES; i++)
@@ -282,6 +295,27 @@ KV_INLINE void pack_codes(KvFormat format, KvSide side, const KvBlockLayout *l,
         pack_block(format, side, l, l->n_codes, s, block);
 }
 
+/* Codes of a trellis: whole runs together, what is left of each token by the definition. */
+static void pack_trellis(KvFormat format, const KvBlockLayout *l, const CpuKvScratch *s,
+                         uint8_t *block) {
+    uint8_t *low = block + l->plane_offset[0], *high = block + l->plane_offset[1];
+    const size_t *row_bytes = l->plane_row_bytes;
+    uint32_t first = 0;
+
+    for (; first + KV_TRELLIS_RUN <= l->n_codes; first += KV_TRELLIS_RUN)
+        kv_trellis_pack_run(format, s->codes + (size_t)first * LANES, low + first / 4,
+                            high + first / 8, row_bytes);
+    for (uint32_t t = 0; first < l->n_codes && t < LANES; t++) {
+        uint8_t token[KV_TRELLIS_RUN];
+
+        for (uint32_t c = first; c < l->n_codes; c++)
+            token[c - first] = s->codes[(size_t)c * LANES + t];
+        kv_pack(format, KV_SIDE_V, token, l->n_codes - first,
+                (uint8_t *const[2]){ low + t * row_bytes[0] + first / 4,
+                                     high + t * row_bytes[1] + first / 8 });
+    }
+}
+
 void KV_SEAL(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *tail,
              const Rounding *rounding, void *block, CpuKvScratch *s) {
     KvBlockLayout l = kv_block_layout(format, side, head_dim);
@@ -294,6 +328,10 @@ void KV_SEAL(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *ta
         seal_v_uniform(format, head_dim, &l, block, s);
     else
         seal_v_levels(format, head_dim, &l, block, s);
+    if (kv_format_has_trellis(format, side)) {
+        pack_trellis(format, &l, s, block);
+        return;
+    }
     switch (format) {
     case KV_FORMAT_8:
         pack_codes(KV_FORMAT_8, side, &l, s, block);

@@ -48,7 +48,7 @@ static void transform(float *x, size_t stride, uint32_t n_vectors, const float *
     }
 }
 
-static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
+static void to_16bit(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint32_t u, low;
 
@@ -76,7 +76,7 @@ static void scores(KvFormat format, float *out, const float *queries, const uint
 
             for (uint32_t c = 0; c < head_dim; c++)
                 sum += (double)queries[i * head_dim + c] *
-                       kv_exact_value(format, keys[c * ATTENTION_BLOCK_KEYS + j]);
+                       kv_16bit_value(format, keys[c * ATTENTION_BLOCK_KEYS + j]);
             out[i * ATTENTION_BLOCK_KEYS + j] = (float)sum;
         }
 }
@@ -111,7 +111,7 @@ static void values(KvFormat format, float *out, const float *weights, const uint
 
             for (uint32_t j = low; j < high; j++)
                 sum += (double)weights[i * ATTENTION_BLOCK_KEYS + j] *
-                       kv_exact_value(format, v[j * head_dim + c]);
+                       kv_16bit_value(format, v[j * head_dim + c]);
             out[i * head_dim + c] = (float)sum;
         }
 }
@@ -142,7 +142,7 @@ const CpuVectorKernels cpu_reference_kernels = {
     .rotate = rotate,
     .hadamard = hadamard,
     .transform = transform,
-    .to_exact = to_exact,
+    .to_16bit = to_16bit,
     .scores = scores,
     .softmax = softmax,
     .values = values,
@@ -161,7 +161,7 @@ static void gather_side(const AttentionArgs *args, const StepInput *input, uint3
                         KvSide side, uint32_t head, float *out) {
     const StepSequence *s = &input->sequences[i_sequence];
     const KvLayer *layer = args->layer;
-    KvFormat exact = kv_layer_tail_format(layer, side);
+    KvFormat tail_format = kv_layer_tail_format(layer, side);
     uint32_t n = layer->head_dim;
     float *block = malloc((size_t)n * KV_PAGE_TOKENS * sizeof(*block));
 
@@ -173,8 +173,8 @@ static void gather_side(const AttentionArgs *args, const StepInput *input, uint3
             size_t row = s->first_row + p - s->n_past;
 
             for (uint32_t c = 0; c < n; c++)
-                out[(size_t)p * n + c] = kv_exact_value(
-                    exact,
+                out[(size_t)p * n + c] = kv_16bit_value(
+                    tail_format,
                     ((const uint16_t *)(uintptr_t)own)[(row * layer->n_kv_heads + head) * n + c]);
             continue;
         }
@@ -184,7 +184,7 @@ static void gather_side(const AttentionArgs *args, const StepInput *input, uint3
                              ? kv_layer_block(layer, side, step_page(input, i_sequence, page), head)
                              : kv_layer_tail(layer, side, s->slot, head);
 
-            kv_block_to_f32(sealed ? layer->sides[side].format : exact, side, n,
+            kv_block_to_f32(sealed ? layer->sides[side].format : tail_format, side, n,
                             (const void *)(uintptr_t)at, block);
         }
         for (uint32_t c = 0; c < n; c++)
@@ -208,7 +208,7 @@ static void gather_sinks(const AttentionArgs *args, const StepSequence *s, KvSid
     for (uint32_t j = 0; j < KV_SINK_TOKENS; j++)
         for (uint32_t c = 0; c < n; c++)
             out[(size_t)j * n + c] =
-                kv_exact_value(KV_FORMAT_F16, side == KV_SIDE_K ? sinks[c * KV_SINK_TOKENS + j]
+                kv_16bit_value(KV_FORMAT_F16, side == KV_SIDE_K ? sinks[c * KV_SINK_TOKENS + j]
                                                                 : sinks[j * n + c]);
 }
 

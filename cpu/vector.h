@@ -57,6 +57,17 @@ static inline Vf v_fma(Vf a, Vf b, Vf c) {
 #endif
 }
 
+/* a * b + c, rounded once, always. */
+static inline Vf v_fused(Vf a, Vf b, Vf c) {
+#if defined(__AVX2__)
+    return v_fma(a, b, c);
+#else
+    for (uint32_t i = 0; i < V_LANES; i++)
+        c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
 static inline Vf v_load_bf16(const uint16_t *p) {
 #if defined(__AVX512F__)
     return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);

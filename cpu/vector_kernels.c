@@ -240,14 +240,14 @@ static void to_f16(uint16_t *out, const float *in, uint32_t n) {
         out[i] = half_nearest(in[i]);
 }
 
-static void to_exact(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
+static void to_16bit(KvFormat format, uint16_t *out, const float *in, uint32_t n) {
     if (format == KV_FORMAT_F16)
         to_f16(out, in, n);
     else
         to_bf16(out, in, n);
 }
 
-static inline __attribute__((__always_inline__)) Vf load_exact(KvFormat format, const uint16_t *p) {
+static inline __attribute__((__always_inline__)) Vf load_16bit(KvFormat format, const uint16_t *p) {
     return format == KV_FORMAT_F16 ? v_load_f16(p) : v_load_bf16(p);
 }
 
@@ -284,7 +284,7 @@ static inline __attribute__((__always_inline__)) void scores_tile(
         if (next)
             prefetch_row(next, c, ATTENTION_BLOCK_KEYS);
         for (uint32_t b = 0; b < n_vectors; b++) {
-            Vf k = load_exact(format, row + b * V_LANES);
+            Vf k = load_16bit(format, row + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(queries[i * head_dim + c]), k, sums[i][b]);
@@ -404,7 +404,7 @@ static inline __attribute__((__always_inline__)) void values_tile(
         if (next)
             prefetch_row(next, j, head_dim);
         for (uint32_t b = 0; b < n_vectors; b++) {
-            Vf v = load_exact(format, values + (size_t)j * head_dim + b * V_LANES);
+            Vf v = load_16bit(format, values + (size_t)j * head_dim + b * V_LANES);
 
             for (uint32_t i = 0; i < n; i++)
                 sums[i][b] = v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v, sums[i][b]);
@@ -424,7 +424,7 @@ static void values_rest(KvFormat format, float *out, const float *weights, const
             float sum = out[(size_t)i * head_dim + c];
 
             for (uint32_t j = low; j < high; j++) {
-                float v = kv_exact_value(format, values[(size_t)j * head_dim + c]);
+                float v = kv_16bit_value(format, values[(size_t)j * head_dim + c]);
 
                 sum =
                     v_fma(v_set1(weights[i * ATTENTION_BLOCK_KEYS + j]), v_set1(v), v_set1(sum))[0];
@@ -528,7 +528,7 @@ const CpuVectorKernels VECTOR_KERNELS = {
     .rotate = rotate,
     .hadamard = hadamard,
     .transform = transform,
-    .to_exact = to_exact,
+    .to_16bit = to_16bit,
     .scores = scores,
     .softmax = softmax,
     .values = values,

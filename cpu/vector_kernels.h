@@ -33,7 +33,7 @@ typedef struct CpuVectorKernels {
      * KV_HEAD_DIM_MAX, each `stride` floats behind the one before */
     void (*transform)(float *x, size_t stride, uint32_t n_vectors, const float *matrix, uint32_t n);
     /* to bf16 or f16, rounded to nearest even; NaN stays NaN, and f16 ends at +-65504 */
-    void (*to_exact)(KvFormat format, uint16_t *out, const float *in, uint32_t n);
+    void (*to_16bit)(KvFormat format, uint16_t *out, const float *in, uint32_t n);
 
     /* scores[i][j] = sum_c queries[i][c] * keys[c][j] for j < n_keys, anything for the others; keys
      * of `format`, bf16 or f16, [head_dim][64]. Meanwhile the block of the same size at `next`, if

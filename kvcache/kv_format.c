@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvcache/kv_format.h"
 
+#include "kvcache/value_trellis.h"
+
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #define BLOCK_ALIGN_BYTES 16
 
-/* The level sets are Lloyd and Max's for the normal density, at the integer scale below 128 that
- * loses least to rounding: distortion after the unbiased gain 0.13312, 0.035785, 0.0095975, where
- * the real-valued sets have 0.13312, 0.035784, 0.0095921. */
+#define LEVEL(_n) ((_n) / 64.0f)
+
+/* At 4 bits the levels are Lloyd and Max's for the normal density, at the integer scale below 128
+ * that loses least to rounding: distortion after the unbiased gain 0.0095975, where the real-valued
+ * set has 0.0095921. Those of the trellis are as tests/tools/train_value_levels.py prints them. */
 const KvFormatInfo kv_formats[KV_FORMATS] = {
     [KV_FORMAT_BF16] = { .name = "bf16", .bits = 16 },
     [KV_FORMAT_F16] = { .name = "f16", .bits = 16 },
@@ -20,26 +24,30 @@ const KvFormatInfo kv_formats[KV_FORMATS] = {
                       .n_planes = 1,
                       .planes = { 4 },
                       .meta_bytes = 1,
-                      .v_has_levels = true,
-                      .levels = { -104, -79, -62, -48, -36, -25, -15, -5, 5, 15, 25, 36, 48, 62, 79,
-                                  104 },
-                      .levels_per_sigma = 38.143300f },
+                      .n_levels = 16,
+                      .levels = { LEVEL(-104), LEVEL(-79), LEVEL(-62), LEVEL(-48), LEVEL(-36),
+                                  LEVEL(-25), LEVEL(-15), LEVEL(-5), LEVEL(5), LEVEL(15), LEVEL(25),
+                                  LEVEL(36), LEVEL(48), LEVEL(62), LEVEL(79), LEVEL(104) },
+                      .levels_per_sigma = 38.143300f / 64 },
     [KV_FORMAT_3] = { .name = "3",
                       .bits = 3,
                       .n_planes = 2,
                       .planes = { 2, 1 },
                       .meta_bytes = 1,
-                      .v_has_levels = true,
-                      .levels = { -88, -55, -31, -10, 10, 31, 55, 88 },
-                      .levels_per_sigma = 40.907161f },
+                      .n_levels = 16,
+                      .levels = { LEVEL(-127), LEVEL(-92), LEVEL(-69), LEVEL(-53), LEVEL(-39),
+                                  LEVEL(-27), LEVEL(-16), LEVEL(-5), LEVEL(5), LEVEL(16), LEVEL(27),
+                                  LEVEL(39), LEVEL(53), LEVEL(69), LEVEL(92), LEVEL(127) },
+                      .levels_per_sigma = 53.0f / 64 },
     [KV_FORMAT_2] = { .name = "2",
                       .bits = 2,
                       .n_planes = 1,
                       .planes = { 2 },
                       .meta_bytes = 1,
-                      .v_has_levels = true,
-                      .levels = { -120, -36, 36, 120 },
-                      .levels_per_sigma = 79.454826f },
+                      .n_levels = 8,
+                      .levels = { LEVEL(-107), LEVEL(-62), LEVEL(-35), LEVEL(-11), LEVEL(11),
+                                  LEVEL(35), LEVEL(62), LEVEL(107) },
+                      .levels_per_sigma = 58.0f / 64 },
 };
 
 KvFormat kv_format_of_bits(uint32_t bits) {
@@ -141,38 +149,72 @@ uint8_t kv_scale_nearest(float x) {
 
 /* codes */
 
-void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]) {
-    const KvFormatInfo *info = &kv_formats[format];
-    uint32_t shift = 0;
+/* Where the bits of a trellis' code lie in a plane, of 2 bits or 1. */
+typedef struct CodePlace {
+    uint32_t byte, bit;
+} CodePlace;
 
-    for (uint32_t i = 0; i < info->n_planes; i++) {
-        uint32_t bits = info->planes[i], stride = n * bits / 8, mask = (1u << bits) - 1;
+static CodePlace trellis_place(uint32_t bits, uint32_t n, uint32_t j) {
+    uint32_t first = j / KV_TRELLIS_RUN * KV_TRELLIS_RUN, bit = (j - first) * bits;
+    uint32_t k = (j - first) / 8, l = j % 8;
 
-        for (uint32_t byte = 0; byte < stride; byte++) {
-            uint32_t packed = 0;
-
-            for (uint32_t part = 0; part < 8 / bits; part++)
-                packed |= (((uint32_t)codes[part * stride + byte] >> shift) & mask) << part * bits;
-            rows[i][byte] = (uint8_t)packed;
-        }
-        shift += bits;
-    }
+    if (n - first >= KV_TRELLIS_RUN) /* a whole run: bits of 16-bit words */
+        bit = bits == 2 ? 16 * l + 2 * k : 16 * (l % 4) + 2 * k + l / 4;
+    return (CodePlace){ .byte = (first * bits + bit) / 8, .bit = bit % 8 };
 }
 
-void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes) {
+/* Bits `shift` .. `shift` + bits - 1 of the codes, to and from a row of a plane. */
+
+static void pack_plane(bool is_trellis, uint32_t bits, uint32_t shift, const uint8_t *codes,
+                       uint32_t n, uint8_t *row) {
+    uint32_t stride = n * bits / 8, mask = (1u << bits) - 1;
+
+    memset(row, 0, stride);
+    for (uint32_t j = 0; is_trellis && j < n; j++) {
+        CodePlace at = trellis_place(bits, n, j);
+
+        row[at.byte] |= (uint8_t)(((uint32_t)codes[j] >> shift & mask) << at.bit);
+    }
+    for (uint32_t part = 0; !is_trellis && part < 8 / bits; part++)
+        for (uint32_t byte = 0; byte < stride; byte++)
+            row[byte] |=
+                (uint8_t)(((uint32_t)codes[part * stride + byte] >> shift & mask) << part * bits);
+}
+
+static void unpack_plane(bool is_trellis, uint32_t bits, uint32_t shift, const uint8_t *row,
+                         uint32_t n, uint8_t *codes) {
+    uint32_t stride = n * bits / 8, mask = (1u << bits) - 1;
+
+    for (uint32_t j = 0; is_trellis && j < n; j++) {
+        CodePlace at = trellis_place(bits, n, j);
+
+        codes[j] |= (uint8_t)(((uint32_t)row[at.byte] >> at.bit & mask) << shift);
+    }
+    for (uint32_t part = 0; !is_trellis && part < 8 / bits; part++)
+        for (uint32_t byte = 0; byte < stride; byte++)
+            codes[part * stride + byte] |=
+                (uint8_t)(((uint32_t)row[byte] >> part * bits & mask) << shift);
+}
+
+void kv_pack(KvFormat format, KvSide side, const uint8_t *codes, uint32_t n,
+             uint8_t *const rows[2]) {
     const KvFormatInfo *info = &kv_formats[format];
+    bool is_trellis = kv_format_has_trellis(format, side);
+    uint32_t shift = 0;
+
+    for (uint32_t i = 0; i < info->n_planes; shift += info->planes[i++])
+        pack_plane(is_trellis, info->planes[i], shift, codes, n, rows[i]);
+}
+
+void kv_unpack(KvFormat format, KvSide side, const uint8_t *const rows[2], uint32_t n,
+               uint8_t *codes) {
+    const KvFormatInfo *info = &kv_formats[format];
+    bool is_trellis = kv_format_has_trellis(format, side);
     uint32_t shift = 0;
 
     memset(codes, 0, n);
-    for (uint32_t i = 0; i < info->n_planes; i++) {
-        uint32_t bits = info->planes[i], stride = n * bits / 8, mask = (1u << bits) - 1;
-
-        for (uint32_t part = 0; part < 8 / bits; part++)
-            for (uint32_t byte = 0; byte < stride; byte++)
-                codes[part * stride + byte] |=
-                    (uint8_t)(((uint32_t)rows[i][byte] >> part * bits & mask) << shift);
-        shift += bits;
-    }
+    for (uint32_t i = 0; i < info->n_planes; shift += info->planes[i++])
+        unpack_plane(is_trellis, info->planes[i], shift, rows[i], n, codes);
 }
 
 /* the reference */
@@ -205,7 +247,7 @@ void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void
 
     if (!kv_format_quantizes(format)) {
         for (uint32_t i = 0; i < head_dim * KV_PAGE_TOKENS; i++)
-            out[i] = kv_exact_value(format, ((const uint16_t *)block)[i]);
+            out[i] = kv_16bit_value(format, ((const uint16_t *)block)[i]);
         return;
     }
     for (uint32_t i = 0; i < l.n_vectors; i++) {
@@ -213,7 +255,9 @@ void kv_block_to_f32(KvFormat format, KvSide side, uint32_t head_dim, const void
         const uint8_t *rows[2] = { bytes + l.plane_offset[0] + i * l.plane_row_bytes[0],
                                    bytes + l.plane_offset[1] + i * l.plane_row_bytes[1] };
 
-        kv_unpack(format, rows, l.n_codes, codes);
+        kv_unpack(format, side, rows, l.n_codes, codes);
+        if (kv_format_has_trellis(format, side))
+            kv_trellis_levels(codes, l.n_codes, codes);
         for (uint32_t j = 0; j < l.n_codes; j++)
             if (kv_format_has_centers(format, side))
                 out[i * l.n_codes + j] =

@@ -21,22 +21,40 @@
  * into its softmax weight, and the inner loop stays integer -> float -> multiply-add. A block never
  * needs a byte of another.
  *
- * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
- * holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code j
- * sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of whole
- * registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
+ * Other codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first
+ * plane holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code
+ * j sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of
+ * whole registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
+ *
+ * Codes of a trellis (V at 3 and 2 bits) lie in 16-bit words, for whole runs of 64 channels; a run
+ * that is shorter is a plain row of bits, the first code lowest:
+ *   low plane   channel 8 k + l of the run is at bits 2 k and 2 k + 1 of word l, l < 8
+ *   high plane  channel 8 k + l is at bit 2 k of word l, l < 4; channel 8 k + l + 4 above it
  *
  * What a code stands for:
  *   uniform    x = scale * (code - 2^(b-1) + 1/2) + center             K at every width; V at 8, 6
- *   levels     x = scale * level[code], integer levels                 V at 4, 3, 2
+ *   levels     x = scale * level[code]                                 V at 4
+ *   trellis    x = scale * level[i], i by kvcache/value_trellis.h      V at 3, 2
  * At 8 bits scale and center are IEEE half floats. At 6 bits and below a scale is one byte, an
  * index into the scales below, and a center is a signed byte c that means c * scale / 2: 16-bit
  * metadata would cost a quarter of a bit per element and buy 7% of the damage, 14% at 6 bits.
  *
  * `levels` are Lloyd and Max's for a normal density (S. Lloyd, "Least squares quantization in PCM",
- * 1982; J. Max, 1960), scaled to integers that fit 8 bits. The scale of a token is chosen so that
- * <v, q(v)> = <v, v> (arXiv 2108.08842, section 3): the nearest level shrinks a vector, and that
- * bias would add up over tokens where honest noise averages out.
+ * 1982; J. Max, 1960), those of a trellis are trained on one. All are whole 64ths, and as such fit
+ * 8 bits: levels near 1 make a token's scale about its deviation, where one-byte scales are fine.
+ *
+ * How a block is sealed is common as well:
+ *   keys    The steps of a channel span the share kv_key_range of its range, about its middle.
+ *           Scales are from the values as they come. Then channels are rounded in the order of
+ *           kvcache/rounding.h, the error of each moving those to come.
+ *   values  A token is brought to units of levels by its own deviation, sqrt(sum of squares /
+ *           head_dim) = levels_per_sigma, and takes the nearest levels, or the codes of the best
+ *           path: the one with the least sum of squared errors, each added to the sum by a fused
+ *           multiply-add in f32. Of two equal paths into a state the one from the lower state
+ *           wins, of equal states at the end of a run the lowest; of two levels at the same
+ *           distance the higher. The scale is then chosen so that <v, q(v)> = <v, v> (arXiv
+ *           2108.08842, section 3): the nearest level shrinks a vector, and that bias would add up
+ *           over tokens where honest noise averages out.
  *
  * Non-finite input: before rounding a NaN counts as 0, and what lies beyond +-65504 (infinity too)
  * as +-65504. Out of finite codes comes no NaN and no infinity.
@@ -56,19 +74,32 @@
 
 typedef struct KvFormatInfo {
     const char *name;
-    uint32_t bits;                /* of a code; 16 for bf16 and f16 */
-    uint32_t n_planes;            /* 0 for bf16 and f16 */
-    uint32_t planes[2];           /* bits of each, low bits first */
-    uint32_t meta_bytes;          /* of a scale, and of a center: 2 or 1 */
-    bool v_has_levels;            /* V's codes are levels: no center */
-    int8_t levels[KV_LEVELS_MAX]; /* [2^bits], rising, where v_has_levels */
-    float levels_per_sigma;       /* what a value of one standard deviation is in level units */
+    uint32_t bits;               /* of a code; 16 for bf16 and f16 */
+    uint32_t n_planes;           /* 0 for bf16 and f16 */
+    uint32_t planes[2];          /* bits of each, low bits first */
+    uint32_t meta_bytes;         /* of a scale, and of a center: 2 or 1 */
+    uint32_t n_levels;           /* V's codes are these, and there is no center; 0: uniform */
+    float levels[KV_LEVELS_MAX]; /* [n_levels], rising: 2^bits, or 2^(bits + 1) of a trellis */
+    float levels_per_sigma;      /* what a value of one standard deviation is in level units */
 } KvFormatInfo;
 
 extern const KvFormatInfo kv_formats[KV_FORMATS];
 
 static inline bool kv_format_has_centers(KvFormat format, KvSide side) {
-    return side == KV_SIDE_K || !kv_formats[format].v_has_levels;
+    return side == KV_SIDE_K || !kv_formats[format].n_levels;
+}
+
+/* Whether codes of a side choose levels by a trellis. */
+static inline bool kv_format_has_trellis(KvFormat format, KvSide side) {
+    return side == KV_SIDE_V && kv_formats[format].n_levels > 1u << kv_formats[format].bits;
+}
+
+/* The share of a channel's range that the steps of keys span. At 2 bits cutting the ends off costs
+ * less than coarser steps, once other channels make up for what was cut: K2 alone has KLD 0.0405
+ * with the whole range, 0.0290 with this share, 0.0331 with 0.8. At 3 bits 0.9 is as good as 1 and
+ * less is worse, at 4 bits 0.95. `is_compensated`: by a rounding that is not plain. */
+static inline float kv_key_range(KvFormat format, bool is_compensated) {
+    return format == KV_FORMAT_2 && is_compensated ? 0.85f : 1;
 }
 
 /* The format of that many bits (16: f16; 8, 6, 4, 3, 2), or KV_FORMATS. */
@@ -101,11 +132,13 @@ uint8_t kv_scale_ceil(float x);
 uint8_t kv_scale_nearest(float x);
 
 /* Codes of one vector, a byte each, to and from its row in every plane. */
-void kv_pack(KvFormat format, const uint8_t *codes, uint32_t n, uint8_t *const rows[2]);
-void kv_unpack(KvFormat format, const uint8_t *const rows[2], uint32_t n, uint8_t *codes);
+void kv_pack(KvFormat format, KvSide side, const uint8_t *codes, uint32_t n,
+             uint8_t *const rows[2]);
+void kv_unpack(KvFormat format, KvSide side, const uint8_t *const rows[2], uint32_t n,
+               uint8_t *codes);
 
 /* A number of a bf16 or f16 block. */
-static inline float kv_exact_value(KvFormat format, uint16_t bits) {
+static inline float kv_16bit_value(KvFormat format, uint16_t bits) {
     uint32_t u = (uint32_t)bits << 16;
     float x;
 

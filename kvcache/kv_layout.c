@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define EXACT_BYTES 2 /* of a bf16 or f16 number */
+#define NUMBER_BYTES 2 /* of a bf16 or f16 number */
 
 /* Moves *offset behind `size` bytes and to where the next part may begin. */
 static bool add_aligned(KvStore *store, size_t *offset, size_t size) {
@@ -28,8 +28,8 @@ static bool add_aligned(KvStore *store, size_t *offset, size_t size) {
     return true;
 }
 
-static size_t exact_bytes(const KvGeometry *geometry, size_t n_tokens) {
-    return geometry->head_dim * n_tokens * EXACT_BYTES;
+static size_t tokens_bytes(const KvGeometry *geometry, size_t n_tokens) {
+    return geometry->head_dim * n_tokens * NUMBER_BYTES;
 }
 
 static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSide side,
@@ -41,7 +41,7 @@ static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSi
     region->format = kv_plan_format(plan, layer, side);
     region->block_bytes = kv_format_quantizes(region->format)
                               ? kv_block_layout(region->format, side, geometry->head_dim).size_bytes
-                              : exact_bytes(geometry, KV_PAGE_TOKENS);
+                              : tokens_bytes(geometry, KV_PAGE_TOKENS);
     region->offset = *offset;
     if (__builtin_mul_overflow(region->block_bytes, geometry->n_kv_heads, &region->page_bytes) ||
         __builtin_mul_overflow(region->page_bytes, store->n_pages, &size) ||
@@ -74,12 +74,12 @@ static int place_all(KvStore *store, const KvPlan *plan) {
                 return r;
         }
     }
-    store->tail_block_bytes = exact_bytes(geometry, KV_PAGE_TOKENS);
+    store->tail_block_bytes = tokens_bytes(geometry, KV_PAGE_TOKENS);
     store->tails_offset = offset;
     r = place_slots(store, store->tail_block_bytes, store->n_tails, &offset);
     if (r)
         return r;
-    store->sink_block_bytes = exact_bytes(geometry, KV_SINK_TOKENS);
+    store->sink_block_bytes = tokens_bytes(geometry, KV_SINK_TOKENS);
     store->sinks_offset = offset;
     r = place_slots(store, store->sink_block_bytes, store->n_sinks, &offset);
     if (r)

@@ -54,7 +54,7 @@ struct Decoder {
     DevAddr h;           /* act [T, dim], normed */
     DevAddr q, attended; /* act [T, n_heads * head_dim] */
     DevAddr k, v;        /* act [T, n_kv_heads * head_dim] */
-    DevAddr k_exact, v_exact;
+    DevAddr k_16bit, v_16bit;
     DevAddr gate, up;   /* act [T, ffn_dim] */
     DevAddr rope_table; /* f32 [T, 2, head_dim / 2] */
     DevAddr rows;       /* residual [R, dim] */
@@ -99,8 +99,8 @@ static size_t workspace_place(Decoder *d, DevAddr base) {
         { &d->attended, t * q_dim * act },
         { &d->k, t * kv_dim * act },
         { &d->v, t * kv_dim * act },
-        { &d->k_exact, t * kv_dim * 2 },
-        { &d->v_exact, t * kv_dim * 2 },
+        { &d->k_16bit, t * kv_dim * 2 },
+        { &d->v_16bit, t * kv_dim * 2 },
         { &d->gate, t * c->ffn_dim * act },
         { &d->up, t * c->ffn_dim * act },
         { &d->rope_table, t * c->head_dim * sizeof(float) },
@@ -433,7 +433,7 @@ static int collect_moments(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t
         return r;
     return d->ops->covariances(d->backend, &(CovariancesArgs){
                                                .out = d->moments.k_covariances + l * size,
-                                               .k = d->k_exact,
+                                               .k = d->k_16bit,
                                                .format = kv_layer_tail_format(kept, KV_SIDE_K),
                                                .n_tokens = n_tokens,
                                                .n_kv_heads = c->n_kv_heads,
@@ -462,8 +462,8 @@ static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n
                                      .q = d->q,
                                      .k = d->k,
                                      .v = d->v,
-                                     .k_out = d->k_exact,
-                                     .v_out = d->v_exact,
+                                     .k_out = d->k_16bit,
+                                     .v_out = d->v_16bit,
                                      .table = d->rope_table,
                                      .n_tokens = n_tokens,
                                      .n_heads = c->n_heads,
@@ -481,8 +481,8 @@ static int attend(Decoder *d, uint32_t l, const KvLayer *kept) {
     return d->ops->attention(d->backend, &(AttentionArgs){
                                              .out = d->attended,
                                              .q = d->q,
-                                             .k = d->k_exact,
-                                             .v = d->v_exact,
+                                             .k = d->k_16bit,
+                                             .v = d->v_16bit,
                                              .layer = kept,
                                              .n_heads = d->config->n_heads,
                                              .window = d->layers[l].window,

@@ -138,14 +138,14 @@ StepInput bench_cache_step(BenchCache *cache, uint32_t n_tokens) {
 typedef struct Operands {
     Session *session;            /* borrowed */
     DevAddr q, k, v, out;        /* act */
-    DevAddr k_exact, v_exact;    /* bf16 or f16 */
+    DevAddr k_16bit, v_16bit;    /* bf16 or f16 */
     DevAddr inv_freq, rotations; /* f32 */
     uint32_t *tokens;            /* [rows]; owned */
 } Operands;
 
 static void operands_deinit(Operands *o) {
     const DevAddr all[] = { o->q,       o->k,       o->v,        o->out,
-                            o->k_exact, o->v_exact, o->inv_freq, o->rotations };
+                            o->k_16bit, o->v_16bit, o->inv_freq, o->rotations };
 
     for (size_t i = 0; o->session && i < sizeof(all) / sizeof(*all); i++)
         if (all[i])
@@ -211,9 +211,9 @@ static int operands_init(Operands *o, Session *session, Reason *why) {
     if (!r)
         r = make_operand(o, &o->v, n_kv, (uint32_t)act, why);
     if (!r)
-        r = make_operand(o, &o->k_exact, n_kv, 2, why);
+        r = make_operand(o, &o->k_16bit, n_kv, 2, why);
     if (!r)
-        r = make_operand(o, &o->v_exact, n_kv, 2, why);
+        r = make_operand(o, &o->v_16bit, n_kv, 2, why);
     if (!r)
         r = make_operand(o, &o->inv_freq, c->head_dim / 2, 4, why);
     if (!r)
@@ -238,8 +238,8 @@ static int append_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
     for (uint32_t l = 0; !r && l < s->config->n_layers; l++) {
         KvLayer kept = kv_store_layer(cache->store, l);
 
-        r = s->ops->attention(s->backend, &(AttentionArgs){ .k = o->k_exact,
-                                                            .v = o->v_exact,
+        r = s->ops->attention(s->backend, &(AttentionArgs){ .k = o->k_16bit,
+                                                            .v = o->v_16bit,
                                                             .layer = &kept,
                                                             .n_heads = s->config->n_heads });
     }
@@ -258,8 +258,8 @@ static int attend_all(const Operands *o, BenchCache *cache) {
         r = s->ops->attention(
             s->backend, &(AttentionArgs){ .out = o->out,
                                           .q = o->q,
-                                          .k = o->k_exact,
-                                          .v = o->v_exact,
+                                          .k = o->k_16bit,
+                                          .v = o->v_16bit,
                                           .layer = &kept,
                                           .n_heads = c->n_heads,
                                           .window = c->layer_slides[l] ? c->sliding_window : 0,
@@ -279,8 +279,8 @@ static int rotate_all(const Operands *o, BenchCache *cache, uint32_t n_tokens) {
         r = s->ops->rope(s->backend, &(RopeArgs){ .q = o->q,
                                                   .k = o->k,
                                                   .v = o->v,
-                                                  .k_out = o->k_exact,
-                                                  .v_out = o->v_exact,
+                                                  .k_out = o->k_16bit,
+                                                  .v_out = o->v_16bit,
                                                   .table = o->rotations,
                                                   .n_tokens = n_tokens,
                                                   .n_heads = c->n_heads,

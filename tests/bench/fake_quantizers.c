@@ -46,21 +46,31 @@ static float norm_of(const float *x, uint32_t n) {
     return sqrtf(squares);
 }
 
-/* A token to the nearest of Lloyd and Max's levels, its norm kept (16 bits). */
-static void lloyd(KvFormat format, float *x, uint32_t n) {
-    const KvFormatInfo *info = &kv_formats[format];
-    float norm = norm_of(x, n), units = info->levels_per_sigma * sqrtf((float)n) / norm, rounded;
+/* Lloyd and Max's levels for a normal density of deviation 1: the upper half, which the lower
+ * mirrors. */
+static const float lloyd_levels[][8] = {
+    [2] = { 0.4528f, 1.5104f },
+    [3] = { 0.2451f, 0.7560f, 1.3439f, 2.1520f },
+    [4] = { 0.1284f, 0.3880f, 0.6568f, 0.9423f, 1.2562f, 1.6180f, 2.0690f, 2.7326f },
+};
+
+static float nearest_level(uint32_t bits, float x) {
+    const float *levels = lloyd_levels[bits];
+    uint32_t i = 0;
+
+    while (i + 1 < 1u << (bits - 1) && fabsf(x) > (levels[i] + levels[i + 1]) / 2)
+        i++;
+    return copysignf(levels[i], x);
+}
+
+/* A token to the nearest of those levels, its norm kept (16 bits). */
+static void lloyd(uint32_t bits, float *x, uint32_t n) {
+    float norm = norm_of(x, n), units = sqrtf((float)n) / norm, rounded;
 
     if (!(norm > 0))
         return;
-    for (uint32_t i = 0; i < n; i++) {
-        float best = info->levels[0];
-
-        for (uint32_t k = 1; k < 1u << info->bits; k++)
-            if (fabsf(info->levels[k] - x[i] * units) < fabsf(best - x[i] * units))
-                best = info->levels[k];
-        x[i] = best;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = nearest_level(bits, x[i] * units);
     rounded = norm_of(x, n);
     for (uint32_t i = 0; i < n; i++)
         x[i] *= half(norm) / rounded;
@@ -154,7 +164,7 @@ static void turbo_k(const FakeHead *head, uint32_t bits, float *x, uint32_t n, u
     (void)head;
     hadamard_tokens(x, n, d);
     for (uint32_t t = 0; t < n; t++)
-        lloyd(kv_format_of_bits(bits), x + (size_t)t * d, d);
+        lloyd(bits, x + (size_t)t * d, d);
     hadamard_tokens(x, n, d);
 }
 

@@ -44,7 +44,7 @@ static void random_exact(Random *r, KvFormat format, uint16_t *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         float x = random_normal(r);
 
-        cpu_reference_kernels.to_exact(format, &out[i], &x, 1);
+        cpu_reference_kernels.to_16bit(format, &out[i], &x, 1);
     }
 }
 
@@ -52,7 +52,7 @@ static void world_init(World *w, Random *r, const CpuVectorKernels *kernels,
                        const CpuKvKernels *kv_kernels, uint32_t n_tokens_max) {
     static const uint32_t dims[] = { 32, 64, 80, 96, 128, 256 };
     KvGeometry g;
-    KvPlan plan = { 0 }; /* layer 0 is exact, layer 1 may be quantized */
+    KvPlan plan = { 0 }; /* layer 0 is 16-bit, layer 1 may be quantized */
     size_t bytes = 0;
     uint32_t n_pages = 0, windows[2];
     KvLayer layer;
@@ -68,10 +68,10 @@ static void world_init(World *w, Random *r, const CpuVectorKernels *kernels,
     windows[1] = w->window;
     g = (KvGeometry){ .n_layers = 2, .n_kv_heads = w->n_kv_heads, .head_dim = w->head_dim };
     for (KvSide side = KV_SIDE_K; side < KV_SIDES; side++) {
-        KvFormat exact = random_below(r, 2) ? KV_FORMAT_BF16 : KV_FORMAT_F16;
+        KvFormat tail_format = random_below(r, 2) ? KV_FORMAT_BF16 : KV_FORMAT_F16;
 
-        plan.formats[0][side] = plan.formats[1][side] = exact;
-        if (exact == KV_FORMAT_F16) /* tails before quantized pages are f16, too */
+        plan.formats[0][side] = plan.formats[1][side] = tail_format;
+        if (tail_format == KV_FORMAT_F16) /* tails before quantized pages are f16, too */
             plan.formats[1][side] += random_below(r, KV_FORMATS - KV_FORMAT_F16);
     }
     for (uint32_t s = 0; s < SEQUENCES; s++) {
@@ -295,8 +295,8 @@ static void rounding_to_16_bits_is_the_same_to_the_bit(void **state) {
                 float a[200];
 
                 random_normals(&r, a, n);
-                all_kernels[i]->to_exact(f, h, a, n);
-                cpu_reference_kernels.to_exact(f, h_ref, a, n);
+                all_kernels[i]->to_16bit(f, h, a, n);
+                cpu_reference_kernels.to_16bit(f, h_ref, a, n);
                 assert_memory_equal(h, h_ref, n * sizeof(*h));
             }
 }
@@ -385,10 +385,10 @@ static void check_rounding(KvFormat format, const float *in, const uint16_t *wan
     for (size_t i = 0; i < N_KERNELS; i++) {
         if (!cpu_isa_available(kernels_need[i]))
             continue;
-        all_kernels[i]->to_exact(format, out, in, n);
+        all_kernels[i]->to_16bit(format, out, in, n);
         assert_memory_equal(out, want, n * sizeof(*want));
     }
-    cpu_reference_kernels.to_exact(format, out, in, n);
+    cpu_reference_kernels.to_16bit(format, out, in, n);
     assert_memory_equal(out, want, n * sizeof(*want));
 }
 

@@ -87,7 +87,7 @@ static void fill_side(World *w, WorldLayer *layer, KvFormat format, KvSide side,
     if (s == 2) /* the shared page */
         memcpy(bits, layer->bits[side][0], KV_PAGE_TOKENS * size * sizeof(*bits));
     for (size_t i = 0; i < n; i++)
-        exact[i] = kv_exact_value(format, bits[i]);
+        exact[i] = kv_16bit_value(format, bits[i]);
     layer->bits[side][s] = bits;
     layer->exact[side][s] = exact;
 }

@@ -237,7 +237,7 @@ static void expect_exact(const Device *d, KvFormat format, const uint16_t *out, 
         double slack = d->subject->tolerance->arithmetic * norm_of(r, dim) + 0x1p-25;
 
         for (uint32_t j = 0; j < dim; j++) {
-            double got = kv_exact_value(format, out[(size_t)i * dim + j]);
+            double got = kv_16bit_value(format, out[(size_t)i * dim + j]);
 
             if (!(fabs(got - r[j]) <= half_step * fabs(r[j]) + slack))
                 fail_msg("%s: %s of %.9g is %.9g", d->subject->name, kv_formats[format].name, r[j],
@@ -326,7 +326,7 @@ void check_rope_holds_what_halves_can(Device *d) {
             device_get(d, got, rope(d, &c).v_out, n * sizeof(*got));
             for (size_t i = 0; i < n; i++) {
                 double most = format == KV_FORMAT_F16 ? 65504 : INFINITY;
-                double want = fmax(-most, fmin(most, c.v[i])), is = kv_exact_value(format, got[i]);
+                double want = fmax(-most, fmin(most, c.v[i])), is = kv_16bit_value(format, got[i]);
 
                 if (isnan(c.v[i]) ? !isnan(is)
                     : isinf(want) ? is != want

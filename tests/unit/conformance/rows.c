@@ -244,8 +244,8 @@ static void add_covariances(double *ref, const uint16_t *k, const CovariancesArg
 
                 for (uint32_t t = 0; t < KV_PAGE_TOKENS; t++) {
                     const uint16_t *row = k + (size_t)(first + t) * args->n_kv_heads * n;
-                    double x = kv_exact_value(args->format, row[i]);
-                    double y = kv_exact_value(args->format, row[i / n * n + j]);
+                    double x = kv_16bit_value(args->format, row[i]);
+                    double y = kv_16bit_value(args->format, row[i / n * n + j]);
 
                     x_mean += x / KV_PAGE_TOKENS;
                     y_mean += y / KV_PAGE_TOKENS;

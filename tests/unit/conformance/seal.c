@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/conformance/seal.h"
 
+#include "kvcache/value_trellis.h"
 #include "util/half.h"
 
 #include <math.h>
@@ -53,7 +54,6 @@ static float value_of(const Steps *s, float code) {
 
 /* keys */
 
-/* At 2 bits, where other channels make up for it, the steps span 85% of a channel's range. */
 static Steps channel_steps(KvFormat format, uint32_t head_dim, const float *x,
                            const Rounding *rounding) {
     float low = INFINITY, high = -INFINITY, cut;
@@ -62,7 +62,7 @@ static Steps channel_steps(KvFormat format, uint32_t head_dim, const float *x,
         low = fminf(low, x[(size_t)t * head_dim]);
         high = fmaxf(high, x[(size_t)t * head_dim]);
     }
-    cut = format == KV_FORMAT_2 && !rounding->is_plain ? (high - low) * 0.5f * (1 - 0.85f) : 0;
+    cut = (high - low) * 0.5f * (1 - kv_key_range(format, !rounding->is_plain));
     return steps_of(format, low + cut, high - cut);
 }
 
@@ -107,30 +107,89 @@ static void seal_value_uniform(KvFormat format, uint32_t head_dim, float *x) {
 static float nearest_level(const KvFormatInfo *info, float x) {
     uint32_t i = 0;
 
-    while (i + 1 < 1u << info->bits && x >= 0.5f * (float)(info->levels[i] + info->levels[i + 1]))
+    while (i + 1 < info->n_levels && x >= 0.5f * (float)(info->levels[i] + info->levels[i + 1]))
         i++;
     return info->levels[i];
+}
+
+/* A path through the trellis, as far as it has come. */
+typedef struct Path {
+    float cost;
+    uint8_t levels[KV_TRELLIS_RUN];
+} Path;
+
+/* The level that a subset has nearest to x. */
+static uint8_t nearest_of_subset(const KvFormatInfo *info, uint32_t subset, float x) {
+    uint32_t i = subset;
+
+    while (i + 4 < info->n_levels && x >= 0.5f * (float)(info->levels[i] + info->levels[i + 4]))
+        i += 4;
+    return (uint8_t)i;
+}
+
+static Path extended(const KvFormatInfo *info, const Path *path, uint32_t n, uint32_t state,
+                     uint32_t coded_bit, float x) {
+    Path longer = *path;
+    uint8_t i = nearest_of_subset(info, kv_trellis_subset(state, coded_bit), x);
+    float error = x - (float)info->levels[i];
+
+    longer.levels[n] = i;
+    longer.cost = fmaf(error, error, path->cost);
+    return longer;
+}
+
+/* A run of n channels, in units of levels, to the levels of the best path. Whole paths are kept
+ * here, one for each state. */
+static void best_path(const KvFormatInfo *info, uint32_t n, float *x) {
+    Path paths[KV_TRELLIS_STATES], next[KV_TRELLIS_STATES];
+    uint32_t best = 0;
+
+    for (uint32_t state = 0; state < KV_TRELLIS_STATES; state++)
+        paths[state] = (Path){ .cost = state ? INFINITY : 0 };
+    for (uint32_t c = 0; c < n; c++) {
+        for (uint32_t state = 0; state < KV_TRELLIS_STATES; state++)
+            next[state].cost = INFINITY;
+        for (uint32_t state = 0; state < KV_TRELLIS_STATES; state++)
+            for (uint32_t bit = 0; bit < 2; bit++) {
+                Path path = extended(info, &paths[state], c, state, bit, x[c]);
+                uint32_t to = kv_trellis_next(state, bit);
+
+                if (path.cost < next[to].cost)
+                    next[to] = path;
+            }
+        memcpy(paths, next, sizeof(paths));
+    }
+    for (uint32_t state = 1; state < KV_TRELLIS_STATES; state++)
+        if (paths[state].cost < paths[best].cost)
+            best = state;
+    for (uint32_t c = 0; c < n; c++)
+        x[c] = info->levels[paths[best].levels[c]];
 }
 
 /* Levels of the token by its own deviation, then the scale with <v, scale * levels> = <v, v>; both
  * sums in the order of channels, fused. */
 static void seal_value_levels(KvFormat format, uint32_t head_dim, float *x) {
     const KvFormatInfo *info = &kv_formats[format];
-    float squares = 0, products = 0, deviation, unit, scale;
+    float squares = 0, products = 0, deviation, unit, scale, levels[KV_HEAD_DIM_MAX];
 
     for (uint32_t c = 0; c < head_dim; c++)
         squares = fmaf(x[c], x[c], squares);
     deviation = sqrtf(squares / (float)head_dim);
     unit = info->levels_per_sigma * (deviation > 0 ? 1 / deviation : 0);
+    for (uint32_t c = 0; c < head_dim; c++)
+        levels[c] = x[c] * unit;
+    for (uint32_t c = 0; c < head_dim; c += KV_TRELLIS_RUN)
+        if (kv_format_has_trellis(format, KV_SIDE_V))
+            best_path(info, head_dim - c < KV_TRELLIS_RUN ? head_dim - c : KV_TRELLIS_RUN,
+                      levels + c);
     for (uint32_t c = 0; c < head_dim; c++) {
-        float level = nearest_level(info, x[c] * unit);
-
-        products = fmaf(x[c], level, products);
-        x[c] = level;
+        if (!kv_format_has_trellis(format, KV_SIDE_V))
+            levels[c] = nearest_level(info, levels[c]);
+        products = fmaf(x[c], levels[c], products);
     }
     scale = products > 0 ? kv_scales[kv_scale_nearest(squares / products)] : 0;
     for (uint32_t c = 0; c < head_dim; c++)
-        x[c] *= scale;
+        x[c] = levels[c] * scale;
 }
 
 void sealed_values(KvFormat format, KvSide side, uint32_t head_dim, float *x,
