@@ -38,9 +38,11 @@ typedef struct CudaAttentionMemory {
     uint32_t warp;                    /* all of it */
 } CudaAttentionMemory;
 
-/* Whether pages are taken whole: both sides are packed. */
-static __host__ __device__ inline bool attention_is_packed(const CudaKvFormat *formats) {
-    return formats[KV_SIDE_K].bits != 16 && formats[KV_SIDE_V].bits != 16;
+/* Whether pages are taken whole: both sides are packed, and a block has the memory. */
+static __host__ __device__ inline bool attention_is_packed(const CudaKvFormat *formats,
+                                                           uint32_t padded_dim) {
+    return ATTENTION_IS_AHEAD(padded_dim) && formats[KV_SIDE_K].bits != 16 &&
+           formats[KV_SIDE_V].bits != 16;
 }
 
 static __host__ __device__ inline CudaAttentionMemory attention_memory(const CudaKvFormat *formats,
@@ -48,7 +50,7 @@ static __host__ __device__ inline CudaAttentionMemory attention_memory(const Cud
                                                                        uint32_t padded_dim) {
     CudaAttentionMemory m = {};
     uint32_t tile = TILE_TOKENS * (padded_dim + TILE_PAD) * 2;
-    uint32_t n_tokens = attention_is_packed(formats) ? KV_PAGE_TOKENS : TILE_TOKENS;
+    uint32_t n_tokens = attention_is_packed(formats, padded_dim) ? KV_PAGE_TOKENS : TILE_TOKENS;
 
     for (int side = 0; side < KV_SIDES; side++) {
         bool is_exact = formats[side].bits == 16;
@@ -58,11 +60,13 @@ static __host__ __device__ inline CudaAttentionMemory attention_memory(const Cud
         m.raw[side] = is_exact ? 0 : 2 * n_vectors * formats[side].meta_bytes;
         m.tile = is_exact ? m.tile : tile;
     }
-    m.n_stages = attention_is_packed(formats) || !ATTENTION_IS_AHEAD(padded_dim) ? 1 : 2;
+    m.n_stages =
+        attention_is_packed(formats, padded_dim) || !ATTENTION_IS_AHEAD(padded_dim) ? 1 : 2;
     m.stages = m.stage[KV_SIDE_K] + m.stage[KV_SIDE_V];
     m.meta = m.tile ? 2 * 2 * (padded_dim + KV_PAGE_TOKENS) : 0;
-    m.scores = attention_is_packed(formats) ? PAGE_CHUNKS * CUDA_WARP * 16 : 0;
-    m.warp = m.scores + m.n_stages * m.stages + 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]) + m.tile + m.meta;
+    m.scores = attention_is_packed(formats, padded_dim) ? PAGE_CHUNKS * CUDA_WARP * 16 : 0;
+    m.warp = m.scores + m.n_stages * m.stages + 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]) + m.tile +
+             m.meta;
     return m;
 }
 
@@ -476,9 +480,9 @@ static __device__ inline void merge_splits(const CudaEnd<DIM> &end, const CudaRe
 
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < n_splits * CUDA_TILE_QUERIES; i += blockDim.x)
-        factors[i] = __ldcg(sums + ((i / CUDA_TILE_QUERIES * stride) * CUDA_TILE_QUERIES +
-                                    i % CUDA_TILE_QUERIES) *
-                                       2);
+        factors[i] = __ldcg(
+            sums +
+            ((i / CUDA_TILE_QUERIES * stride) * CUDA_TILE_QUERIES + i % CUDA_TILE_QUERIES) * 2);
     __syncthreads();
     if (threadIdx.x < CUDA_TILE_QUERIES) {
         float max = -INFINITY, sum = 0;
@@ -489,11 +493,10 @@ static __device__ inline void merge_splits(const CudaEnd<DIM> &end, const CudaRe
             float *factor = factors + i * CUDA_TILE_QUERIES + threadIdx.x;
 
             *factor = *factor == -INFINITY ? 0 : exp2f(*factor - max);
-            sum += *factor == 0 ? 0
-                                : *factor * __ldcg(sums + (i * stride * CUDA_TILE_QUERIES +
-                                                           threadIdx.x) *
-                                                              2 +
-                                                   1);
+            sum += *factor == 0
+                       ? 0
+                       : *factor *
+                             __ldcg(sums + (i * stride * CUDA_TILE_QUERIES + threadIdx.x) * 2 + 1);
         }
         end.sums[threadIdx.x] = sum;
     }
@@ -505,7 +508,8 @@ static __device__ inline void merge_splits(const CudaEnd<DIM> &end, const CudaRe
         for (uint32_t k = 0; k < n_splits; k++) {
             float factor = factors[k * CUDA_TILE_QUERIES + i / n];
 
-            x += factor == 0 ? 0 : __ldcg(partials + k * stride * CUDA_TILE_QUERIES * n + i) * factor;
+            x += factor == 0 ? 0
+                             : __ldcg(partials + k * stride * CUDA_TILE_QUERIES * n + i) * factor;
         }
         end.results[i / n * DIM + i % n] = x;
     }
@@ -539,7 +543,8 @@ static __device__ inline void issue_chunk(const CudaReader &r, const CudaChunk &
     uint8_t *raw = w.raws + c.unit / ATTENTION_WARPS % 2 * (m.raw[KV_SIDE_K] + m.raw[KV_SIDE_V]);
 
     issue_side<DIM, IS_FULL>(r, c, KV_SIDE_K, stage, raw, pitch);
-    issue_side<DIM, IS_FULL>(r, c, KV_SIDE_V, stage + m.stage[KV_SIDE_K], raw + m.raw[KV_SIDE_K], pitch);
+    issue_side<DIM, IS_FULL>(r, c, KV_SIDE_V, stage + m.stage[KV_SIDE_K], raw + m.raw[KV_SIDE_K],
+                             pitch);
 }
 
 /* pages that are packed on both sides, whole: keys of the next one come while values are used, and
@@ -760,10 +765,10 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
                     lift_meta<DIM / 32>(r.a.formats[KV_SIDE_K], raw, table, n, w.meta[KV_SIDE_K]);
             if (r.a.formats[KV_SIDE_V].bits != 16)
                 page_lifts[KV_SIDE_V] = lift_meta<2>(r.a.formats[KV_SIDE_V], raw + m.raw[KV_SIDE_K],
-                                                  table, KV_PAGE_TOKENS, w.meta[KV_SIDE_V]);
+                                                     table, KV_PAGE_TOKENS, w.meta[KV_SIDE_V]);
         }
-        tile = make_tile<DIM, IS_FULL, KV_SIDE_K>(r, now, stage, w.meta[KV_SIDE_K], page_lifts[KV_SIDE_K], w.tile,
-                                    pitch, &lift);
+        tile = make_tile<DIM, IS_FULL, KV_SIDE_K>(r, now, stage, w.meta[KV_SIDE_K],
+                                                  page_lifts[KV_SIDE_K], w.tile, pitch, &lift);
 #pragma unroll
         for (int k = 0; k < DIM / 16; k++) { /* two chains of sums */
             uint32_t a[4];
@@ -776,8 +781,9 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
             s[0][i] = (s[0][i] + s[1][i]) * (queries.factors[i % 2] / lift);
         if (first + TILE_TOKENS > r.s.n_past || r.a.window)
             mask_scores(s[0], r, queries.positions, first, n_tokens);
-        tile = make_tile<DIM, IS_FULL, KV_SIDE_V>(r, now, stage + m.stage[KV_SIDE_K], w.meta[KV_SIDE_V],
-                                    page_lifts[KV_SIDE_V], w.tile, pitch, &lift);
+        tile = make_tile<DIM, IS_FULL, KV_SIDE_V>(r, now, stage + m.stage[KV_SIDE_K],
+                                                  w.meta[KV_SIDE_V], page_lifts[KV_SIDE_V], w.tile,
+                                                  pitch, &lift);
         softmax_step(softmax, s[0], lift, shrink);
         p[0] = transpose_fragment(pack_pair<IS_BF16>(s[0][0], s[0][1]));
         p[1] = transpose_fragment(pack_pair<IS_BF16>(s[0][2], s[0][3]));
@@ -831,8 +837,8 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, DIM <= 128 ? 4 : 1)
             ((uint32_t *)base)[i] = 0;
     load_queries(queries, r, item.first_query);
     __syncthreads();
-    if constexpr (!IS_BF16) {
-        if (attention_is_packed(a.formats)) {
+    if constexpr (!IS_BF16 && ATTENTION_IS_AHEAD(DIM)) {
+        if (attention_is_packed(a.formats, DIM)) {
             attend_pages<DIM, IS_FULL>(r, begin, queries, m, w, table, softmax, o);
             begin = begin > r.n_pages ? begin : r.n_pages;
         }

@@ -227,9 +227,9 @@ static int multiply_few(Backend *backend, const MatmulArgs *args, uint32_t first
 
     for (uint32_t i = 0; i < n; i++)
         product.parts[i] = part_of(args, &args->parts[first + i], first_token);
-    return n_in % CUDA_PRODUCT_COLS ? cuda_product_odd(backend->stream, &product)
-                                    : cuda_product_few(backend->stream, &product, backend->n_sm,
-                                                       backend->is_small);
+    return n_in % CUDA_PRODUCT_COLS
+               ? cuda_product_odd(backend->stream, &product)
+               : cuda_product_few(backend->stream, &product, backend->n_sm, backend->is_small);
 }
 
 /* One part, by the library, which takes rows that begin at multiples of 16 bytes. */

@@ -13,6 +13,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/kv_block.h"
+#include "kvcache/value_trellis.h"
 
 #define KV_LIFT_EXPONENT 14
 
@@ -44,8 +45,8 @@ static __device__ inline void load_unit(const uint8_t *plane, uint32_t unit, uin
     }
 }
 
-/* Pair i of a token's unit in a plane of P bits (not 8), two codes 16 bits apart, moved so that they
- * begin at bit `to` of either half; other bits are others'. */
+/* Pair i of a token's unit in a plane of P bits (not 8), two codes 16 bits apart, moved so that
+ * they begin at bit `to` of either half; other bits are others'. */
 template <int P>
 static __device__ inline uint32_t plane_pair(const uint32_t *words, uint32_t token, uint32_t i,
                                              int to) {
@@ -58,8 +59,8 @@ static __device__ inline uint32_t plane_pair(const uint32_t *words, uint32_t tok
 
 /* Codes of uniform steps as halves, without arithmetic: a half of 2^bits to 2^(bits + 1) has the
  * code as the first bits of its mantissa. What is so added, 2^bits + 2^(bits - 1) with the zero of
- * codes, is taken off by `add` (lift_meta), where it costs 2^(bits - 11) of a step at most: too much
- * in 8 bits, which are made whole numbers first. */
+ * codes, is taken off by `add` (lift_meta), where it costs 2^(bits - 11) of a step at most: too
+ * much in 8 bits, which are made whole numbers first. */
 template <int BITS> static __device__ inline __half2 uniform_halves(uint32_t pair_shifted) {
     constexpr uint32_t one = 0x3c00 + (BITS << 10), mask = ((1u << BITS) - 1) << (10 - BITS);
 
@@ -80,13 +81,6 @@ static __device__ inline float uniform_excess(uint32_t bits) {
 static __device__ inline void bytes_to_halves(uint32_t bytes, __half2 *out) {
     out[0] = __hsub2(half2_of(__byte_perm(bytes, 0x64646464, 0x4140)), half2_of(0x64806480));
     out[1] = __hsub2(half2_of(__byte_perm(bytes, 0x64646464, 0x4342)), half2_of(0x64806480));
-}
-
-/* Levels of up to eight codes. */
-static __device__ inline __half2 few_levels(const CudaKvFormat &f, uint32_t pair) {
-    uint32_t bytes = __byte_perm(f.table[0], f.table[1], (pair | pair >> 12) & 0x77);
-
-    return __hsub2(half2_of(__byte_perm(bytes, 0x64646464, 0x4140)), half2_of(0x64806480));
 }
 
 /* 0xff for each byte of `word` whose sign is set, else 0. */
@@ -112,15 +106,49 @@ static __device__ inline void many_levels(const CudaKvFormat &f, uint32_t word, 
     bytes_to_halves(bytes, out + 2);
 }
 
+/* Levels of a token's eight channels by their numbers, of three bits or four, a nibble each. */
+template <int BITS>
+static __device__ inline void numbered_levels(const CudaKvFormat &f, uint32_t numbers,
+                                              __half2 *out) {
+    uint32_t low = numbers & 0x77777777;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) { /* channels 0 to 3, then 4 to 7 */
+        uint32_t bytes = __byte_perm(f.table[0], f.table[1], low >> 16 * i), upper;
+
+        if (BITS == 4) {
+            if (i == 0)
+                asm("prmt.b32 %0, %1, %2, 0xd9c8;" : "=r"(upper) : "r"(numbers << 4), "r"(numbers));
+            else
+                asm("prmt.b32 %0, %1, %2, 0xfbea;" : "=r"(upper) : "r"(numbers << 4), "r"(numbers));
+            bytes = (__byte_perm(f.table[2], f.table[3], low >> 16 * i) & upper) | (bytes & ~upper);
+        }
+        bytes_to_halves(bytes, out + 2 * i);
+    }
+}
+
 /* A unit's words of both planes, and a token of it as four pairs of whole numbers. */
 template <KvSide SIDE, int BITS, int P0, int P1> struct CudaUnit {
+    static constexpr bool has_trellis = SIDE == KV_SIDE_V && BITS < 4;
     uint32_t low[2 * P0], high[P1 ? 2 * P1 : 1];
 
+    /* `is_first`: of a run of channels. A trellis's coded bits become the bits of its subsets. */
     __device__ CudaUnit(const uint8_t *plane0, const uint8_t *plane1, uint32_t unit,
-                        uint32_t n_units) {
+                        uint32_t n_units, bool is_first) {
         load_unit<P0>(plane0, unit, n_units, low);
         if (P1)
             load_unit<P1 ? P1 : 1>(plane1, unit, n_units, high);
+        if constexpr (has_trellis) {
+            uint2 before =
+                is_first ? make_uint2(0, 0) : *(const uint2 *)((const uint4 *)plane0 + unit - 1);
+
+            subsets[0][0] = __funnelshift_l(before.x, low[0], 8);
+            subsets[0][1] = __funnelshift_l(before.y, low[1], 8);
+            subsets[1][0] = low[0] ^ __funnelshift_l(before.x, low[0], 4) ^
+                            __funnelshift_l(before.x, low[0], 12);
+            subsets[1][1] = low[1] ^ __funnelshift_l(before.y, low[1], 4) ^
+                            __funnelshift_l(before.y, low[1], 12);
+        }
     }
 
     /* Pair i of a token: two codes, `to` bits up in either half. */
@@ -130,26 +158,39 @@ template <KvSide SIDE, int BITS, int P0, int P1> struct CudaUnit {
         uint32_t x = plane_pair<P0>(low, i_token, i, to) & mask0 << to;
 
         if (P1)
-            x |= plane_pair<P1 ? P1 : 1>(high, i_token, i, to + P0) & mask1 << (to + P0);
+            x |= plane_pair < P1 ? P1 : 1 > (high, i_token, i, to + P0) & mask1 << (to + P0);
         return x;
     }
 
+    /* Numbers of levels of a token of a trellis, a nibble each. */
+    __device__ uint32_t numbers(uint32_t i_token) const {
+        uint32_t i = i_token / 4, shift = i_token % 4;
+        uint32_t x = (subsets[0][i] >> shift & 0x11111111) |
+                     (subsets[1][i] >> shift & 0x11111111) << 1 |
+                     (low[2 + i] >> shift & 0x11111111) << 2;
+
+        return P1 ? x | (high[P1 ? i : 0] >> shift & 0x11111111) << 3 : x;
+    }
+
     __device__ void token(const CudaKvFormat &f, uint32_t i_token, __half2 *out) const {
-        if constexpr (SIDE == KV_SIDE_V && BITS == 4) {
+        if constexpr (has_trellis) {
+            numbered_levels<BITS + 1>(f, numbers(i_token), out);
+        } else if constexpr (SIDE == KV_SIDE_V && BITS == 4) {
             many_levels(f, low[i_token], out);
         } else if constexpr (BITS == 8) {
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                out[i] = byte_steps(
-                    __byte_perm(low[2 * i_token + i / 2], 0, i % 2 ? 0x4342 : 0x4140));
+                out[i] =
+                    byte_steps(__byte_perm(low[2 * i_token + i / 2], 0, i % 2 ? 0x4342 : 0x4140));
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                out[i] = SIDE == KV_SIDE_K || BITS == 6
-                             ? uniform_halves<BITS>(pair(i_token, i, 10 - BITS))
-                             : few_levels(f, pair(i_token, i, 0));
+                out[i] = uniform_halves<BITS>(pair(i_token, i, 10 - BITS));
         }
     }
+
+  private:
+    uint32_t subsets[2][2]; /* bit 0, bit 1; tokens 0 to 3, 4 to 7 */
 };
 
 /* Scales and centers of a page, lifted, in shared memory: a value is code * mul + add. Keys: one
@@ -176,7 +217,7 @@ static __device__ inline float lift_meta(const CudaKvFormat &f, const uint8_t *r
         if (i >= n_vectors)
             continue;
         if (f.meta_bytes == 1) {
-            scales[k] = table[raw[i]];
+            scales[k] = table[raw[i]] * f.unit;
             if (f.has_centers) /* codes are counted from half a step below the middle */
                 middles[k] = (0.5f * (float)(int8_t)centers[i] + 0.5f) * scales[k];
         } else {
@@ -222,7 +263,8 @@ static __device__ inline void unpack_sixteen(const CudaKvFormat &f, const uint8_
 
     for (uint32_t i_unit = lane; i_unit < 2 * n; i_unit += CUDA_WARP) {
         uint32_t first = i_unit / n * CUDA_KV_UNIT, channel = i_unit % n * CUDA_KV_UNIT;
-        CudaUnit<SIDE, BITS, P0, P1> unit(plane0, plane1, i_unit, 2 * n);
+        CudaUnit<SIDE, BITS, P0, P1> unit(plane0, plane1, i_unit, 2 * n,
+                                          channel % KV_TRELLIS_RUN == 0);
         uint32_t at_meta = SIDE == KV_SIDE_K ? channel : first_token + first;
         uint4 mul = *(const uint4 *)(meta.mul + at_meta), add = make_uint4(0, 0, 0, 0);
 
@@ -251,7 +293,7 @@ static __device__ inline void unpack_any(const CudaKvFormat &f, const uint8_t *p
                                          const uint8_t *plane1, uint32_t head_dim,
                                          uint32_t first_token, const CudaKvMeta &meta, __half *tile,
                                          uint32_t pitch, bool is_bare) {
-#define UNPACK(_bits, _p0, _p1)                                                                   \
+#define UNPACK(_bits, _p0, _p1)                                                                 \
     unpack_sixteen<SIDE, _bits, _p0, _p1>(f, plane0, plane1, head_dim, first_token, meta, tile, \
                                           pitch, is_bare)
     switch (f.format) {

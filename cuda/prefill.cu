@@ -51,7 +51,9 @@ int cuda_prefill(cudaStream_t stream, const CudaAttentionArgs *args) {
         return -ENOTSUP;
     if (!args->n_tiles)
         return 0;
-    find_kernel(args->layer.head_dim, is_bf16)<<<dim3(args->n_tiles, args->layer.n_kv_heads),
-                                                 PREFILL_THREADS, m.total, stream>>>(*args, m);
+    find_kernel(
+        args->layer.head_dim,
+        is_bf16)<<<dim3(args->n_tiles, args->layer.n_kv_heads), PREFILL_THREADS, m.total, stream>>>(
+        *args, m);
     return cuda_launch_status();
 }

@@ -19,16 +19,17 @@
 
 /* Bytes of the parts of shared memory, in this order. */
 typedef struct CudaPrefillMemory {
-    uint32_t tile;              /* of one side; two sides, two stages */
+    uint32_t tile;             /* of one side; two sides, two stages */
     uint32_t packed[KV_SIDES]; /* a page's codes */
     uint32_t raw[KV_SIDES];    /* its scales and centers */
-    uint32_t meta;              /* both sides' mul and add, kv_scales, lifts */
-    uint32_t queries;           /* where they do not fit registers */
+    uint32_t meta;             /* both sides' mul and add, kv_scales, lifts */
+    uint32_t queries;          /* where they do not fit registers */
     uint32_t total;
 } CudaPrefillMemory;
 
-static __host__ __device__ inline CudaPrefillMemory
-prefill_memory(const CudaKvFormat *formats, uint32_t head_dim, uint32_t padded_dim) {
+static __host__ __device__ inline CudaPrefillMemory prefill_memory(const CudaKvFormat *formats,
+                                                                   uint32_t head_dim,
+                                                                   uint32_t padded_dim) {
     CudaPrefillMemory m = {};
     uint32_t at_end = CUDA_PREFILL_QUERIES * padded_dim * 4;
 
@@ -42,8 +43,7 @@ prefill_memory(const CudaKvFormat *formats, uint32_t head_dim, uint32_t padded_d
     }
     m.meta = 2 * 2 * (padded_dim + KV_PAGE_TOKENS) + KV_SCALES * 4 + 16;
     m.queries = padded_dim > 128 ? CUDA_PREFILL_QUERIES * (padded_dim + PREFILL_PAD) * 2 : 0;
-    m.total =
-        4 * m.tile + m.packed[0] + m.packed[1] + m.raw[0] + m.raw[1] + m.meta + m.queries;
+    m.total = 4 * m.tile + m.packed[0] + m.packed[1] + m.raw[0] + m.raw[1] + m.meta + m.queries;
     m.total = m.total > at_end ? m.total : at_end;
     return m;
 }
@@ -101,10 +101,9 @@ static __device__ inline const uint16_t *block_rows(const CudaTile &t, uint32_t 
     if (t.position(block) < t.s.n_past)
         return at<const uint16_t>(kv_layer_tail(&layer, side, t.s.slot, t.head));
     *stridep = layer.n_kv_heads * n;
-    return t.a.own[side] + ((size_t)(t.s.first_row + t.position(block) - t.s.n_past) *
-                                layer.n_kv_heads +
-                            t.head) *
-                               n;
+    return t.a.own[side] +
+           ((size_t)(t.s.first_row + t.position(block) - t.s.n_past) * layer.n_kv_heads + t.head) *
+               n;
 }
 
 static __device__ inline void issue_rows(const CudaTile &t, uint32_t block, KvSide side,
@@ -114,8 +113,7 @@ static __device__ inline void issue_rows(const CudaTile &t, uint32_t block, KvSi
 
     for (uint32_t row = t.row, column = t.column; row < BLOCK_TOKENS;) {
         copy_later(tile + row * pitch + column * 8,
-                   rows + (size_t)(row < n_tokens ? row : 0) * stride + column * 8,
-                   row < n_tokens);
+                   rows + (size_t)(row < n_tokens ? row : 0) * stride + column * 8, row < n_tokens);
         row += PREFILL_THREADS / per_row;
         column += PREFILL_THREADS % per_row;
         if (column >= per_row) {
@@ -136,8 +134,8 @@ static __device__ inline void issue_block(const CudaTile &t, uint32_t block, uin
         KvSide side = (KvSide)i;
 
         if (t.is_packed(block, side)) {
-            const uint8_t *from = at<const uint8_t>(
-                kv_layer_block(&t.a.layer, side, t.pages[block], t.head));
+            const uint8_t *from =
+                at<const uint8_t>(kv_layer_block(&t.a.layer, side, t.pages[block], t.head));
 
             issue_bytes(t.packed(side), from, t.m.packed[side]);
             issue_bytes(t.raw(side), from + t.a.formats[side].scales_offset,
@@ -163,8 +161,10 @@ static __device__ inline void unpack_side(const CudaTile &t, uint32_t block, uin
     uint32_t pitch = padded_dim + PREFILL_PAD;
 
     if (warp == 0) {
-        float lift = lift_meta<SIDE == KV_SIDE_K ? DIM / 32 : 2>(
-            f, t.raw(SIDE), table, SIDE == KV_SIDE_K ? n : KV_PAGE_TOKENS, meta);
+        float lift =
+            lift_meta < SIDE == KV_SIDE_K
+                ? DIM / 32
+                : 2 > (f, t.raw(SIDE), table, SIDE == KV_SIDE_K ? n : KV_PAGE_TOKENS, meta);
 
         if (threadIdx.x % CUDA_WARP == 0)
             lifts[SIDE] = lift;
@@ -309,7 +309,8 @@ static __device__ inline void mask_block(const CudaTileQueries<DIM> &queries, co
     for (int j = 0; j < BLOCK_TOKENS / 8; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            uint32_t token = j * 8 + column + i % 2, p = first + token, q = queries.positions[i / 2];
+            uint32_t token = j * 8 + column + i % 2, p = first + token,
+                     q = queries.positions[i / 2];
             bool is_seen = token < n_tokens && p <= q && (!t.a.window || p + t.a.window > q);
 
             s[j][i] = is_seen ? s[j][i] : -INFINITY;

@@ -24,10 +24,10 @@ int cuda_product_prepare(bool is_small) {
 
 template <int TILES, int AHEAD>
 static int launch_few(cudaStream_t stream, const CudaProduct &product, uint32_t n_sm) {
-    uint32_t n_groups = product_groups(product);
+    auto kernel = product_few_kernel<TILES, AHEAD>;
+    uint32_t n_groups = product_groups(product), n_blocks = n_groups < n_sm ? n_groups : n_sm;
 
-    product_few_kernel<TILES, AHEAD><<<n_groups < n_sm ? n_groups : n_sm, PRODUCT_THREADS,
-                                       sizeof(CudaProductMemory<TILES, AHEAD>), stream>>>(product);
+    kernel<<<n_blocks, PRODUCT_THREADS, sizeof(CudaProductMemory<TILES, AHEAD>), stream>>>(product);
     return cuda_launch_status();
 }
 

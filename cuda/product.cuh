@@ -2,14 +2,14 @@
 #pragma once
 
 /*
- * Products of few tokens: memory that gives weights decides, so it is never let idle. As many blocks
- * as fit stay to the end, and go through groups of 16 outputs; the warps of a block share a group's
- * columns, 128 at a time, and add up in shared memory.
+ * Products of few tokens: memory that gives weights decides, so it is never let idle. As many
+ * blocks as fit stay to the end, and go through groups of 16 outputs; the warps of a block share a
+ * group's columns, 128 at a time, and add up in shared memory.
  *
  * What a thread will use it asks for itself, ahead, into places of its own in shared memory
  * (cp.async): so no thread waits for another, and what is ahead may be of the next group. Tensor
- * cores add up in f32; the order of columns within a fragment is the one in which 16-byte loads give
- * them, for weights and activations alike.
+ * cores add up in f32; the order of columns within a fragment is the one in which 16-byte loads
+ * give them, for weights and activations alike.
  */
 
 #include "cuda/device.cuh"
@@ -17,9 +17,9 @@
 
 #define PRODUCT_WARPS 8
 #define PRODUCT_THREADS (PRODUCT_WARPS * CUDA_WARP)
-#define PRODUCT_ROWS 16 /* of a group */
-#define PRODUCT_STEP 128 /* columns that a warp takes at a time */
-#define PRODUCT_LOADS 4  /* of 32 columns each, and of rows 8 apart */
+#define PRODUCT_ROWS 16       /* of a group */
+#define PRODUCT_STEP 128      /* columns that a warp takes at a time */
+#define PRODUCT_LOADS 4       /* of 32 columns each, and of rows 8 apart */
 #define PRODUCT_AHEAD 3       /* steps, where a block may have the shared memory */
 #define PRODUCT_AHEAD_SMALL 1 /* and where not */
 
@@ -86,8 +86,8 @@ struct CudaProductPlace {
         for (uint32_t i = 0; i < 2; i++) {
             uint32_t row = min(first_row + lane / 4 + i * 8, part.n_out - 1);
 
-            rows[i] = (const uint4 *)((const __nv_bfloat16 *)part.weight +
-                                      (size_t)row * product.n_in);
+            rows[i] =
+                (const uint4 *)((const __nv_bfloat16 *)part.weight + (size_t)row * product.n_in);
         }
     }
 };
@@ -95,8 +95,8 @@ struct CudaProductPlace {
 /* Asks for a step's weights of the thread; nothing once the groups are done. */
 static __device__ inline void ask_weights(const CudaProduct &product, CudaProductPlace &p,
                                           uint32_t n_groups, uint32_t n_steps, uint4 *stage) {
-    uint32_t k = (p.step * PRODUCT_WARPS + threadIdx.x / CUDA_WARP) * PRODUCT_STEP +
-                 threadIdx.x % 4 * 8;
+    uint32_t k =
+        (p.step * PRODUCT_WARPS + threadIdx.x / CUDA_WARP) * PRODUCT_STEP + threadIdx.x % 4 * 8;
 
     if (p.group < n_groups) {
 #pragma unroll
@@ -143,8 +143,7 @@ static __device__ inline void load_tokens(const CudaProduct &product, uint32_t s
 /* The warps' sums of a group, added up and stored. */
 template <int TILES>
 static __device__ inline void finish_group(const CudaProduct &product, uint32_t group,
-                                           float (*sums)[TILES][PRODUCT_ROWS][9],
-                                           float (*c)[4]) {
+                                           float (*sums)[TILES][PRODUCT_ROWS][9], float (*c)[4]) {
     uint32_t warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP, first_row;
     const CudaPart &part = product.parts[find_part(product, group, &first_row)];
 

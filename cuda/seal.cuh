@@ -10,6 +10,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/seal.h"
+#include "kvcache/value_trellis.h"
 
 #define SEAL_THREADS 256
 #define SEAL_PITCH (KV_PAGE_TOKENS + 1) /* of a channel: neither direction meets in a bank */
@@ -211,6 +212,93 @@ static __device__ inline uint32_t nearest_level(const CudaKvFormat &f, float u) 
     return code;
 }
 
+/* The level that a subset has nearest to u, by its number. */
+static __device__ inline uint32_t nearest_of_subset(const CudaKvFormat &f, uint32_t subset,
+                                                    float u) {
+    uint32_t i = subset, n_levels = 2u << f.bits;
+
+    while (i + KV_TRELLIS_SUBSETS < n_levels &&
+           u >= 0.5f * (f.levels[i] + f.levels[i + KV_TRELLIS_SUBSETS]))
+        i += KV_TRELLIS_SUBSETS;
+    return i;
+}
+
+/* The subset of a step of the trellis (kvcache/value_trellis.h). */
+static __device__ inline uint32_t trellis_subset(uint32_t state, uint32_t bit) {
+    return (bit ^ (state & 1) ^ state >> 2) << 1 | (state >> 1 & 1);
+}
+
+#define TRELLIS_CODED_BIT 16 /* in `codes`, beside the level's number */
+
+/* Channels first .. first + n - 1 of a token to the levels of the best path; `codes` keeps which of
+ * two paths each state came by, until the way back replaces it. */
+static __device__ inline void search_trellis(const CudaKvFormat &f, const float *x, uint8_t *codes,
+                                             uint32_t n, float units) {
+    float costs[KV_TRELLIS_STATES];
+    uint32_t state = 0;
+
+#pragma unroll
+    for (uint32_t i = 0; i < KV_TRELLIS_STATES; i++)
+        costs[i] = i ? INFINITY : 0;
+    for (uint32_t c = 0; c < n; c++) {
+        float u = __fmul_rn(x[c * SEAL_PITCH], units), errors[KV_TRELLIS_SUBSETS];
+        float next[KV_TRELLIS_STATES];
+        uint32_t upper = 0;
+
+#pragma unroll
+        for (uint32_t i = 0; i < KV_TRELLIS_SUBSETS; i++)
+            errors[i] = __fsub_rn(u, f.levels[nearest_of_subset(f, i, u)]);
+#pragma unroll
+        for (uint32_t to = 0; to < KV_TRELLIS_STATES; to++) {
+            float error_low = errors[trellis_subset(to >> 1, to & 1)];
+            float error_high = errors[trellis_subset(to >> 1 | 4, to & 1)];
+            float low = __fmaf_rn(error_low, error_low, costs[to >> 1]);
+            float high = __fmaf_rn(error_high, error_high, costs[to >> 1 | 4]);
+
+            next[to] = high < low ? high : low;
+            upper |= (high < low) << to;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < KV_TRELLIS_STATES; i++)
+            costs[i] = next[i];
+        codes[c * KV_PAGE_TOKENS] = (uint8_t)upper;
+    }
+#pragma unroll
+    for (uint32_t i = 1; i < KV_TRELLIS_STATES; i++) {
+        float best = costs[0];
+
+#pragma unroll
+        for (uint32_t k = 1; k < i; k++)
+            best = fminf(best, costs[k]);
+        state = costs[i] < best ? i : state;
+    }
+    for (uint32_t c = n; c-- > 0;) {
+        uint32_t bit = state & 1,
+                 before = state >> 1 | (codes[c * KV_PAGE_TOKENS] >> state & 1) * 4;
+        float u = __fmul_rn(x[c * SEAL_PITCH], units);
+
+        codes[c * KV_PAGE_TOKENS] = (uint8_t)(nearest_of_subset(f, trellis_subset(before, bit), u) |
+                                              bit * TRELLIS_CODED_BIT);
+        state = before;
+    }
+}
+
+/* Codes, or numbers of levels, of all tokens; m.inverse is what brings them to units of levels. */
+static __device__ inline void choose_levels(const CudaKvFormat &f, const CudaSealMemory &m,
+                                            uint32_t n) {
+    uint32_t t = threadIdx.x % KV_PAGE_TOKENS, share = threadIdx.x / KV_PAGE_TOKENS;
+
+    if (f.has_trellis) {
+        for (uint32_t c = share * KV_TRELLIS_RUN; c < n; c += SEAL_SHARES * KV_TRELLIS_RUN)
+            search_trellis(f, m.x + c * SEAL_PITCH + t, m.codes + c * KV_PAGE_TOKENS + t,
+                           min(n - c, KV_TRELLIS_RUN), m.inverse[t]);
+        return;
+    }
+    for (uint32_t c = share; c < n; c += SEAL_SHARES)
+        m.codes[c * KV_PAGE_TOKENS + t] =
+            (uint8_t)nearest_level(f, __fmul_rn(m.x[c * SEAL_PITCH + t], m.inverse[t]));
+}
+
 static __device__ inline void seal_values_levels(const CudaKvFormat &f, const CudaSealMemory &m,
                                                  uint8_t *block, uint32_t n) {
     uint32_t t = threadIdx.x % KV_PAGE_TOKENS, share = threadIdx.x / KV_PAGE_TOKENS;
@@ -228,14 +316,13 @@ static __device__ inline void seal_values_levels(const CudaKvFormat &f, const Cu
         m.inverse[t] = __fmul_rn(f.levels_per_sigma, deviation > 0 ? __fdiv_rn(1, deviation) : 0);
     }
     __syncthreads();
-    for (uint32_t c = share; c < n; c += SEAL_SHARES)
-        m.codes[c * KV_PAGE_TOKENS + t] =
-            (uint8_t)nearest_level(f, __fmul_rn(m.x[c * SEAL_PITCH + t], m.inverse[t]));
+    choose_levels(f, m, n);
     __syncthreads();
     if (share == 0) {
         for (uint32_t c = 0; c < n; c++)
-            products = __fmaf_rn(m.x[c * SEAL_PITCH + t], f.levels[m.codes[c * KV_PAGE_TOKENS + t]],
-                                 products);
+            products =
+                __fmaf_rn(m.x[c * SEAL_PITCH + t],
+                          f.levels[m.codes[c * KV_PAGE_TOKENS + t] % TRELLIS_CODED_BIT], products);
         block[f.scales_offset + t] =
             products > 0 ? (uint8_t)scale_nearest(m.table, __fdiv_rn(squares, products)) : 0;
     }
@@ -266,6 +353,22 @@ static __device__ inline uint32_t pack_levels(const uint32_t *codes) {
     return word;
 }
 
+/* A token's eight numbers of levels of a trellis, and their coded bits, into a unit's words of a
+ * plane: bit by bit. */
+static __device__ inline void pack_trellis(const uint32_t *codes, uint32_t p, uint32_t token,
+                                           uint32_t *words) {
+    for (uint32_t i = 0; i < CUDA_KV_UNIT; i++) {
+        uint32_t at_bit = 4 * i + token % 4, chosen = codes[i] % TRELLIS_CODED_BIT / 4;
+
+        if (p == 2) {
+            words[token / 4] |= codes[i] / TRELLIS_CODED_BIT << at_bit;
+            words[2 + token / 4] |= (chosen & 1) << at_bit;
+        } else {
+            words[token / 4] |= chosen >> 1 << at_bit;
+        }
+    }
+}
+
 /* A unit's words [2 p] of a plane. */
 static __device__ inline void pack_words(const CudaKvFormat &f, const CudaSealMemory &m,
                                          uint32_t first_token, uint32_t first_channel,
@@ -280,6 +383,8 @@ static __device__ inline void pack_words(const CudaKvFormat &f, const CudaSealMe
         if (p == 8) {
             words[2 * t] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
             words[2 * t + 1] = codes[4] | codes[5] << 8 | codes[6] << 16 | codes[7] << 24;
+        } else if (f.has_trellis) {
+            pack_trellis(codes, p, t, words);
         } else if (f.bits == 4 && !f.has_centers) {
             words[t] = pack_levels(codes);
         } else {
@@ -297,8 +402,8 @@ static __device__ inline void pack_unit(const CudaKvFormat &f, const CudaSealMem
     for (uint32_t plane = 0, from_bit = 0; plane < 2 && f.planes[plane];
          from_bit += f.planes[plane++]) {
         uint32_t p = f.planes[plane], n_words = p == 1 ? 2 : 4;
-        uint32_t *to = (uint32_t *)(block + (plane ? f.plane1_offset : 0) +
-                                    (size_t)piece * 16 * n * p / 8);
+        uint32_t *to =
+            (uint32_t *)(block + (plane ? f.plane1_offset : 0) + (size_t)piece * 16 * n * p / 8);
 
         pack_words(f, m, first_token, first_channel, from_bit, p, words);
         for (uint32_t i = 0; i < 2 * p; i++)

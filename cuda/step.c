@@ -210,8 +210,8 @@ static void try_tile(Cut *cut, uint32_t i_sequence, uint32_t first_query, uint32
     cut->n_partials = most > cut->n_partials ? most : cut->n_partials;
 }
 
-#define WARPS 4        /* of a block, which share an item's units */
-#define ITEM_UNITS 2   /* that beginning and ending an item costs a warp */
+#define WARPS 4      /* of a block, which share an item's units */
+#define ITEM_UNITS 2 /* that beginning and ending an item costs a warp */
 
 /* The size of items with which the step is done first. */
 static uint32_t choose_units(Cut cut) {

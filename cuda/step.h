@@ -17,9 +17,9 @@
 #define CUDA_TILE_QUERIES 8     /* of one item of attention: rows times the heads of a group */
 #define CUDA_UNIT_TOKENS 16     /* of a tail or a step's own tokens */
 #define CUDA_WINDOWS_MAX 8      /* distinct ones */
-#define CUDA_BLOCKS_PER_SM 3     /* of attention, at once */
-#define CUDA_SPLITS_MAX 256      /* of a tile */
-#define CUDA_ROUNDS_MAX 6        /* of as many items as there are at once */
+#define CUDA_BLOCKS_PER_SM 3    /* of attention, at once */
+#define CUDA_SPLITS_MAX 256     /* of a tile */
+#define CUDA_ROUNDS_MAX 6       /* of as many items as there are at once */
 #define CUDA_PREFILL_QUERIES 64 /* of a tile that many rows share */
 
 /* Some of the keys for some of the queries of a sequence, for every KV head. The keys that a

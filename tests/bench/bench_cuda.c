@@ -313,9 +313,9 @@ static double time_attention(size_t i_pair, uint32_t n_sequences, uint32_t n_row
     begin(n_sequences, n_rows, n_past);
     seconds = seconds_of((Run){ attend, &a }, n_rows > 1000 ? 2 : 10);
     end();
-    *bytesp = (double)(n_past / 64) * n_sequences * KV_HEADS *
-              (double)(block_bytes(pairs[i_pair].k, KV_SIDE_K) +
-                       block_bytes(pairs[i_pair].v, KV_SIDE_V));
+    *bytesp =
+        (double)(n_past / 64) * n_sequences * KV_HEADS *
+        (double)(block_bytes(pairs[i_pair].k, KV_SIDE_K) + block_bytes(pairs[i_pair].v, KV_SIDE_V));
     ops->memory_free(backend, store->base);
     ops->memory_free(backend, q);
     ops->memory_free(backend, out);
@@ -327,8 +327,9 @@ static double time_attention(size_t i_pair, uint32_t n_sequences, uint32_t n_row
 }
 
 static void bench_attention(void) {
-    static const uint32_t shapes[][2] = { { 64, 4096 }, { 8, 32768 }, { 1, 131072 }, { 1, 8192 },
-                                          { 64, 512 } };
+    static const uint32_t shapes[][2] = {
+        { 64, 4096 }, { 8, 32768 }, { 1, 131072 }, { 1, 8192 }, { 64, 512 }
+    };
 
     printf("\ndecode attention   sequences  tokens       us   GB/s  of copies  faster than bf16\n");
     for (size_t s = 0; s < sizeof(shapes) / sizeof(*shapes); s++) {
