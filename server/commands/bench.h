@@ -59,13 +59,15 @@ int bench_decode(Session *session, const KvPlan *plan, uint32_t n_sequences, uin
 int bench_prefill(Session *session, const KvPlan *plan, uint32_t n_tokens, double *prompt_sp,
                   Reason *why);
 
-/* The attention op of one sequence's next token over all layers. */
+/* The attention op of one sequence over all layers. */
 typedef struct BenchAttention {
-    double seconds;
-    double bytes; /* of keys and values it reads */
+    double seconds;      /* of its next token */
+    double bytes;        /* of keys and values that one reads */
+    double prompt_row_s; /* of one token of a prompt, in a step of as many as a step has */
 } BenchAttention;
 
-/* With n_context tokens in the KV cache, none of them in the processor's caches. */
+/* With n_context tokens in the KV cache, none of them in the processor's caches; of a prompt,
+ * with three quarters of them. */
 int bench_attention(Session *session, KvFormat format, uint32_t n_context, BenchAttention *out,
                     Reason *why);
 

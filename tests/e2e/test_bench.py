@@ -55,6 +55,7 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
     assert floors == sorted(floors, reverse=True)
     base = figures["cache"][SPECS.index("f16")]
     assert base["attention_per_f16"] == 1 and base["sealing_share"] == 0
+    assert all(row["prompt_attention_token_s"] > 0 for row in figures["cache"])
 
 
 @pytest.mark.parametrize("arguments, complaint", [
