@@ -318,6 +318,17 @@ static __device__ inline void softmax_step(CudaSoftmax &m, float *s, float value
     m.lift = value_lift;
 }
 
+/* By what weights were too large, where that is anything. All threads of a warp call. */
+template <int DIM>
+static __device__ inline void shrink_results(float (*o)[4], const float *shrink) {
+    if (__any_sync(CUDA_FULL, shrink[0] != 1 || shrink[1] != 1))
+#pragma unroll
+        for (int t = 0; t < DIM / 16; t++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                o[t][i] *= shrink[i % 2];
+}
+
 /* Tokens that a query does not see have no weight. */
 static __device__ inline void mask_scores(float *s, const CudaReader &r, const uint32_t *positions,
                                           uint32_t first, uint32_t n_tokens) {
@@ -567,6 +578,19 @@ static __device__ inline void issue_page(const CudaReader &r, uint32_t unit, KvS
     copies_commit();
 }
 
+/* Whether sixteen number i of a unit has tokens that are kept exactly: there levels are scaled. */
+static __device__ inline bool has_sinks(const CudaReader &r, uint32_t unit, uint32_t i) {
+    return unit == 0 && i == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK;
+}
+
+/* A thread's weights times the scales of its tokens, of sixteen number i of a page. */
+static __device__ inline float4 scale_weights(float4 s, const CudaKvMeta &meta, uint32_t i) {
+    uint32_t token = i * TILE_TOKENS + threadIdx.x % CUDA_WARP / 4;
+    float low = __half2float(meta.mul[token]), high = __half2float(meta.mul[token + 8]);
+
+    return make_float4(s.x * low, s.y * low, s.z * high, s.w * high);
+}
+
 /* Sixteen number i of a page's side to the tile. */
 template <int DIM, bool IS_FULL, KvSide SIDE>
 static __device__ inline void unpack_chunk(const CudaReader &r, const uint8_t *stage, uint32_t unit,
@@ -574,13 +598,13 @@ static __device__ inline void unpack_chunk(const CudaReader &r, const uint8_t *s
                                            uint8_t *tile) {
     const CudaKvFormat &f = r.a.formats[SIDE];
     uint32_t n = HEAD_CHANNELS(r);
-    bool has_sinks = unit == 0 && i == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK;
+    bool has_exact = has_sinks(r, unit, i);
 
     __syncwarp();
     unpack_any<SIDE>(f, stage + i * (TILE_TOKENS * n * f.planes[0] / 8),
                      stage + f.plane1_offset + i * (TILE_TOKENS * n * f.planes[1] / 8), n,
-                     i * TILE_TOKENS, meta, (__half *)tile, DIM + TILE_PAD, !has_sinks);
-    if (has_sinks) {
+                     i * TILE_TOKENS, meta, (__half *)tile, DIM + TILE_PAD, !has_exact);
+    if (has_exact) {
         __syncwarp();
         put_sinks<DIM, IS_FULL>(r, SIDE, lift, (__half *)tile, DIM + TILE_PAD);
     }
@@ -633,7 +657,7 @@ static __device__ inline void attend_pages(const CudaReader &r, uint32_t unit_be
                                            const float *table, CudaSoftmax &softmax,
                                            float (*o)[4]) {
     constexpr uint32_t pitch = DIM + TILE_PAD;
-    uint32_t lane = threadIdx.x % CUDA_WARP, g = lane / 4;
+    uint32_t lane = threadIdx.x % CUDA_WARP;
     const uint16_t *tile = (const uint16_t *)w.tile;
     const uint16_t *k_row = tile + (lane % 8 + lane / 8 % 2 * 8) * pitch + lane / 16 * 8;
     const uint16_t *v_row = tile + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
@@ -680,12 +704,7 @@ static __device__ inline void attend_pages(const CudaReader &r, uint32_t unit_be
         lift = lift_meta<2>(r.a.formats[KV_SIDE_V], w.raws + m.raw[KV_SIDE_K], table,
                             KV_PAGE_TOKENS, w.meta[KV_SIDE_V]);
         softmax_page(softmax, scores, lift, shrink);
-        if (__any_sync(CUDA_FULL, shrink[0] != 1 || shrink[1] != 1))
-#pragma unroll
-            for (int t = 0; t < DIM / 16; t++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    o[t][i] *= shrink[i % 2];
+        shrink_results<DIM>(o, shrink);
 #pragma unroll 1
         for (int c = 0; c < PAGE_CHUNKS; c++) {
             uint32_t p[2];
@@ -694,13 +713,8 @@ static __device__ inline void attend_pages(const CudaReader &r, uint32_t unit_be
             unpack_chunk<DIM, IS_FULL, KV_SIDE_V>(r, w.stages + m.stage[KV_SIDE_K], unit, c,
                                                   w.meta[KV_SIDE_V], lift, w.tile);
             s = scores[c * CUDA_WARP];
-            if (has_levels &&
-                !(unit == 0 && c == 0 && r.a.layer.n_sinks && r.s.sink != KV_NO_SINK)) {
-                float low = __half2float(w.meta[KV_SIDE_V].mul[c * TILE_TOKENS + g]);
-                float high = __half2float(w.meta[KV_SIDE_V].mul[c * TILE_TOKENS + g + 8]);
-
-                s = make_float4(s.x * low, s.y * low, s.z * high, s.w * high);
-            }
+            if (has_levels && !has_sinks(r, unit, c))
+                s = scale_weights(s, w.meta[KV_SIDE_V], c);
             p[0] = transpose_fragment(half2_pack(s.x, s.y));
             p[1] = transpose_fragment(half2_pack(s.z, s.w));
 #pragma unroll
@@ -787,12 +801,7 @@ static __device__ inline void attend_units(const CudaReader &r, uint32_t unit_be
         softmax_step(softmax, s[0], lift, shrink);
         p[0] = transpose_fragment(pack_pair<IS_BF16>(s[0][0], s[0][1]));
         p[1] = transpose_fragment(pack_pair<IS_BF16>(s[0][2], s[0][3]));
-        if (__any_sync(CUDA_FULL, shrink[0] != 1 || shrink[1] != 1))
-#pragma unroll
-            for (int t = 0; t < DIM / 16; t++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    o[t][i] *= shrink[i % 2];
+        shrink_results<DIM>(o, shrink);
 #pragma unroll
         for (int t = 0; t < DIM / 16; t++) {
             uint32_t a[4];
