@@ -6,6 +6,7 @@
 #include "cuda/cuda_backend.h"
 #endif
 #include "util/buffer.h"
+#include "util/log.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -73,13 +74,20 @@ static bool names_kind(const char *device, size_t i_kind, uint32_t *i_devicep) {
 
 static int open_best(Backend **outp, const BackendOps **opsp, const BackendOptions *options,
                      Reason *why) {
-    int r = -ENODEV;
+    Reason unused = REASON_NULL;
 
-    for (size_t i = 0; i < N_KINDS && (r == -ENODEV || r == -ENOTSUP); i++) {
+    for (size_t i = 0; i + 1 < N_KINDS; i++) {
+        int r = kinds[i].open(outp, options, 0, &unused);
+
         *opsp = kinds[i].ops;
-        r = kinds[i].open(outp, options, 0, why);
+        if (r != -ENODEV && r != -ENOTSUP)
+            return r ? reason_set(why, r, "%s", unused.text) : 0;
+        /* A GPU that is there but cannot be used is worth telling everybody about. */
+        log_line(r == -ENODEV ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING, "a device is not used",
+                 "device=%s reason=\"%s\"", kinds[i].ops->name, unused.text);
     }
-    return r;
+    *opsp = kinds[N_KINDS - 1].ops;
+    return kinds[N_KINDS - 1].open(outp, options, 0, why);
 }
 
 int backend_open(Backend **outp, const BackendOps **opsp, const BackendOptions *options,
