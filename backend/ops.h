@@ -29,6 +29,7 @@
  * succeed but those that free.
  */
 
+#include "backend/activation.h"
 #include "backend/sample.h"
 #include "backend/step.h"
 #include "backend/weight_format.h"
@@ -57,16 +58,19 @@ typedef struct WeightSource {
                                   row_order[r]; borrowed for the call */
 } WeightSource;
 
-/* The table's rows of the step's tokens. */
+/* The table's rows of the step's tokens, times `scale`. */
 typedef struct EmbedArgs {
     DevAddr out;         /* residual [rows of the step, n_cols] */
     const Weight *table; /* [n_vocab, n_cols] */
+    float scale;         /* usually 1 */
 } EmbedArgs;
 
 typedef struct RmsnormArgs {
-    DevAddr out;      /* act [n_rows, dim]; may be `in` where that is act */
+    DevAddr out;      /* act [n_rows, dim], may be `in` where that is act; residual [n_rows, dim]
+                         where `accumulate` */
     DevAddr in;       /* act [n_rows, dim], or residual where in_residual */
     bool in_residual; /* `in` is of the residual stream */
+    bool accumulate;  /* out += instead of out =; not with in_residual */
     DevAddr weight;   /* f32 [dim] */
     uint32_t n_rows, dim;
     float epsilon;
@@ -89,7 +93,8 @@ typedef struct MatmulArgs {
     bool out_f32;            /* logits */
 } MatmulArgs;
 
-/* cos and sin of every row's rotation, once a step: angle = position * inv_freq, in f32. */
+/* cos and sin of every row's rotation, once a step for each set of frequencies that layers have:
+ * angle = position * inv_freq, in f32. */
 typedef struct RopeTableArgs {
     DevAddr out;      /* f32 [rows of the step, 2, n_freqs]: cosines, then sines, times `scale` */
     DevAddr inv_freq; /* f32 [n_freqs] */
@@ -146,8 +151,9 @@ typedef struct CovariancesArgs {
 
 typedef struct GatedArgs {
     DevAddr out;      /* act [n_tokens, dim]; may be `gate` */
-    DevAddr gate, up; /* act [n_tokens, dim]; out = silu(gate) * up */
+    DevAddr gate, up; /* act [n_tokens, dim]; out = activation(gate) * up */
     uint32_t n_tokens, dim;
+    Activation activation;
 } GatedArgs;
 
 /* Rows logit_rows[first .. first + n_rows - 1] of the step. */

@@ -498,7 +498,8 @@ const Option option_table[] = {
       .min = 2,
       .max = 1u << 20,
       .fallback = "2048",
-      .help = "Tokens of one window; windows know nothing of each other" },
+      .help = "Tokens of one window; windows know nothing of each other, and begin with BOS "
+              "where the model's texts do" },
     { .name = "max_tokens",
       U32(max_tokens),
       .topic = TOPIC_COMMAND,

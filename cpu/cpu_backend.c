@@ -166,12 +166,14 @@ static void for_rows(Backend *backend, RowFn fn, const void *args, uint32_t n_ro
 
 static void embed_row(Backend *backend, const void *arg, uint32_t row) {
     const EmbedArgs *args = arg;
-    uint32_t token = backend->step.input.tokens[row];
+    uint32_t token = backend->step.input.tokens[row], n = cpu_weight_cols(args->table);
+    float *out = floats(args->out) + (size_t)row * n;
 
     if (token & STEP_TOKEN_DRAWN)
         token = cpu_sampler_drawn(backend->sampler, token & ~STEP_TOKEN_DRAWN);
-    cpu_weight_row_to_f32(args->table, token,
-                          floats(args->out) + (size_t)row * cpu_weight_cols(args->table));
+    cpu_weight_row_to_f32(args->table, token, out);
+    for (uint32_t c = 0; c < n; c++)
+        out[c] *= args->scale;
 }
 
 static int cpu_embed(Backend *backend, const EmbedArgs *args) {
@@ -184,7 +186,7 @@ static void rmsnorm_row(Backend *backend, const void *arg, uint32_t row) {
     size_t at = (size_t)row * args->dim;
 
     backend->kernels->rmsnorm(floats(args->out) + at, floats(args->in) + at, floats(args->weight),
-                              args->dim, args->epsilon);
+                              args->dim, args->epsilon, args->accumulate);
 }
 
 static int cpu_rmsnorm(Backend *backend, const RmsnormArgs *args) {
@@ -324,7 +326,7 @@ static void gated_row(Backend *backend, const void *arg, uint32_t row) {
     size_t at = (size_t)row * args->dim;
 
     backend->kernels->gated(floats(args->out) + at, floats(args->gate) + at, floats(args->up) + at,
-                            args->dim);
+                            args->dim, args->activation);
 }
 
 static int cpu_gated(Backend *backend, const GatedArgs *args) {

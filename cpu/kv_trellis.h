@@ -29,16 +29,16 @@ KV_INLINE Vf kv_trellis_error(const KvFormatInfo *info, uint32_t n_levels, uint3
 
 /* What a step of the search leaves for the way back: for each state whether the best path comes
  * from the higher of its two; for each subset the choice in it, 2 bits. */
-typedef struct KvTrellisStep {
+typedef struct CpuKvTrellisStep {
     Vi ways, choices;
-} KvTrellisStep;
+} CpuKvTrellisStep;
 
 /* `costs` of the paths into each state, by one channel further. */
-KV_INLINE KvTrellisStep kv_trellis_step(const KvFormatInfo *info, uint32_t n_levels, Vf x,
-                                        Vf costs[KV_TRELLIS_STATES]) {
+KV_INLINE CpuKvTrellisStep kv_trellis_step(const KvFormatInfo *info, uint32_t n_levels, Vf x,
+                                           Vf costs[KV_TRELLIS_STATES]) {
     const uint32_t top = KV_TRELLIS_STATES / 2;
     Vf errors[KV_TRELLIS_SUBSETS], next[KV_TRELLIS_STATES];
-    KvTrellisStep step = { 0 };
+    CpuKvTrellisStep step = { 0 };
 
     for (uint32_t s = 0; s < KV_TRELLIS_SUBSETS; s++) {
         Vi choice;
@@ -77,7 +77,7 @@ KV_INLINE Vi kv_trellis_best(const Vf costs[KV_TRELLIS_STATES]) {
  * those they choose. */
 KV_INLINE void kv_trellis_search(const KvFormatInfo *info, uint32_t n_levels, uint32_t n_channels,
                                  const float *x, Vf units, uint8_t *codes, Vi *levels) {
-    KvTrellisStep steps[KV_TRELLIS_RUN];
+    CpuKvTrellisStep steps[KV_TRELLIS_RUN];
     Vf costs[KV_TRELLIS_STATES];
     Vi state;
 
@@ -142,12 +142,12 @@ KV_INLINE void kv_trellis_pack_run(KvFormat format, const uint8_t *codes, uint8_
 #else
 #define KV_TRELLIS_RUNS 1
 #endif
-typedef uint16_t KvWords __attribute__((__vector_size__(16 * KV_TRELLIS_RUNS)));
+typedef uint16_t CpuKvWords __attribute__((__vector_size__(16 * KV_TRELLIS_RUNS)));
 
 /* Each run's words moved up by n, those of `below` coming in. */
 #if defined(__AVX2__)
 #define KV_WORDS_DELAY(_words, _below, _n) \
-    ((KvWords)_mm256_alignr_epi8((__m256i)(_words), (__m256i)(_below), 16 - 2 * (_n)))
+    ((CpuKvWords)_mm256_alignr_epi8((__m256i)(_words), (__m256i)(_below), 16 - 2 * (_n)))
 #else
 #define KV_WORDS_DELAY(_words, _below, _n)                                                \
     __builtin_shufflevector((_below), (_words), 8 - (_n), 9 - (_n), 10 - (_n), 11 - (_n), \
@@ -155,16 +155,16 @@ typedef uint16_t KvWords __attribute__((__vector_size__(16 * KV_TRELLIS_RUNS)));
 #endif
 
 /* The high plane of the runs, channel 8 k + l at bit 2 k of word l. */
-KV_INLINE KvWords kv_trellis_high(const uint8_t *row) {
+KV_INLINE CpuKvWords kv_trellis_high(const uint8_t *row) {
 #if defined(__AVX2__)
     __m256i words =
         _mm256_permute4x64_epi64(_mm256_castsi128_si256(_mm_loadu_si128((const void *)row)), 0x50);
 
-    return (KvWords)_mm256_blend_epi16(words, _mm256_srli_epi16(words, 1), 0xf0);
+    return (CpuKvWords)_mm256_blend_epi16(words, _mm256_srli_epi16(words, 1), 0xf0);
 #else
-    const KvWords lower = { 0xffff, 0xffff, 0xffff, 0xffff };
+    const CpuKvWords lower = { 0xffff, 0xffff, 0xffff, 0xffff };
     uint8_t twice[16];
-    KvWords words;
+    CpuKvWords words;
 
     memcpy(twice, row, 8);
     memcpy(twice + 8, row, 8);
@@ -181,7 +181,7 @@ KV_INLINE KvWords kv_trellis_high(const uint8_t *row) {
  */
 KV_INLINE void kv_trellis_unpack_runs(KvFormat format, const uint8_t *low, const uint8_t *high,
                                       uint16_t *levels) {
-    KvWords words, below, subsets, even, odd;
+    CpuKvWords words, below, subsets, even, odd;
 
     memcpy(&words, low, sizeof(words));
     below = words << 2;
@@ -191,7 +191,7 @@ KV_INLINE void kv_trellis_unpack_runs(KvFormat format, const uint8_t *low, const
     even = (subsets & 0x3333) | (words & 0x2222) << 1;
     odd = (subsets >> 2 & 0x3333) | (words >> 1 & 0x4444);
     if (format == KV_FORMAT_3) {
-        KvWords top = kv_trellis_high(high);
+        CpuKvWords top = kv_trellis_high(high);
 
         even |= (top & 0x1111) << 3;
         odd |= top << 1 & 0x8888;

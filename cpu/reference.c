@@ -9,18 +9,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon) {
+static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon,
+                    bool accumulate) {
     double squares = 0;
 
     for (uint32_t i = 0; i < dim; i++)
         squares += (double)in[i] * in[i];
-    for (uint32_t i = 0; i < dim; i++)
-        out[i] = (float)(in[i] / sqrt(squares / dim + epsilon) * weight[i]);
+    for (uint32_t i = 0; i < dim; i++) {
+        double normed = in[i] / sqrt(squares / dim + epsilon) * weight[i];
+
+        out[i] = (float)(accumulate ? out[i] + normed : normed);
+    }
 }
 
-static void gated(float *out, const float *gate, const float *up, uint32_t n) {
+static double silu(double x) {
+    return x / (1 + exp(-x));
+}
+
+static double gelu_tanh(double x) {
+    return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static void gated(float *out, const float *gate, const float *up, uint32_t n,
+                  Activation activation) {
     for (uint32_t i = 0; i < n; i++)
-        out[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
+        out[i] =
+            (float)((activation == ACTIVATION_SILU ? silu(gate[i]) : gelu_tanh(gate[i])) * up[i]);
 }
 
 static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {

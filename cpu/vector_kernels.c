@@ -28,7 +28,8 @@ static Vi lane_index(void) {
     return v;
 }
 
-static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon) {
+static void rmsnorm(float *out, const float *in, const float *weight, uint32_t dim, float epsilon,
+                    bool accumulate) {
     Vf squares = { 0 };
     float sum = 0, scale;
     uint32_t i;
@@ -38,28 +39,50 @@ static void rmsnorm(float *out, const float *in, const float *weight, uint32_t d
     for (; i < dim; i++)
         sum += in[i] * in[i];
     scale = 1 / sqrtf((v_sum(squares) + sum) / (float)dim + epsilon);
-    for (i = 0; i + V_LANES <= dim; i += V_LANES)
-        v_store(out + i, v_load(in + i) * scale * v_load(weight + i));
-    for (; i < dim; i++)
-        out[i] = in[i] * scale * weight[i];
+    for (i = 0; i + V_LANES <= dim; i += V_LANES) {
+        Vf normed = v_load(in + i) * scale * v_load(weight + i);
+
+        v_store(out + i, accumulate ? v_load(out + i) + normed : normed);
+    }
+    for (; i < dim; i++) {
+        float normed = in[i] * scale * weight[i];
+
+        out[i] = accumulate ? out[i] + normed : normed;
+    }
 }
 
-static void gated(float *out, const float *gate, const float *up, uint32_t n) {
+/* Both activations are x / (1 + exp(-y)): y is x, or, since (1 + tanh(z)) / 2 = 1 / (1 + exp(-2z)),
+ * twice what the tanh is of. */
+static inline __attribute__((__always_inline__)) Vf activated(Vf x, Activation activation) {
+    const float linear = 1.5957691216f, cubic = linear * 0.044715f; /* 2 sqrt(2 / pi) */
+    Vf y = activation == ACTIVATION_SILU ? x : x * v_fma(x * x, v_set1(cubic), v_set1(linear));
+
+    return x / (1 + v_exp(-y));
+}
+
+static inline __attribute__((__always_inline__)) void gated_by(float *out, const float *gate,
+                                                               const float *up, uint32_t n,
+                                                               Activation activation) {
     uint32_t i;
 
-    for (i = 0; i + V_LANES <= n; i += V_LANES) {
-        Vf g = v_load(gate + i);
-
-        v_store(out + i, g / (1 + v_exp(-g)) * v_load(up + i));
-    }
+    for (i = 0; i + V_LANES <= n; i += V_LANES)
+        v_store(out + i, activated(v_load(gate + i), activation) * v_load(up + i));
     if (i < n) {
         Vf g = { 0 }, u = { 0 };
 
         memcpy(&g, gate + i, (n - i) * sizeof(float));
         memcpy(&u, up + i, (n - i) * sizeof(float));
-        g = g / (1 + v_exp(-g)) * u;
+        g = activated(g, activation) * u;
         memcpy(out + i, &g, (n - i) * sizeof(float));
     }
+}
+
+static void gated(float *out, const float *gate, const float *up, uint32_t n,
+                  Activation activation) {
+    if (activation == ACTIVATION_SILU)
+        gated_by(out, gate, up, n, ACTIVATION_SILU);
+    else
+        gated_by(out, gate, up, n, ACTIVATION_GELU_TANH);
 }
 
 static void rotate(float *x, const float *cos, const float *sin, uint32_t n) {

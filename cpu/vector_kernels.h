@@ -7,8 +7,10 @@
  * allocation. The readable versions are in cpu/reference.h.
  */
 
+#include "backend/activation.h"
 #include "kvcache/kv_layout.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,10 +23,13 @@ typedef struct CpuSoftmaxState {
 } CpuSoftmaxState;
 
 typedef struct CpuVectorKernels {
-    /* out[i] = in[i] * weight[i] / sqrt(mean(in^2) + epsilon); out may be in */
-    void (*rmsnorm)(float *out, const float *in, const float *weight, uint32_t dim, float epsilon);
-    /* out = silu(gate) * up; out may be gate */
-    void (*gated)(float *out, const float *gate, const float *up, uint32_t n);
+    /* out[i] = in[i] * weight[i] / sqrt(mean(in^2) + epsilon); out may be in. Where `accumulate`,
+     * out[i] += that, and out is not in. */
+    void (*rmsnorm)(float *out, const float *in, const float *weight, uint32_t dim, float epsilon,
+                    bool accumulate);
+    /* out = activation(gate) * up; out may be gate */
+    void (*gated)(float *out, const float *gate, const float *up, uint32_t n,
+                  Activation activation);
     /* one head, in place: (x[c], x[c + n]) turned by (cos[c], sin[c]) for c < n */
     void (*rotate)(float *x, const float *cos, const float *sin, uint32_t n);
     /* hadamard_apply (kvcache/hadamard.h) to each of x [n_vectors][n], with the same result */

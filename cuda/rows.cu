@@ -11,7 +11,7 @@ int cuda_embed(cudaStream_t stream, const CudaStepView *step, const uint32_t *dr
                const EmbedArgs *args) {
     embed_kernel<<<step->n_rows, ROW_THREADS, 0, stream>>>(*step, drawn, at<float>(args->out),
                                                            (const __nv_bfloat16 *)args->table->data,
-                                                           args->table->n_cols);
+                                                           args->table->n_cols, args->scale);
     return cuda_launch_status();
 }
 
@@ -22,7 +22,11 @@ int cuda_rmsnorm(cudaStream_t stream, const RmsnormArgs *args) {
 
     if (!args->n_rows)
         return 0;
-    if (args->in_residual)
+    if (args->accumulate)
+        rmsnorm_kernel<<<args->n_rows, n_threads, 0, stream>>>(at<float>(args->out),
+                                                               at<const __nv_bfloat16>(args->in),
+                                                               weight, args->dim, args->epsilon);
+    else if (args->in_residual)
         rmsnorm_kernel<<<args->n_rows, n_threads, 0, stream>>>(out, at<const float>(args->in),
                                                                weight, args->dim, args->epsilon);
     else
@@ -44,11 +48,12 @@ int cuda_gated(cudaStream_t stream, const GatedArgs *args) {
         return 0;
     if (n % 8 == 0 && (args->out | args->gate | args->up) % 16 == 0)
         gated_wide_kernel<<<blocks_for(n / 8), ROW_THREADS, 0, stream>>>(
-            at<uint4>(args->out), at<const uint4>(args->gate), at<const uint4>(args->up), n / 8);
+            at<uint4>(args->out), at<const uint4>(args->gate), at<const uint4>(args->up), n / 8,
+            args->activation);
     else
         gated_kernel<<<blocks_for(n), ROW_THREADS, 0, stream>>>(
             at<__nv_bfloat16>(args->out), at<const __nv_bfloat16>(args->gate),
-            at<const __nv_bfloat16>(args->up), n);
+            at<const __nv_bfloat16>(args->up), n, args->activation);
     return cuda_launch_status();
 }
 

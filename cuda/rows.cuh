@@ -23,22 +23,33 @@ static __device__ inline uint32_t sequence_of_row(const CudaStepView &step, uint
     return low;
 }
 
-/* out f32 [n_rows, dim] = table bf16 [n_vocab, dim] at the rows' tokens */
+/* out f32 [n_rows, dim] = table bf16 [n_vocab, dim] at the rows' tokens, times scale */
 static __global__ void embed_kernel(CudaStepView step, const uint32_t *drawn, float *out,
-                                    const __nv_bfloat16 *table, uint32_t dim) {
+                                    const __nv_bfloat16 *table, uint32_t dim, float scale) {
     uint32_t token = step.tokens[blockIdx.x];
 
     if (token & STEP_TOKEN_DRAWN)
         token = drawn[token & ~STEP_TOKEN_DRAWN];
     for (uint32_t c = threadIdx.x; c < dim; c += blockDim.x)
-        out[(size_t)blockIdx.x * dim + c] = __bfloat162float(table[(size_t)token * dim + c]);
+        out[(size_t)blockIdx.x * dim + c] =
+            __bfloat162float(table[(size_t)token * dim + c]) * scale;
 }
 
-/* out bf16 [n_rows, dim]; in: T [n_rows, dim]. Squares of floats of 1e15 and more do not fit an
- * f32, nor, where epsilon does not cover them, those of tiny ones: such a row takes its time. */
-template <class T>
-static __global__ void rmsnorm_kernel(__nv_bfloat16 *out, const T *in, const float *weight,
-                                      uint32_t dim, float epsilon) {
+static __device__ inline void put_normed(__nv_bfloat16 *out, float x) {
+    *out = __float2bfloat16_rn(x);
+}
+
+/* The residual stream is added to. */
+static __device__ inline void put_normed(float *out, float x) {
+    *out += x;
+}
+
+/* out: bf16, or f32 that is added to, [n_rows, dim]; in: T [n_rows, dim]. Squares of floats of 1e15
+ * and more do not fit an f32, nor, where epsilon does not cover them, those of tiny ones: such a
+ * row takes its time. */
+template <class Out, class T>
+static __global__ void rmsnorm_kernel(Out *out, const T *in, const float *weight, uint32_t dim,
+                                      float epsilon) {
     __shared__ float scratch[CUDA_WARP];
     size_t row = (size_t)blockIdx.x * dim;
     float squares = 0, factor;
@@ -62,23 +73,28 @@ static __global__ void rmsnorm_kernel(__nv_bfloat16 *out, const T *in, const flo
         factor = (float)(1 / sqrt(sum / dim + (double)epsilon));
     }
     for (uint32_t c = threadIdx.x; c < dim; c += blockDim.x)
-        out[row + c] = __float2bfloat16_rn((float)in[row + c] * factor * weight[c]);
+        put_normed(out + row + c, (float)in[row + c] * factor * weight[c]);
 }
 
-/* out = silu(gate) * up, bf16 [n]; `out` may be `gate` */
+static __device__ inline float activate(Activation activation, float x) {
+    if (activation == ACTIVATION_SILU)
+        return x / (1 + expf(-x));
+    return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+/* out = activation(gate) * up, bf16 [n]; `out` may be `gate` */
 static __global__ void gated_kernel(__nv_bfloat16 *out, const __nv_bfloat16 *gate,
-                                    const __nv_bfloat16 *up, size_t n) {
+                                    const __nv_bfloat16 *up, size_t n, Activation activation) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     for (; i < n; i += (size_t)gridDim.x * blockDim.x) {
-        float g = (float)gate[i];
-
-        out[i] = __float2bfloat16_rn(g / (1 + expf(-g)) * (float)up[i]);
+        out[i] = __float2bfloat16_rn(activate(activation, (float)gate[i]) * (float)up[i]);
     }
 }
 
 /* The same, eight numbers a thread, where rows allow it. */
-static __global__ void gated_wide_kernel(uint4 *out, const uint4 *gate, const uint4 *up, size_t n) {
+static __global__ void gated_wide_kernel(uint4 *out, const uint4 *gate, const uint4 *up, size_t n,
+                                         Activation activation) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     for (; i < n; i += (size_t)gridDim.x * blockDim.x) {
@@ -89,7 +105,7 @@ static __global__ void gated_wide_kernel(uint4 *out, const uint4 *gate, const ui
         for (int k = 0; k < 4; k++) {
             float2 a = bf16_pair(gs[k]), b = bf16_pair(us[k]);
 
-            (&o.x)[k] = bf16_pack(a.x / (1 + expf(-a.x)) * b.x, a.y / (1 + expf(-a.y)) * b.y);
+            (&o.x)[k] = bf16_pack(activate(activation, a.x) * b.x, activate(activation, a.y) * b.y);
         }
         out[i] = o;
     }

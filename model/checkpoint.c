@@ -51,6 +51,7 @@ typedef enum RoleDim {
 typedef struct RoleInfo {
     const char *gguf, *safetensors, *suffix;
     RoleDim rows, columns;
+    const char *safetensors_gemma3; /* NULL: as the others */
 } RoleInfo;
 
 static const RoleInfo roles[TENSOR_ROLES] = {
@@ -68,13 +69,18 @@ static const RoleInfo roles[TENSOR_ROLES] = {
     [TENSOR_O_BIAS] = { "attn_output", "self_attn.o_proj", "bias", ROLE_DIM, ROLE_NONE },
     [TENSOR_Q_NORM] = { "attn_q_norm", "self_attn.q_norm", "weight", ROLE_HEAD, ROLE_NONE },
     [TENSOR_K_NORM] = { "attn_k_norm", "self_attn.k_norm", "weight", ROLE_HEAD, ROLE_NONE },
-    [TENSOR_FFN_NORM] = { "ffn_norm", "post_attention_layernorm", "weight", ROLE_DIM, ROLE_NONE },
+    [TENSOR_ATTENTION_POST_NORM] = { "post_attention_norm", "post_attention_layernorm", "weight",
+                                     ROLE_DIM, ROLE_NONE },
+    [TENSOR_FFN_NORM] = { "ffn_norm", "post_attention_layernorm", "weight", ROLE_DIM, ROLE_NONE,
+                          "pre_feedforward_layernorm" },
     [TENSOR_GATE] = { "ffn_gate", "mlp.gate_proj", "weight", ROLE_FFN, ROLE_DIM },
     [TENSOR_UP] = { "ffn_up", "mlp.up_proj", "weight", ROLE_FFN, ROLE_DIM },
     [TENSOR_DOWN] = { "ffn_down", "mlp.down_proj", "weight", ROLE_DIM, ROLE_FFN },
     [TENSOR_GATE_BIAS] = { "ffn_gate", "mlp.gate_proj", "bias", ROLE_FFN, ROLE_NONE },
     [TENSOR_UP_BIAS] = { "ffn_up", "mlp.up_proj", "bias", ROLE_FFN, ROLE_NONE },
     [TENSOR_DOWN_BIAS] = { "ffn_down", "mlp.down_proj", "bias", ROLE_DIM, ROLE_NONE },
+    [TENSOR_FFN_POST_NORM] = { "post_ffw_norm", "post_feedforward_layernorm", "weight", ROLE_DIM,
+                               ROLE_NONE },
 };
 
 static bool role_is_present(const ModelConfig *c, TensorRole role) {
@@ -90,6 +96,9 @@ static bool role_is_present(const ModelConfig *c, TensorRole role) {
     case TENSOR_Q_NORM:
     case TENSOR_K_NORM:
         return c->qk_norm;
+    case TENSOR_ATTENTION_POST_NORM:
+    case TENSOR_FFN_POST_NORM:
+        return c->post_norms;
     case TENSOR_GATE_BIAS:
     case TENSOR_UP_BIAS:
     case TENSOR_DOWN_BIAS:
@@ -123,6 +132,8 @@ static const char *role_name(const Checkpoint *ck, TensorRole role, uint32_t lay
     const RoleInfo *info = &roles[role];
     const char *stem = ck->gguf ? info->gguf : info->safetensors;
 
+    if (!ck->gguf && ck->config.arch == MODEL_ARCH_GEMMA3 && info->safetensors_gemma3)
+        stem = info->safetensors_gemma3;
     if (role < N_GLOBAL_ROLES)
         snprintf(name, TENSOR_NAME_BYTES_MAX, "%s.%s", stem, info->suffix);
     else

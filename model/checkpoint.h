@@ -8,6 +8,7 @@
  * offset, count, shape and type is checked before use.
  */
 
+#include "backend/activation.h"
 #include "backend/weight_format.h"
 #include "util/cleanup.h"
 #include "util/reason.h"
@@ -21,6 +22,7 @@ typedef enum ModelArch {
     MODEL_ARCH_MISTRAL,
     MODEL_ARCH_QWEN2,
     MODEL_ARCH_QWEN3,
+    MODEL_ARCH_GEMMA3,
     MODEL_ARCHS
 } ModelArch;
 
@@ -58,9 +60,17 @@ typedef struct ModelConfig {
     bool qkv_bias, o_bias;    /* attention projections carry biases */
     bool mlp_bias;
     bool qk_norm;               /* RMS norm of each query and key head before rotation */
+    bool post_norms;            /* RMS norms of what attention and MLP give, before it is added */
+    bool norms_less_one;        /* norms are stored as their weights less 1 */
+    bool scaled_embeddings;     /* embeddings are multiplied by the root of dim, rounded to the
+                                   type of their table */
+    Activation activation;      /* of the MLP's gate */
+    float score_divisor;        /* scores are divided by the root of this, usually head_dim */
     bool rope_interleaved_rows; /* GGUF llama: rows of q and k are stored in pairs (0, 1), (2, 3),
                                    ... where this tree uses halves (c, c + head_dim / 2) */
     RopeConfig rope;
+    bool has_local_rope;   /* layers that slide have frequencies of their own: */
+    RopeConfig local_rope; /* freq_factors NULL */
 } ModelConfig;
 
 #define MODEL_EOS_MAX 16
@@ -101,13 +111,15 @@ typedef enum TensorRole {
     TENSOR_O_BIAS,
     TENSOR_Q_NORM, /* [head_dim] */
     TENSOR_K_NORM,
-    TENSOR_FFN_NORM, /* [dim] */
-    TENSOR_GATE,     /* [ffn_dim, dim] */
-    TENSOR_UP,       /* [ffn_dim, dim] */
-    TENSOR_DOWN,     /* [dim, ffn_dim] */
+    TENSOR_ATTENTION_POST_NORM, /* [dim] */
+    TENSOR_FFN_NORM,            /* [dim] */
+    TENSOR_GATE,                /* [ffn_dim, dim] */
+    TENSOR_UP,                  /* [ffn_dim, dim] */
+    TENSOR_DOWN,                /* [dim, ffn_dim] */
     TENSOR_GATE_BIAS,
     TENSOR_UP_BIAS,
     TENSOR_DOWN_BIAS,
+    TENSOR_FFN_POST_NORM, /* [dim] */
     TENSOR_ROLES
 } TensorRole;
 

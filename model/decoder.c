@@ -16,14 +16,23 @@
 
 #define WORKSPACE_ALIGN_BYTES 64
 
+/* Frequencies of rotary positions, and what a step makes of them. */
+typedef struct Rotation {
+    DevAddr inv_freq; /* f32 [head_dim / 2] */
+    float scale;
+    DevAddr table; /* a slice of the workspace: f32 [T, 2, head_dim / 2] */
+} Rotation;
+
 typedef struct DecoderLayer {
-    DevAddr attention_norm, ffn_norm; /* f32 [dim] */
-    DevAddr q_norm, k_norm;           /* f32 [head_dim] or 0 */
-    Weight *q, *k, *v, *o;            /* shapes: model/checkpoint.h, by role */
+    DevAddr attention_norm, ffn_norm;           /* f32 [dim] */
+    DevAddr attention_post_norm, ffn_post_norm; /* f32 [dim] or 0 */
+    DevAddr q_norm, k_norm;                     /* f32 [head_dim] or 0 */
+    Weight *q, *k, *v, *o;                      /* shapes: model/checkpoint.h, by role */
     Weight *gate, *up, *down;
     DevAddr q_bias, k_bias, v_bias, o_bias; /* f32 or 0 */
     DevAddr gate_bias, up_bias, down_bias;
     uint32_t window;
+    const Rotation *rotation; /* one of the decoder's */
 } DecoderLayer;
 
 struct Decoder {
@@ -37,8 +46,9 @@ struct Decoder {
     Weight *output; /* [n_vocab, dim]; the same handle as `embed` if tied */
     DecoderLayer *layers;
     DevAddr output_norm; /* f32 [dim] */
-    DevAddr inv_freq;    /* f32 [head_dim / 2] */
-    float rope_scale;
+    float embed_scale;
+    Rotation rotation;
+    Rotation local_rotation; /* of layers that slide, where the model has it; else zeros */
 
     DevAddr vectors; /* all norms, biases and frequencies */
     size_t vectors_bytes, vectors_used;
@@ -55,10 +65,9 @@ struct Decoder {
     DevAddr q, attended; /* act [T, n_heads * head_dim] */
     DevAddr k, v;        /* act [T, n_kv_heads * head_dim] */
     DevAddr k_16bit, v_16bit;
-    DevAddr gate, up;   /* act [T, ffn_dim] */
-    DevAddr rope_table; /* f32 [T, 2, head_dim / 2] */
-    DevAddr rows;       /* residual [R, dim] */
-    DevAddr logits;     /* f32 [R, n_vocab] */
+    DevAddr gate, up; /* act [T, ffn_dim] */
+    DevAddr rows;     /* residual [R, dim] */
+    DevAddr logits;   /* f32 [R, n_vocab] */
 };
 
 KvGeometry decoder_kv_geometry(const ModelConfig *config) {
@@ -103,7 +112,8 @@ static size_t workspace_place(Decoder *d, DevAddr base) {
         { &d->v_16bit, t * kv_dim * 2 },
         { &d->gate, t * c->ffn_dim * act },
         { &d->up, t * c->ffn_dim * act },
-        { &d->rope_table, t * c->head_dim * sizeof(float) },
+        { &d->rotation.table, t * c->head_dim * sizeof(float) },
+        { &d->local_rotation.table, c->has_local_rope ? t * c->head_dim * sizeof(float) : 0 },
         { &d->rows, r * c->dim * residual },
         { &d->logits, r * c->n_vocab * sizeof(float) },
     };
@@ -226,6 +236,21 @@ static DevAddr vectors_take(Decoder *d, size_t n) {
     return at;
 }
 
+static bool role_is_norm(TensorRole role) {
+    switch (role) {
+    case TENSOR_OUTPUT_NORM:
+    case TENSOR_ATTENTION_NORM:
+    case TENSOR_ATTENTION_POST_NORM:
+    case TENSOR_Q_NORM:
+    case TENSOR_K_NORM:
+    case TENSOR_FFN_NORM:
+    case TENSOR_FFN_POST_NORM:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* A norm or bias as f32 on the device; 0 if the model has none there. */
 static int load_vector(Decoder *d, DevAddr *outp, TensorRole role, uint32_t layer) {
     const TensorView *t = checkpoint_tensor(d->checkpoint, role, layer);
@@ -242,6 +267,8 @@ static int load_vector(Decoder *d, DevAddr *outp, TensorRole role, uint32_t laye
     if (!values || !ordered)
         return -ENOMEM;
     weight_to_f32(t->format, t->data, values, n);
+    for (size_t i = 0; d->config->norms_less_one && role_is_norm(role) && i < n; i++)
+        values[i] += 1;
     memcpy(ordered, values, n * sizeof(*values));
     if (role_is_interleaved(d->config, role)) {
         order = deinterleaved_rows((uint32_t)n, d->config->head_dim);
@@ -257,14 +284,16 @@ static int load_vector(Decoder *d, DevAddr *outp, TensorRole role, uint32_t laye
 static const TensorRole layer_vector_roles[] = {
     TENSOR_ATTENTION_NORM, TENSOR_FFN_NORM, TENSOR_Q_NORM,    TENSOR_K_NORM,
     TENSOR_Q_BIAS,         TENSOR_K_BIAS,   TENSOR_V_BIAS,    TENSOR_O_BIAS,
-    TENSOR_GATE_BIAS,      TENSOR_UP_BIAS,  TENSOR_DOWN_BIAS,
+    TENSOR_GATE_BIAS,      TENSOR_UP_BIAS,  TENSOR_DOWN_BIAS, TENSOR_ATTENTION_POST_NORM,
+    TENSOR_FFN_POST_NORM,
 };
 
 #define N_LAYER_VECTORS (sizeof(layer_vector_roles) / sizeof(*layer_vector_roles))
 
 static size_t count_vectors(const Decoder *d) {
-    size_t bytes =
-        padded(d->config->dim * sizeof(float)) + padded(d->config->head_dim / 2 * sizeof(float));
+    size_t n_rotations = d->config->has_local_rope ? 2 : 1;
+    size_t bytes = padded(d->config->dim * sizeof(float)) +
+                   n_rotations * padded(d->config->head_dim / 2 * sizeof(float));
 
     for (uint32_t l = 0; l < d->config->n_layers; l++)
         for (size_t i = 0; i < N_LAYER_VECTORS; i++) {
@@ -281,7 +310,8 @@ static int load_layer(Decoder *d, uint32_t l, Reason *why) {
     DevAddr *vectors[N_LAYER_VECTORS] = {
         &layer->attention_norm, &layer->ffn_norm, &layer->q_norm,    &layer->k_norm,
         &layer->q_bias,         &layer->k_bias,   &layer->v_bias,    &layer->o_bias,
-        &layer->gate_bias,      &layer->up_bias,  &layer->down_bias,
+        &layer->gate_bias,      &layer->up_bias,  &layer->down_bias, &layer->attention_post_norm,
+        &layer->ffn_post_norm,
     };
     int r;
 
@@ -291,18 +321,55 @@ static int load_layer(Decoder *d, uint32_t l, Reason *why) {
             return reason_set(why, r, "layer %u: its norms and biases could not be loaded", l);
     }
     layer->window = d->config->layer_slides[l] ? d->config->sliding_window : 0;
+    layer->rotation =
+        d->config->layer_slides[l] && d->config->has_local_rope ? &d->local_rotation : &d->rotation;
     return load_layer_weights(d, l, why);
 }
 
-static int load_rope(Decoder *d) {
+static int load_rotation(Decoder *d, Rotation *rotation, const RopeConfig *rope) {
     uint32_t n_freqs = d->config->head_dim / 2;
     CLEANUP(free) float *inv_freq = malloc(n_freqs * sizeof(*inv_freq));
 
     if (!inv_freq)
         return -ENOMEM;
-    d->rope_scale = rope_frequencies(&d->config->rope, d->config->head_dim, inv_freq);
-    d->inv_freq = vectors_take(d, n_freqs);
-    return d->ops->upload(d->backend, d->inv_freq, inv_freq, n_freqs * sizeof(*inv_freq));
+    rotation->scale = rope_frequencies(rope, d->config->head_dim, inv_freq);
+    rotation->inv_freq = vectors_take(d, n_freqs);
+    return d->ops->upload(d->backend, rotation->inv_freq, inv_freq, n_freqs * sizeof(*inv_freq));
+}
+
+static int load_rotations(Decoder *d) {
+    int r = load_rotation(d, &d->rotation, &d->config->rope);
+
+    if (!r && d->config->has_local_rope)
+        r = load_rotation(d, &d->local_rotation, &d->config->local_rope);
+    return r;
+}
+
+/* To the nearest number of so many significant bits. */
+static float rounded(float x, int n_bits) {
+    int exponent;
+    float fraction = frexpf(x, &exponent);
+
+    return ldexpf(rintf(ldexpf(fraction, n_bits)), exponent - n_bits);
+}
+
+/* The root of dim, rounded to what the table is made of where that is a float: Transformers
+ * multiplies so, and Gemma was trained so. */
+static float scale_of_embeddings(const Checkpoint *checkpoint) {
+    const ModelConfig *c = checkpoint_config(checkpoint);
+    WeightFormat format = checkpoint_tensor(checkpoint, TENSOR_EMBED, 0)->format;
+    float scale = sqrtf((float)c->dim);
+
+    if (!c->scaled_embeddings)
+        return 1;
+    switch (format) {
+    case WEIGHT_BF16:
+        return rounded(scale, 8);
+    case WEIGHT_F16:
+        return rounded(scale, 11);
+    default:
+        return scale;
+    }
 }
 
 static int load_weights(Decoder *d, Reason *why) {
@@ -311,6 +378,7 @@ static int load_weights(Decoder *d, Reason *why) {
     d->layers = calloc(d->config->n_layers, sizeof(*d->layers));
     if (!d->layers)
         return -ENOMEM;
+    d->embed_scale = scale_of_embeddings(d->checkpoint);
     d->vectors_bytes = count_vectors(d);
     r = d->ops->memory_new(d->backend, &d->vectors, d->vectors_bytes, "norms and biases", why);
     if (r)
@@ -326,7 +394,7 @@ static int load_weights(Decoder *d, Reason *why) {
         return r;
     r = load_vector(d, &d->output_norm, TENSOR_OUTPUT_NORM, 0);
     if (!r)
-        r = load_rope(d);
+        r = load_rotations(d);
     for (uint32_t l = 0; !r && l < d->config->n_layers; l++)
         r = load_layer(d, l, why);
     return r;
@@ -464,7 +532,7 @@ static int project_heads(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n
                                      .v = d->v,
                                      .k_out = d->k_16bit,
                                      .v_out = d->v_16bit,
-                                     .table = d->rope_table,
+                                     .table = layer->rotation->table,
                                      .n_tokens = n_tokens,
                                      .n_heads = c->n_heads,
                                      .n_kv_heads = c->n_kv_heads,
@@ -486,8 +554,29 @@ static int attend(Decoder *d, uint32_t l, const KvLayer *kept) {
                                              .layer = kept,
                                              .n_heads = d->config->n_heads,
                                              .window = d->layers[l].window,
-                                             .scale = 1 / sqrtf((float)d->config->head_dim),
+                                             .scale = 1 / sqrtf(d->config->score_divisor),
                                          });
+}
+
+/* Adds a product to the residual stream: as it is, or its norm where post_norm is not 0. */
+static int add_product(Decoder *d, MatmulPart part, DevAddr in, DevAddr post_norm,
+                       uint32_t n_rows) {
+    int r;
+
+    part.accumulate = !post_norm;
+    part.out = post_norm ? d->h : d->x;
+    r = matmul(d, in, n_rows, &part, 1);
+    if (r || !post_norm)
+        return r;
+    return d->ops->rmsnorm(d->backend, &(RmsnormArgs){
+                                           .out = d->x,
+                                           .in = d->h,
+                                           .accumulate = true,
+                                           .weight = post_norm,
+                                           .n_rows = n_rows,
+                                           .dim = d->config->dim,
+                                           .epsilon = d->config->rms_epsilon,
+                                       });
 }
 
 static int attention_block(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t n_rows) {
@@ -501,10 +590,8 @@ static int attention_block(Decoder *d, uint32_t l, const KvLayer *kept, uint32_t
         r = attend(d, l, kept);
     if (r)
         return r;
-    return matmul(
-        d, d->attended, n_rows,
-        &(MatmulPart){ .weight = layer->o, .bias = layer->o_bias, .out = d->x, .accumulate = true },
-        1);
+    return add_product(d, (MatmulPart){ .weight = layer->o, .bias = layer->o_bias }, d->attended,
+                       layer->attention_post_norm, n_rows);
 }
 
 static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
@@ -523,14 +610,12 @@ static int ffn_block(Decoder *d, uint32_t l, uint32_t n_tokens) {
                                                     .gate = d->gate,
                                                     .up = d->up,
                                                     .n_tokens = n_tokens,
-                                                    .dim = d->config->ffn_dim });
+                                                    .dim = d->config->ffn_dim,
+                                                    .activation = d->config->activation });
     if (r)
         return r;
-    return matmul(
-        d, d->gate, n_tokens,
-        &(MatmulPart){
-            .weight = layer->down, .bias = layer->down_bias, .out = d->x, .accumulate = true },
-        1);
+    return add_product(d, (MatmulPart){ .weight = layer->down, .bias = layer->down_bias }, d->gate,
+                       layer->ffn_post_norm, n_tokens);
 }
 
 void decoder_collect_moments(Decoder *d, DecoderMoments moments) {
@@ -567,18 +652,25 @@ int decoder_reserve(Decoder *d, uint32_t max_sequences, uint32_t max_pages, Reas
                            &d->scratch_bytes, why);
 }
 
+static int rotation_table(Decoder *d, const Rotation *rotation) {
+    return d->ops->rope_table(d->backend, &(RopeTableArgs){ .out = rotation->table,
+                                                            .inv_freq = rotation->inv_freq,
+                                                            .n_freqs = d->config->head_dim / 2,
+                                                            .scale = rotation->scale });
+}
+
 int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
     int r;
 
     assert(input->n_rows && input->n_rows <= d->limits.max_batched_tokens);
     r = d->ops->step_begin(d->backend, input);
     if (!r)
-        r = d->ops->embed(d->backend, &(EmbedArgs){ .out = d->x, .table = d->embed });
+        r = d->ops->embed(d->backend,
+                          &(EmbedArgs){ .out = d->x, .table = d->embed, .scale = d->embed_scale });
     if (!r)
-        r = d->ops->rope_table(d->backend, &(RopeTableArgs){ .out = d->rope_table,
-                                                             .inv_freq = d->inv_freq,
-                                                             .n_freqs = d->config->head_dim / 2,
-                                                             .scale = d->rope_scale });
+        r = rotation_table(d, &d->rotation);
+    if (!r && d->config->has_local_rope)
+        r = rotation_table(d, &d->local_rotation);
     for (uint32_t l = 0; !r && l < d->config->n_layers; l++) {
         KvLayer kept = kv_store_layer(store, l);
 

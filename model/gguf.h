@@ -87,6 +87,8 @@ enum {
     GGUF_E_ABSENT,
 };
 
+/* Whether there is such a key, and its value is an array. */
+bool gguf_is_array(const Gguf *gguf, const char *key);
 int gguf_get_bool(const Gguf *gguf, const char *key, bool *out, Reason *why);
 /* Integers of any width, within min .. max. */
 int gguf_get_i64(const Gguf *gguf, const char *key, int64_t min, int64_t max, int64_t *out,

@@ -2,6 +2,8 @@
 /*
  * The metadata of a GGUF file, understood as llama.cpp does. Keys are "<architecture>.name".
  * "llama" also covers mistral; its queries and keys are stored for the interleaved rotation.
+ * Norms of "gemma3" have been given their one by the converter; what that file does not say (which
+ * layers slide, the divisor of the largest model's scores) is known of the models there are.
  * llama3's rotary scaling comes as a tensor of divisors. What llama.cpp computes for these
  * architectures and this program does not (experts, partial rotation, longrope) is refused by name.
  */
@@ -13,6 +15,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define GEMMA3_LARGEST_LAYERS 62 /* of 27B, whose query_pre_attn_scalar is not head_dim */
 
 typedef struct Source {
     const Gguf *gguf;
@@ -60,7 +64,8 @@ static bool text_is(const GgufText *text, const char *wanted) {
 }
 
 static int read_arch(Source *s) {
-    static const ModelArch archs[] = { MODEL_ARCH_LLAMA, MODEL_ARCH_QWEN2, MODEL_ARCH_QWEN3 };
+    static const ModelArch archs[] = { MODEL_ARCH_LLAMA, MODEL_ARCH_QWEN2, MODEL_ARCH_QWEN3,
+                                       MODEL_ARCH_GEMMA3 };
     const char *key = "general.architecture";
     GgufText name = { .size = 0 };
     int r;
@@ -76,12 +81,13 @@ static int read_arch(Source *s) {
         }
     return refuse(s,
                   "general.architecture \"%.*s\" is not supported; supported are llama (with "
-                  "mistral), qwen2 and qwen3",
+                  "mistral), qwen2, qwen3 and gemma3",
                   (int)(name.size < 64 ? name.size : 64), name.data);
 }
 
 static int check_refused(Source *s) {
     uint32_t n_parts = 1, n_experts = 0;
+    float attention_cap = 0, logit_cap = 0;
     bool causal = true;
     int r;
 
@@ -91,8 +97,18 @@ static int check_refused(Source *s) {
             gguf_get_u32(s->gguf, key_of(s, "expert_count"), 0, UINT32_MAX, &n_experts, s->why));
     if (!r)
         r = optional(gguf_get_bool(s->gguf, key_of(s, "attention.causal"), &causal, s->why));
+    if (!r)
+        r = optional(get_float(s, "attn_logit_softcapping", &attention_cap));
+    if (!r)
+        r = optional(get_float(s, "final_logit_softcapping", &logit_cap));
     if (r)
         return r;
+    if (attention_cap != 0 || logit_cap != 0)
+        return refuse(
+            s,
+            "attention's scores are capped at %g and logits at %g (attn_logit_softcapping, "
+            "final_logit_softcapping; 0: not); soft caps are not supported",
+            (double)attention_cap, (double)logit_cap);
     if (n_parts > 1)
         return refuse(s,
                       "it is one of %" PRIu32 " parts of a split model; merge them into one file "
@@ -184,7 +200,12 @@ static int read_heads(Source *s) {
 static int read_biases(Source *s) {
     ModelConfig *c = s->config;
 
-    c->qk_norm = c->arch == MODEL_ARCH_QWEN3;
+    c->score_divisor = (float)c->head_dim;
+    if (c->arch == MODEL_ARCH_GEMMA3)
+        model_config_set_gemma3(c);
+    if (c->arch == MODEL_ARCH_GEMMA3 && c->n_layers == GEMMA3_LARGEST_LAYERS)
+        c->score_divisor = (float)c->dim / (float)c->n_heads;
+    c->qk_norm |= c->arch == MODEL_ARCH_QWEN3;
     c->qkv_bias = c->arch == MODEL_ARCH_QWEN2 || has_tensor(s, "blk.0.attn_q.bias");
     c->o_bias = has_tensor(s, "blk.0.attn_output.bias");
     c->mlp_bias = has_tensor(s, "blk.0.ffn_gate.bias");
@@ -192,7 +213,32 @@ static int read_biases(Source *s) {
     return 0;
 }
 
-/* In llama, every layer slides where the key is; no other architecture here has one. */
+/* The period of full layers, or a flag for each layer, of which later files have one. */
+static int read_pattern(Source *s) {
+    ModelConfig *c = s->config;
+    uint32_t period = GEMMA3_PERIOD_DEFAULT;
+    GgufArray flags;
+    int r;
+
+    key_of(s, "attention.sliding_window_pattern");
+    if (gguf_is_array(s->gguf, s->key)) {
+        r = gguf_get_integers(s->gguf, s->key, &flags, s->why);
+        if (r)
+            return r;
+        if (flags.n != c->n_layers)
+            return refuse(s, "key \"%s\" has %zu entries; expected %" PRIu32 ", one a layer",
+                          s->key, flags.n, c->n_layers);
+        r = model_config_slide_from(c, c->n_layers);
+        for (uint32_t l = 0; !r && l < c->n_layers; l++)
+            ((bool *)(uintptr_t)c->layer_slides)[l] = gguf_array_i64(&flags, l) != 0;
+        return r;
+    }
+    r = optional(gguf_get_u32(s->gguf, s->key, 1, MODEL_LAYERS_MAX, &period, s->why));
+    return r ? r : model_config_slide_but(c, period);
+}
+
+/* In llama, every layer slides where the key is; in gemma3, most do; no other architecture here has
+ * one. */
 static int read_window(Source *s) {
     ModelConfig *c = s->config;
     int r;
@@ -201,11 +247,14 @@ static int read_window(Source *s) {
                               &c->sliding_window, s->why));
     if (r)
         return r;
+    if (c->sliding_window && c->arch == MODEL_ARCH_GEMMA3)
+        return read_pattern(s);
     if (c->sliding_window && c->arch != MODEL_ARCH_LLAMA)
-        return refuse(s,
-                      "key \"%s\": sliding windows are supported in llama only; the file does not "
-                      "say which layers slide",
-                      s->key);
+        return refuse(
+            s,
+            "key \"%s\": sliding windows are supported in llama and gemma3 only; the file "
+            "does not say which layers slide",
+            s->key);
     return model_config_slide_from(c, c->sliding_window ? 0 : c->n_layers);
 }
 
@@ -293,11 +342,14 @@ static int read_freq_factors(Source *s) {
 }
 
 static int read_rope(Source *s) {
-    RopeConfig *rope = &s->config->rope;
+    RopeConfig *rope = &s->config->rope, *local = &s->config->local_rope;
     int r;
 
     *rope = (RopeConfig){ .theta = 10000 };
+    *local = (RopeConfig){ .theta = GEMMA3_LOCAL_THETA_DEFAULT, .factor = 1 };
     r = optional(get_float(s, "rope.freq_base", &rope->theta));
+    if (!r && s->config->has_local_rope)
+        r = optional(get_float(s, "rope.freq_base_swa", &local->theta));
     if (!r)
         r = read_scaling_type(s, &rope->scaling);
     if (!r) {

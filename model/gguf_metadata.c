@@ -56,6 +56,12 @@ int gguf_required(const Gguf *g, int r, const char *key, Reason *why) {
     return r;
 }
 
+bool gguf_is_array(const Gguf *g, const char *key) {
+    const GgufEntry *e = find(g, key);
+
+    return e && e->is_array;
+}
+
 int gguf_get_bool(const Gguf *g, const char *key, bool *out, Reason *why) {
     const GgufEntry *e = find(g, key);
 

@@ -6,6 +6,7 @@
  * partial rotation, quantized weights, an unknown rotary scaling) is refused by name; other keys
  * are ignored.
  */
+#include "model/hf_rope.h"
 #include "model/model_config.h"
 
 #include "util/json.h"
@@ -18,12 +19,18 @@
 #define WINDOW_DEFAULT 4096          /* of mistral, qwen2 and qwen3 */
 #define MAX_WINDOW_LAYERS_DEFAULT 28 /* of qwen2 and qwen3 */
 #define QWEN3_HEAD_DIM_DEFAULT 128
+#define GEMMA3_HEAD_DIM_DEFAULT 256
+#define GEMMA3_KV_HEADS_DEFAULT 4
 
 static const char *const causal_classes[MODEL_ARCHS] = {
-    [MODEL_ARCH_LLAMA] = "LlamaForCausalLM",
-    [MODEL_ARCH_MISTRAL] = "MistralForCausalLM",
-    [MODEL_ARCH_QWEN2] = "Qwen2ForCausalLM",
-    [MODEL_ARCH_QWEN3] = "Qwen3ForCausalLM",
+    [MODEL_ARCH_LLAMA] = "LlamaForCausalLM",   [MODEL_ARCH_MISTRAL] = "MistralForCausalLM",
+    [MODEL_ARCH_QWEN2] = "Qwen2ForCausalLM",   [MODEL_ARCH_QWEN3] = "Qwen3ForCausalLM",
+    [MODEL_ARCH_GEMMA3] = "Gemma3ForCausalLM",
+};
+
+static const char *const model_types[MODEL_ARCHS] = {
+    [MODEL_ARCH_LLAMA] = "llama", [MODEL_ARCH_MISTRAL] = "mistral",    [MODEL_ARCH_QWEN2] = "qwen2",
+    [MODEL_ARCH_QWEN3] = "qwen3", [MODEL_ARCH_GEMMA3] = "gemma3_text",
 };
 
 /* An absent key keeps its default, which is already in place. */
@@ -44,8 +51,12 @@ static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
     if (r)
         return r;
     for (c->arch = 0; c->arch < MODEL_ARCHS; c->arch++)
-        if (!strcmp(type, model_arch_name(c->arch)))
+        if (!strcmp(type, model_types[c->arch]))
             break;
+    if (c->arch == MODEL_ARCHS && !strcmp(type, "gemma3"))
+        return reason_set(why, -EINVAL,
+                          "model_type \"gemma3\" is the model that sees images; supported is its "
+                          "text model alone, gemma3_text, or either as a GGUF file");
     if (c->arch == MODEL_ARCHS)
         return reason_set(why, -EINVAL, "model_type \"%s\" is not supported; supported are %s",
                           type, model_archs_supported);
@@ -64,6 +75,19 @@ static int read_arch(const json_t *json, ModelConfig *c, Reason *why) {
 }
 
 /* shape */
+
+static void set_shape_defaults(ModelConfig *c) {
+    c->n_kv_heads = c->n_heads;
+    c->head_dim = c->dim / c->n_heads;
+    c->rms_epsilon = 1e-6f;
+    if (c->arch == MODEL_ARCH_QWEN3)
+        c->head_dim = QWEN3_HEAD_DIM_DEFAULT;
+    if (c->arch == MODEL_ARCH_GEMMA3) {
+        c->n_kv_heads = GEMMA3_KV_HEADS_DEFAULT;
+        c->head_dim = GEMMA3_HEAD_DIM_DEFAULT;
+        c->tied_embeddings = true;
+    }
+}
 
 static int read_shape(const json_t *json, ModelConfig *c, Reason *why) {
     const struct {
@@ -86,9 +110,7 @@ static int read_shape(const json_t *json, ModelConfig *c, Reason *why) {
         if (r)
             return r;
     }
-    c->n_kv_heads = c->n_heads;
-    c->head_dim = c->arch == MODEL_ARCH_QWEN3 ? QWEN3_HEAD_DIM_DEFAULT : c->dim / c->n_heads;
-    c->rms_epsilon = 1e-6f;
+    set_shape_defaults(c);
     r = optional(
         json_get_u32(json, "num_key_value_heads", 1, MODEL_HEADS_MAX, &c->n_kv_heads, why));
     if (!r)
@@ -97,18 +119,20 @@ static int read_shape(const json_t *json, ModelConfig *c, Reason *why) {
         r = optional(json_get_float(json, "rms_norm_eps", &c->rms_epsilon, why));
     if (!r)
         r = optional(json_get_bool(json, "tie_word_embeddings", &c->tied_embeddings, why));
+    c->score_divisor = (float)c->head_dim;
     return r;
 }
 
 static int read_biases(const json_t *json, ModelConfig *c, Reason *why) {
     int r = 0;
 
-    c->qk_norm = c->arch == MODEL_ARCH_QWEN3;
+    c->qk_norm |= c->arch == MODEL_ARCH_QWEN3;
     switch (c->arch) {
     case MODEL_ARCH_LLAMA:
         r = optional(json_get_bool(json, "mlp_bias", &c->mlp_bias, why));
         /* fallthrough */
     case MODEL_ARCH_QWEN3:
+    case MODEL_ARCH_GEMMA3:
         if (!r)
             r = optional(json_get_bool(json, "attention_bias", &c->qkv_bias, why));
         c->o_bias = c->qkv_bias;
@@ -121,17 +145,58 @@ static int read_biases(const json_t *json, ModelConfig *c, Reason *why) {
     }
 }
 
-static int check_refused(const json_t *json, Reason *why) {
-    const json_t *quantization = NULL;
-    const char *activation = "silu", *method = "a method not named";
-    int r;
+/* What Gemma 3 has beyond the others. */
+static int read_gemma3(const json_t *json, ModelConfig *c, Reason *why) {
+    static const char *const caps[] = { "attn_logit_softcapping", "final_logit_softcapping" };
+    bool is_bidirectional = false;
+    int r = 0;
 
-    r = optional(json_get_word(json, "hidden_act", &activation, why));
+    if (c->arch != MODEL_ARCH_GEMMA3)
+        return 0;
+    model_config_set_gemma3(c);
+    c->norms_less_one = true;
+    c->score_divisor = GEMMA3_HEAD_DIM_DEFAULT;
+    for (size_t i = 0; !r && i < sizeof(caps) / sizeof(*caps); i++) {
+        float cap;
+
+        r = json_get_float(json, caps[i], &cap, why);
+        if (!r)
+            return reason_set(why, -EINVAL, "%s is %g; soft caps are not supported, only null is",
+                              caps[i], (double)cap);
+        r = optional(r);
+    }
+    if (!r)
+        r = optional(json_get_bool(json, "use_bidirectional_attention", &is_bidirectional, why));
+    if (!r)
+        r = optional(json_get_float(json, "query_pre_attn_scalar", &c->score_divisor, why));
     if (r)
         return r;
-    if (strcmp(activation, "silu") && strcmp(activation, "swish"))
-        return reason_set(why, -EINVAL, "hidden_act \"%s\" is not supported; supported is silu",
-                          activation);
+    return is_bidirectional ? reason_set(why, -EINVAL,
+                                         "use_bidirectional_attention is true: the model does not "
+                                         "generate text")
+                            : 0;
+}
+
+static int check_activation(const json_t *json, const ModelConfig *c, Reason *why) {
+    bool is_gemma3 = c->arch == MODEL_ARCH_GEMMA3;
+    const char *key = is_gemma3 ? "hidden_activation" : "hidden_act";
+    const char *supported = is_gemma3 ? "gelu_pytorch_tanh" : "silu", *activation = supported;
+    int r = optional(json_get_word(json, key, &activation, why));
+
+    if (r || !strcmp(activation, supported) || (!is_gemma3 && !strcmp(activation, "swish")))
+        return r;
+    return reason_set(why, -EINVAL, "%s \"%s\" is not supported; supported is %s", key, activation,
+                      supported);
+}
+
+static int check_refused(const json_t *json, ModelConfig *c, Reason *why) {
+    const json_t *quantization = NULL;
+    const char *method = "a method not named";
+    int r;
+
+    r = check_activation(json, c, why);
+    if (r)
+        return r;
     r = json_get_object(json, "quantization_config", &quantization, why);
     if (r)
         return optional(r);
@@ -214,6 +279,29 @@ static int read_qwen_window(const json_t *json, ModelConfig *c, Reason *why) {
     return model_config_slide_from(c, c->sliding_window ? first : c->n_layers);
 }
 
+/* Gemma 3: the layers of layer_types, or all but each sliding_window_pattern-th. */
+static int read_gemma3_window(const json_t *json, ModelConfig *c, Reason *why) {
+    uint32_t period = GEMMA3_PERIOD_DEFAULT;
+    int r;
+
+    if (!json_object_get(json, "sliding_window"))
+        c->sliding_window = WINDOW_DEFAULT;
+    r = optional(
+        json_get_u32(json, "sliding_window", 1, MODEL_POSITION_MAX, &c->sliding_window, why));
+    if (!r)
+        r = optional(
+            json_get_u32(json, "sliding_window_pattern", 1, MODEL_LAYERS_MAX, &period, why));
+    if (r)
+        return r;
+    r = read_layer_types(json, c, why);
+    if (r != JSON_E_ABSENT)
+        return r;
+    if (!c->sliding_window && period > 1)
+        return reason_set(why, -EINVAL,
+                          "sliding_window is null, but layers slide; expected a number");
+    return model_config_slide_but(c, period);
+}
+
 static int read_window(const json_t *json, ModelConfig *c, Reason *why) {
     switch (c->arch) {
     case MODEL_ARCH_MISTRAL:
@@ -221,151 +309,11 @@ static int read_window(const json_t *json, ModelConfig *c, Reason *why) {
     case MODEL_ARCH_QWEN2:
     case MODEL_ARCH_QWEN3:
         return read_qwen_window(json, c, why);
+    case MODEL_ARCH_GEMMA3:
+        return read_gemma3_window(json, c, why);
     default:
         return model_config_slide_from(c, c->n_layers);
     }
-}
-
-/* rotary positions */
-
-/* The object that holds the scaling: published checkpoints call it rope_scaling, Transformers 5
- * writes rope_parameters; the older name wins there too. NULL: neither. */
-static int find_rope_object(const json_t *json, const json_t **out, Reason *why) {
-    static const char *const keys[] = { "rope_scaling", "rope_parameters" };
-    int r;
-
-    *out = NULL;
-    for (size_t i = 0; i < 2 && !(*out && json_object_size(*out)); i++) {
-        r = optional(json_get_object(json, keys[i], out, why));
-        if (r)
-            return r;
-    }
-    if (*out &&
-        (json_object_get(*out, "full_attention") || json_object_get(*out, "sliding_attention")))
-        return reason_set(why, -EINVAL, "rotary parameters per layer type are not supported");
-    return 0;
-}
-
-static int read_rope_type(const json_t *rope, RopeScaling *out, Reason *why) {
-    static const char *const names[] = {
-        [ROPE_DEFAULT] = "default",
-        [ROPE_LINEAR] = "linear",
-        [ROPE_LLAMA3] = "llama3",
-        [ROPE_YARN] = "yarn",
-    };
-    const char *name = "default";
-    int r;
-
-    r = json_get_word(rope, "rope_type", &name, why);
-    if (r == JSON_E_ABSENT)
-        r = json_get_word(rope, "type", &name, why);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-        if (!strcmp(name, names[i])) {
-            *out = (RopeScaling)i;
-            return 0;
-        }
-    return reason_set(
-        why, -EINVAL,
-        "rotary scaling \"%s\" is not supported; supported are default, linear, llama3 "
-        "and yarn",
-        name);
-}
-
-/* A value of the rope object, or else of the whole config. */
-static int get_either(const json_t *rope, const json_t *json, const char *key, float *out,
-                      Reason *why) {
-    int r = rope ? json_get_float(rope, key, out, why) : JSON_E_ABSENT;
-
-    return r == JSON_E_ABSENT ? json_get_float(json, key, out, why) : r;
-}
-
-/* The length before scaling: at top level it overrides; absent, it is max_position_embeddings. */
-static int read_original_length(const json_t *rope, const json_t *json, ModelConfig *c,
-                                Reason *why) {
-    const char *key = "original_max_position_embeddings";
-    uint32_t *out = &c->rope.original_max_position;
-    int r;
-
-    *out = c->max_position;
-    r = json_get_u32(json, key, 1, MODEL_POSITION_MAX, out, why);
-    return r == JSON_E_ABSENT ? optional(json_get_u32(rope, key, 1, MODEL_POSITION_MAX, out, why))
-                              : r;
-}
-
-static int read_yarn(const json_t *rope, RopeConfig *out, Reason *why) {
-    const struct {
-        const char *key;
-        float *out;
-    } floats[] = {
-        { "attention_factor", &out->attention_factor },
-        { "mscale", &out->mscale },
-        { "mscale_all_dim", &out->mscale_all_dim },
-        { "beta_fast", &out->beta_fast },
-        { "beta_slow", &out->beta_slow },
-    };
-    int r = 0;
-
-    for (size_t i = 0; !r && i < sizeof(floats) / sizeof(*floats); i++)
-        r = optional(json_get_float(rope, floats[i].key, floats[i].out, why));
-    if (!out->beta_fast)
-        out->beta_fast = 32;
-    if (!out->beta_slow)
-        out->beta_slow = 1;
-    return r ? r : optional(json_get_bool(rope, "truncate", &out->truncate, why));
-}
-
-static int read_llama3(const json_t *rope, RopeConfig *out, Reason *why) {
-    int r;
-
-    r = json_required(json_get_float(rope, "low_freq_factor", &out->low_freq_factor, why),
-                      "low_freq_factor", why);
-    if (r)
-        return r;
-    return json_required(json_get_float(rope, "high_freq_factor", &out->high_freq_factor, why),
-                         "high_freq_factor", why);
-}
-
-static int read_scaling(const json_t *rope, const json_t *json, ModelConfig *c, Reason *why) {
-    int r;
-
-    r = read_rope_type(rope, &c->rope.scaling, why);
-    if (r || c->rope.scaling == ROPE_DEFAULT)
-        return r;
-    r = read_original_length(rope, json, c, why);
-    if (r)
-        return r;
-    r = json_get_float(rope, "factor", &c->rope.factor, why);
-    if (r == JSON_E_ABSENT && c->rope.scaling == ROPE_YARN)
-        c->rope.factor = (float)c->max_position / (float)c->rope.original_max_position;
-    else if (r)
-        return json_required(r, "factor", why);
-    if (c->rope.scaling == ROPE_LLAMA3)
-        return read_llama3(rope, &c->rope, why);
-    return c->rope.scaling == ROPE_YARN ? read_yarn(rope, &c->rope, why) : 0;
-}
-
-static int read_rope(const json_t *json, ModelConfig *c, Reason *why) {
-    const json_t *rope;
-    float partial = 1;
-    int r;
-
-    c->rope = (RopeConfig){ .theta = 10000, .factor = 1, .truncate = true };
-    r = find_rope_object(json, &rope, why);
-    if (!r)
-        r = optional(get_either(rope, json, "rope_theta", &c->rope.theta, why));
-    if (!r)
-        r = optional(get_either(rope, json, "partial_rotary_factor", &partial, why));
-    if (r)
-        return r;
-    if (partial != 1)
-        return reason_set(
-            why, -EINVAL,
-            "partial_rotary_factor is %g; only models that rotate all channels (1) are "
-            "supported",
-            (double)partial);
-    return rope ? read_scaling(rope, json, c, why) : 0;
 }
 
 /* generation */
@@ -451,7 +399,7 @@ static int read_generation(const char *path, const ModelConfig *c, GenerationDef
 
 static int read_config(const json_t *json, ModelConfig *c, Reason *why) {
     static int (*const steps[])(const json_t *, ModelConfig *, Reason *) = {
-        read_arch, read_shape, read_biases, read_window, read_rope,
+        read_arch, read_shape, read_gemma3, read_biases, read_window, hf_rope_read, check_refused,
     };
     int r;
 
@@ -462,8 +410,7 @@ static int read_config(const json_t *json, ModelConfig *c, Reason *why) {
         if (r)
             return r;
     }
-    r = check_refused(json, why);
-    return r ? r : model_config_check(c, why);
+    return model_config_check(c, why);
 }
 
 int hf_config_read(const char *directory, ModelConfig *config, GenerationDefaults *generation,

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define IDENTITY_VERSION 1 /* the seed: what is hashed, and in which order */
+#define IDENTITY_VERSION 2 /* the seed: what is hashed, and in which order */
 #define SAMPLE_BYTES 4096
 
 static void hash_u32(Hasher *hasher, uint32_t value) {
@@ -58,8 +58,15 @@ static void hash_config(Hasher *hasher, const ModelConfig *config) {
     hash_u32(hasher, config->o_bias);
     hash_u32(hasher, config->mlp_bias);
     hash_u32(hasher, config->qk_norm);
+    hash_u32(hasher, config->post_norms);
+    hash_u32(hasher, config->norms_less_one);
+    hash_u32(hasher, config->scaled_embeddings);
+    hash_u32(hasher, config->activation);
+    hash_float(hasher, config->score_divisor);
     hash_u32(hasher, config->rope_interleaved_rows);
     hash_rope(hasher, &config->rope, config->head_dim);
+    hash_u32(hasher, config->has_local_rope);
+    hash_rope(hasher, &config->local_rope, config->head_dim);
 }
 
 static void hash_sample(Hasher *hasher, const TensorView *tensor, size_t offset) {

@@ -6,14 +6,13 @@
 #include <math.h>
 #include <stdlib.h>
 
-const char model_archs_supported[] = "llama, mistral, qwen2 and qwen3";
+const char model_archs_supported[] = "llama, mistral, qwen2, qwen3 and gemma3_text";
 
 const char *model_arch_name(ModelArch arch) {
     static const char *const names[MODEL_ARCHS] = {
-        [MODEL_ARCH_LLAMA] = "llama",
-        [MODEL_ARCH_MISTRAL] = "mistral",
-        [MODEL_ARCH_QWEN2] = "qwen2",
-        [MODEL_ARCH_QWEN3] = "qwen3",
+        [MODEL_ARCH_LLAMA] = "llama",   [MODEL_ARCH_MISTRAL] = "mistral",
+        [MODEL_ARCH_QWEN2] = "qwen2",   [MODEL_ARCH_QWEN3] = "qwen3",
+        [MODEL_ARCH_GEMMA3] = "gemma3",
     };
 
     return names[arch];
@@ -34,6 +33,25 @@ int model_config_slide_from(ModelConfig *config, uint32_t first) {
         slides[l] = true;
     config->layer_slides = slides;
     return 0;
+}
+
+int model_config_slide_but(ModelConfig *config, uint32_t period) {
+    bool *slides = calloc(config->n_layers, sizeof(*slides));
+
+    if (!slides)
+        return -ENOMEM;
+    for (uint32_t l = 0; l < config->n_layers; l++)
+        slides[l] = (l + 1) % period != 0;
+    config->layer_slides = slides;
+    return 0;
+}
+
+void model_config_set_gemma3(ModelConfig *config) {
+    config->qk_norm = true;
+    config->post_norms = true;
+    config->scaled_embeddings = true;
+    config->activation = ACTIVATION_GELU_TANH;
+    config->has_local_rope = true;
 }
 
 static bool is_positive(float x) {
@@ -83,6 +101,14 @@ int model_config_check(const ModelConfig *c, Reason *why) {
     if (!(c->rms_epsilon >= 0 && c->rms_epsilon < 1))
         return reason_set(why, -EINVAL, "the norms' epsilon is %g; expected 0 to 1",
                           (double)c->rms_epsilon);
+    if (!is_positive(c->score_divisor))
+        return reason_set(
+            why, -EINVAL,
+            "attention's scores are divided by the root of %g (query_pre_attn_scalar);"
+            " expected more than 0",
+            (double)c->score_divisor);
+    if (c->has_local_rope && check_rope(&c->local_rope, c->head_dim, why))
+        return reason_prefix(why, -EINVAL, "layers with a sliding window: ");
     return check_rope(&c->rope, c->head_dim, why);
 }
 

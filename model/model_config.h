@@ -33,8 +33,15 @@ void model_config_deinit(ModelConfig *config);
 int model_config_check(const ModelConfig *config, Reason *why);
 int generation_check(const GenerationDefaults *generation, const ModelConfig *config, Reason *why);
 
-/* Which layers slide: those from `first` on. 0, -ENOMEM. */
+/* Which layers slide: those from `first` on; or all but each period-th. 0, -ENOMEM. */
 int model_config_slide_from(ModelConfig *config, uint32_t first);
+int model_config_slide_but(ModelConfig *config, uint32_t period);
 
-/* "llama, mistral, qwen2 and qwen3", for error messages. */
+/* What all Gemma 3 models have in common, in either container; and how many layers they have to one
+ * that does not slide, and the base of the rotation of those that do, where a file says nothing. */
+void model_config_set_gemma3(ModelConfig *config);
+#define GEMMA3_PERIOD_DEFAULT 6
+#define GEMMA3_LOCAL_THETA_DEFAULT 10000
+
+/* "llama, mistral, qwen2, qwen3 and gemma3_text", for error messages. */
 extern const char model_archs_supported[];

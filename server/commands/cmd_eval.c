@@ -49,7 +49,7 @@ CLEANUP_DEINIT_DEFINE(Eval, eval_deinit);
 
 static int read_tokens(Eval *e, Reason *why) {
     const Config *config = e->config;
-    int r = text_tokens_read(&e->tokens, config->model, config->text_path, why);
+    int r = text_tokens_read(&e->tokens, config->model, config->text_path, config->window, why);
 
     if (r)
         return r;

@@ -185,7 +185,7 @@ static int measure_moments(Session *session, const TokenIds *tokens, uint64_t ti
 
 static int open_session(Session *session, TokenIds *tokens, const ProfileStoreOptions *options,
                         Reason *why) {
-    int r = text_tokens_read(tokens, options->model_path, options->text_path, why);
+    int r = text_tokens_read(tokens, options->model_path, options->text_path, WINDOW_TOKENS, why);
 
     return r ? r
              : session_init(session,

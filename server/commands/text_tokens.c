@@ -25,7 +25,21 @@ static int read_lines(const char *path, Buffer *out, Reason *why) {
     return buffer_failed(out) ? reason_set(why, -ENOMEM, "out of memory") : 0;
 }
 
-int text_tokens_read(TokenIds *out, const char *model_path, const char *text_path, Reason *why) {
+/* A model that has seen BOS before every text is another one without it. */
+static int begin_windows(const Tokenizer *tokenizer, TokenIds *tokens, uint32_t window) {
+    CLEANUP(token_ids_deinit) TokenIds around = TOKEN_IDS_NULL;
+    uint32_t bos = tokenizer_bos(tokenizer);
+    int r = tokenizer_encode(tokenizer, "", 0, &(EncodeOptions){ .add_special = true }, &around);
+
+    if (r || bos == TOKEN_NONE || !around.n || around.ids[0] != bos)
+        return r;
+    for (size_t i = 0; i < tokens->n; i += window)
+        tokens->ids[i] = bos;
+    return 0;
+}
+
+int text_tokens_read(TokenIds *out, const char *model_path, const char *text_path, uint32_t window,
+                     Reason *why) {
     CLEANUP(tokenizer_free) Tokenizer *tokenizer = NULL;
     CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
     const EncodeOptions options = { .add_special = false };
@@ -42,6 +56,8 @@ int text_tokens_read(TokenIds *out, const char *model_path, const char *text_pat
         r = buffer_failed(&text)
                 ? -ENOMEM
                 : tokenizer_encode(tokenizer, buffer_text(&text), text.size, &options, out);
+    if (!r)
+        r = begin_windows(tokenizer, out, window);
     if (r && !why->text[0])
         return reason_set(why, r, "%s: %s", text_path ? text_path : "the built-in text",
                           r == -EILSEQ ? "not UTF-8" : "could not be tokenized");

@@ -253,7 +253,7 @@ static void learn(void) {
     for (KvSide side = 0; side < KV_SIDES; side++)
         tool.bases[side] = new_array(n_moments, sizeof(float));
     memcpy(tool.bases[KV_SIDE_K], tool.measured->q_moments, n_moments * sizeof(float));
-    check(text_tokens_read(&tokens, tool.model_path, NULL, &why), &why);
+    check(text_tokens_read(&tokens, tool.model_path, NULL, LEARN_TOKENS, &why), &why);
     check(kv_spec_parse(&plan, "f16", tool.geometry.n_layers, &why), &why);
     check(session_cache_init(&cache, &tool.session, LEARN_TOKENS, &plan, NULL, &why), &why);
     if (tokens.n < FIT_TOKENS + 2 * KV_PAGE_TOKENS)
@@ -406,7 +406,7 @@ int main(int argc, char **argv) {
                                 &why),
           &why);
     check(weight_moments(&tool.of_weights, tool.session.checkpoint, tool.window, &why), &why);
-    check(text_tokens_read(&tokens, tool.model_path, tool.text_path, &why), &why);
+    check(text_tokens_read(&tokens, tool.model_path, tool.text_path, tool.window, &why), &why);
     learn();
     open_runs();
     if (tokens.n > tool.n_tokens_max)

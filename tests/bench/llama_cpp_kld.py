@@ -24,8 +24,8 @@ only how the base is stored. What differs between the halves of the table beside
              first 4 tokens and the page being filled as they are ("+tails" counts their bytes)
   base       f16 there, stored as 16-bit steps over the 16 nats below the likeliest token, what is
              less likely than e^-16 left out; here as floats
-  BOS        llama.cpp puts one over each window's first token if the model asks for it; eval never
-Windows and tokens are the same: the text is cut alike, once CR LF is LF, which llama.cpp is given.
+Windows and tokens are the same: the text is cut alike, once CR LF is LF, which llama.cpp is given,
+and BOS is put over each window's first token where the model asks for it.
 All of llama.cpp's runs have flash attention on, as a quantized V needs it; it rotates quantized
 keys and values (Hadamard) by itself. The log probabilities take 100 MB a window at 49,152 words of
 vocabulary, in TMPDIR. Not part of the tests.

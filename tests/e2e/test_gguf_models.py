@@ -16,7 +16,7 @@ from conftest import ROOT, program, unpack_model
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 make_gguf = pytest.importorskip("make_gguf", reason="the gguf package is not installed")
 
-ARCHS = ["llama", "mistral", "qwen2", "qwen3"]
+ARCHS = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]
 TYPES = "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k".split()
 N_PROMPTS = 3  # the fourth is long, and tells nothing more about weights
 # Of the logits, as a whole: what the backend may round, whatever the weights.

@@ -5,9 +5,10 @@
     make_gguf.py llama/ llama.gguf --type q4_1 --dequantized llama-q4_1/
 
 Matrices get the type, norms and biases stay f32, llama's query and key rows are permuted, llama3's
-rotary scaling becomes divisors. The gguf package quantizes the simple types; of q4_k, q5_k and q6_k
-it only knows how to read them, so their blocks are random (with scales that give the matrix its
-old standard deviation): such a model talks nonsense, but exactly one kind of nonsense.
+rotary scaling becomes divisors, gemma3's norms get their one. The gguf package quantizes the simple
+types; of q4_k, q5_k and q6_k it only knows how to read them, so their blocks are random (with
+scales that give the matrix its old standard deviation): such a model talks nonsense, but exactly
+one kind of nonsense.
 `--dequantized` writes the same weights once more as f32 safetensors: what a reader of the GGUF file
 must compute with. Only small models: everything is held in memory.
 """
@@ -22,7 +23,13 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize, quantize
 
-ARCHS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHS = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3_text": "gemma3",
+}
 K_BLOCK_VALUES = 256
 # Where a random block has its f16 scales, and their size for values of standard deviation 1:
 # codes are uniform, 6-bit sub-scales too.
@@ -43,6 +50,11 @@ LAYER_NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+}
+GEMMA3_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 GLOBAL_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -84,12 +96,13 @@ def write_safetensors(path, tensors):
             file.write(tensor.astype("<f4").tobytes())
 
 
-def gguf_name(name):
+def gguf_name(name, arch):
     stem, suffix = name.rsplit(".", 1)
     if stem in GLOBAL_NAMES:
         return f"{GLOBAL_NAMES[stem]}.{suffix}"
     _, _, layer, stem = stem.split(".", 3)
-    return f"blk.{layer}.{LAYER_NAMES[stem]}.{suffix}"
+    names = LAYER_NAMES | GEMMA3_NAMES if arch == "gemma3" else LAYER_NAMES
+    return f"blk.{layer}.{names[stem]}.{suffix}"
 
 
 def interleaved(rows, n_heads):
@@ -122,6 +135,7 @@ def stored(tensor, kind, rng):
 
 def rope_parameters(config):
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    rope = dict(rope.get("full_attention", rope))
     rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     rope.setdefault("rope_type", rope.get("type", "default"))
     return rope
@@ -156,6 +170,10 @@ def add_config(writer, arch, config):
         writer.add_rope_dimension_count(head_dim)
         if config.get("sliding_window"):
             writer.add_sliding_window(config["sliding_window"])
+    if arch == "gemma3":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_uint32("gemma3.attention.sliding_window_pattern",
+                          config["layer_types"].index("full_attention") + 1)
     if rope["rope_type"] in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
@@ -205,10 +223,11 @@ def convert(source, target, type_name, dequantized, seed):
             order = np.arange(tensor.shape[0])
             if arch == "llama" and name.split(".")[-2] in heads:
                 order = interleaved(tensor.shape[0], heads[name.split(".")[-2]])
-            data, values, data_kind = stored(tensor[order], kind, rng)
-            writer.add_tensor(gguf_name(name), data, raw_dtype=data_kind)
+            offset = 1 if arch == "gemma3" and name.endswith("norm.weight") else 0
+            data, values, data_kind = stored(tensor[order] + np.float32(offset), kind, rng)
+            writer.add_tensor(gguf_name(name, arch), data, raw_dtype=data_kind)
             read[name] = np.empty_like(tensor)
-            read[name][order] = values
+            read[name][order] = values - np.float32(offset)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -7,8 +7,9 @@
 Vectors of 64 normal numbers, scaled to length 8, are coded by the best path through the trellis;
 each level then moves to the mean of the numbers that chose it (S. Lloyd's iteration), mirrored
 about zero. At last levels become the integers, at a scale below 128, that lose least. Printed are
-the tables of kvcache/kv_format.c, in 64ths, and the distortion after the unbiased gain, <v, q> = <v, v>, on
-vectors not seen in training, beside that of Lloyd and Max's plain levels of as many bits.
+the tables of kvcache/kv_format.c, in 64ths, and the distortion after the unbiased gain,
+<v, q> = <v, v>, on vectors not seen in training, beside that of Lloyd and Max's plain levels of as
+many bits.
 """
 
 import argparse

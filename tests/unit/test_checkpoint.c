@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whole models: the four tiny checkpoints of tests/data/models, and one-layer models made here in
+ * Whole models: the tiny checkpoints of tests/data/models, and one-layer models made here in
  * either container, sound or with one defect.
  */
 #include "model/checkpoint.h"
@@ -166,7 +166,7 @@ static void expect_refusal(const char *path, const char *part, const char *other
 
 static int unpack_models(void **state) {
     const char *root = getenv("KVASIR_SOURCE_ROOT");
-    static const char *const archs[] = { "llama", "mistral", "qwen2", "qwen3" };
+    static const char *const archs[] = { "llama", "mistral", "qwen2", "qwen3", "gemma3_text" };
     char command[4096];
 
     if (model_files_setup(state))
@@ -282,6 +282,24 @@ static void test_qwen3_with_head_norms(void **state) {
     assert_tensor(ck, TENSOR_Q, "model.layers.1.self_attn.q_proj.weight", 512, 256);
     assert_tensor(ck, TENSOR_Q_NORM, "model.layers.1.self_attn.q_norm.weight", 128, 1);
     assert_tensor(ck, TENSOR_K_NORM, "model.layers.1.self_attn.k_norm.weight", 128, 1);
+}
+
+static void test_gemma3_with_norms_on_both_sides(void **state) {
+    CLEANUP(checkpoint_free) Checkpoint *ck = open_model("gemma3_text");
+    const ModelConfig *c = checkpoint_config(ck);
+
+    (void)state;
+    assert_int_equal(c->arch, MODEL_ARCH_GEMMA3);
+    assert_true(c->norms_less_one && c->scaled_embeddings && c->tied_embeddings);
+    assert_true(c->layer_slides[1] && !c->layer_slides[2]);
+    assert_tensor(ck, TENSOR_ATTENTION_NORM, "model.layers.1.input_layernorm.weight", 256, 1);
+    assert_tensor(ck, TENSOR_ATTENTION_POST_NORM, "model.layers.1.post_attention_layernorm.weight",
+                  256, 1);
+    assert_tensor(ck, TENSOR_FFN_NORM, "model.layers.1.pre_feedforward_layernorm.weight", 256, 1);
+    assert_tensor(ck, TENSOR_FFN_POST_NORM, "model.layers.1.post_feedforward_layernorm.weight", 256,
+                  1);
+    assert_tensor(ck, TENSOR_Q_NORM, "model.layers.1.self_attn.q_norm.weight", 64, 1);
+    assert_null(checkpoint_tensor(ck, TENSOR_OUTPUT, 0));
 }
 
 /* Cut within its size, its header, and each eighth of its data: from the largest down. */
@@ -451,6 +469,7 @@ int main(void) {
         cmocka_unit_test(test_mistral_with_a_window),
         cmocka_unit_test(test_qwen2_with_biases_and_tied_embeddings),
         cmocka_unit_test(test_qwen3_with_head_norms),
+        cmocka_unit_test(test_gemma3_with_norms_on_both_sides),
         cmocka_unit_test(test_a_cut_fixture_is_refused),
         cmocka_unit_test(test_tiny_models_open),
         cmocka_unit_test(test_each_missing_tensor_is_named),

@@ -99,6 +99,11 @@ static void test_everything_the_decoder_reads_counts(void **state) {
     ASSERT_COUNTS(config.o_bias, true);
     ASSERT_COUNTS(config.mlp_bias, true);
     ASSERT_COUNTS(config.qk_norm, true);
+    ASSERT_COUNTS(config.post_norms, true);
+    ASSERT_COUNTS(config.norms_less_one, true);
+    ASSERT_COUNTS(config.scaled_embeddings, true);
+    ASSERT_COUNTS(config.activation, ACTIVATION_GELU_TANH);
+    ASSERT_COUNTS(config.score_divisor, 1);
     ASSERT_COUNTS(config.rope_interleaved_rows, true);
     ASSERT_COUNTS(config.rope.scaling, ROPE_YARN);
     ASSERT_COUNTS(config.rope.theta, 1);
@@ -113,6 +118,8 @@ static void test_everything_the_decoder_reads_counts(void **state) {
     ASSERT_COUNTS(config.rope.truncate, true);
     ASSERT_COUNTS(config.rope.original_max_position, 1);
     ASSERT_COUNTS(config.rope.freq_factors, freq_factors);
+    ASSERT_COUNTS(config.has_local_rope, true);
+    ASSERT_COUNTS(config.local_rope.theta, 1);
     ASSERT_COUNTS(tensors[0][TENSOR_EMBED].name, "embad");
     ASSERT_COUNTS(tensors[0][TENSOR_EMBED].format, WEIGHT_F16);
     ASSERT_COUNTS(tensors[0][TENSOR_EMBED].shape[1], 101);

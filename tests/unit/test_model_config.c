@@ -134,6 +134,67 @@ static void test_sliding_windows_of_each_architecture(void **state) {
     expect_windows(16, "0101");
 }
 
+static void expect_theta(float theta, float local_theta) {
+    assert_true(config.has_local_rope);
+    assert_true(config.rope.theta == theta && config.local_rope.theta == local_theta);
+    assert_int_equal(config.local_rope.scaling, ROPE_DEFAULT);
+}
+
+static void test_gemma3_and_its_defaults(void **state) {
+    (void)state;
+    expect_hf("gemma3_text", "");
+    assert_int_equal(config.arch, MODEL_ARCH_GEMMA3);
+    assert_int_equal(config.n_kv_heads, 4);
+    assert_int_equal(config.head_dim, 256);
+    assert_true(config.score_divisor == 256);
+    assert_true(config.tied_embeddings && config.qk_norm && config.post_norms);
+    assert_true(config.norms_less_one && config.scaled_embeddings && !config.qkv_bias);
+    assert_int_equal(config.activation, ACTIVATION_GELU_TANH);
+    expect_windows(4096, "1111");
+    expect_theta(1000000, 10000);
+
+    expect_hf("gemma3_text", "\"query_pre_attn_scalar\":168,\"head_dim\":128,"
+                             "\"sliding_window\":16,\"sliding_window_pattern\":2,"
+                             "\"attention_bias\":true,\"tie_word_embeddings\":false,"
+                             "\"final_logit_softcapping\":null");
+    assert_true(config.score_divisor == 168 && config.qkv_bias && config.o_bias);
+    assert_false(config.tied_embeddings);
+    expect_windows(16, "1010");
+    expect_hf("gemma3_text", "\"sliding_window\":null,\"sliding_window_pattern\":1");
+    expect_windows(0, "0000");
+    expect_hf("gemma3_text", "\"layer_types\":[\"full_attention\",\"sliding_attention\","
+                             "\"full_attention\",\"sliding_attention\"]");
+    expect_windows(4096, "0101");
+    /* Other architectures have none of it. */
+    expect_hf("qwen3", "\"head_dim\":64,\"query_pre_attn_scalar\":16,"
+                       "\"rope_local_base_freq\":5,\"final_logit_softcapping\":30");
+    assert_true(config.score_divisor == 64 && !config.has_local_rope && !config.post_norms);
+    assert_false(config.scaled_embeddings || config.norms_less_one);
+    assert_int_equal(config.activation, ACTIVATION_SILU);
+}
+
+static void test_gemma3_has_two_rotations(void **state) {
+    (void)state;
+    expect_hf("gemma3_text", "\"rope_theta\":500000,\"rope_local_base_freq\":20000,"
+                             "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}");
+    expect_theta(500000, 20000);
+    assert_int_equal(config.rope.scaling, ROPE_LINEAR);
+    assert_true(config.rope.factor == 8);
+    expect_hf("gemma3_text",
+              "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":2e6,\"rope_type\":"
+              "\"linear\",\"factor\":4},\"sliding_attention\":{\"rope_theta\":30000,"
+              "\"rope_type\":\"default\"}}");
+    expect_theta(2000000, 30000);
+    assert_int_equal(config.rope.scaling, ROPE_LINEAR);
+    assert_true(config.rope.factor == 4);
+    expect_hf("gemma3_text", "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"},"
+                             "\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}");
+    assert_int_equal(config.rope.scaling, ROPE_DEFAULT);
+    assert_true(config.rope.theta == 1000000 && config.local_rope.theta == 10000);
+    assert_int_equal(config.local_rope.scaling, ROPE_LINEAR);
+    assert_true(config.local_rope.factor == 2);
+}
+
 static void test_wrong_layer_types_are_refused(void **state) {
     (void)state;
     expect_hf_refusal("qwen2", "\"layer_types\":[\"full_attention\"]", "has 1 entries");
@@ -211,7 +272,24 @@ static void test_what_is_not_computed_is_refused_by_name(void **state) {
     static const struct {
         const char *type, *more, *part;
     } cases[] = {
-        { "gemma3_text", "", "model_type \"gemma3_text\" is not supported; supported are llama" },
+        { "gemma2", "", "model_type \"gemma2\" is not supported; supported are llama" },
+        { "gemma3", "", "sees images; supported is its text model alone, gemma3_text" },
+        { "gemma3_text", "\"hidden_activation\":\"gelu\"", "supported is gelu_pytorch_tanh" },
+        { "gemma3_text", "\"final_logit_softcapping\":30.0", "final_logit_softcapping is 30" },
+        { "gemma3_text", "\"attn_logit_softcapping\":50", "only null is" },
+        { "gemma3_text", "\"use_bidirectional_attention\":true", "does not generate text" },
+        { "gemma3_text", "\"architectures\":[\"Gemma3TextModel\"]", "Gemma3ForCausalLM" },
+        { "gemma3_text", "\"query_pre_attn_scalar\":0", "root of 0 (query_pre_attn_scalar)" },
+        { "gemma3_text", "\"query_pre_attn_scalar\":-4", "root of -4" },
+        { "gemma3_text", "\"query_pre_attn_scalar\":\"x\"", "query_pre_attn_scalar" },
+        { "gemma3_text", "\"sliding_window\":null", "sliding_window is null" },
+        { "gemma3_text", "\"sliding_window_pattern\":0", "sliding_window_pattern" },
+        { "gemma3_text", "\"rope_local_base_freq\":0.5",
+          "layers with a sliding window: the rotary base (theta) is 0.5" },
+        { "gemma3_text", "\"rope_parameters\":{\"full_attention\":{}}",
+          "rope_parameters: key \"sliding_attention\" is missing" },
+        { "gemma3_text", "\"rope_parameters\":{\"rope_theta\":1e6}",
+          "rope_parameters: key \"full_attention\" is missing" },
         { "llama", "\"architectures\":[\"LlamaForSequenceClassification\"]", "LlamaForCausalLM" },
         { "llama", "\"hidden_act\":\"gelu\"", "hidden_act \"gelu\"" },
         { "llama", "\"quantization_config\":{\"quant_method\":\"gptq\"}", "quantized by gptq" },
@@ -457,6 +535,75 @@ static void put_window(Buffer *b, const char *arch) {
     put_arch_u32(b, arch, "attention.sliding_window", 48);
 }
 
+static void put_pattern(Buffer *b, const char *arch) {
+    put_window(b, arch);
+    put_arch_u32(b, arch, "attention.sliding_window_pattern", 2);
+    put_arch_f32(b, arch, "rope.freq_base", 1e6f);
+    put_arch_f32(b, arch, "rope.freq_base_swa", 20000);
+    put_arch_f32(b, arch, "rope.scaling.factor", 8);
+}
+
+/* As many flags as `n`: of a bool array's items, each is a byte. */
+static void put_flags(Buffer *b, const char *arch, const char *flags, size_t n) {
+    char key[128];
+
+    put_window(b, arch);
+    snprintf(key, sizeof(key), "%s.attention.sliding_window_pattern", arch);
+    put_key_array(b, key, 7, n);
+    buffer_append(b, flags, n);
+}
+
+static void put_four_flags(Buffer *b, const char *arch) {
+    put_flags(b, arch, "\0\1\1\0", 4);
+}
+
+static void put_three_flags(Buffer *b, const char *arch) {
+    put_flags(b, arch, "\0\1\1", 3);
+}
+
+static void put_no_pattern(Buffer *b, const char *arch) {
+    put_window(b, arch);
+    put_arch_u32(b, arch, "attention.sliding_window_pattern", 0);
+}
+
+static void put_attention_cap(Buffer *b, const char *arch) {
+    put_arch_f32(b, arch, "attn_logit_softcapping", 50);
+}
+
+static void put_logit_cap(Buffer *b, const char *arch) {
+    put_arch_f32(b, arch, "final_logit_softcapping", 30);
+}
+
+static void put_local_base(Buffer *b, const char *arch) {
+    put_arch_f32(b, arch, "rope.freq_base_swa", 0);
+}
+
+static void test_gguf_gemma3(void **state) {
+    (void)state;
+    expect_gguf("gemma3", NULL, 0);
+    assert_int_equal(config.arch, MODEL_ARCH_GEMMA3);
+    assert_true(config.qk_norm && config.post_norms && config.scaled_embeddings);
+    assert_false(config.norms_less_one || config.rope_interleaved_rows);
+    assert_int_equal(config.activation, ACTIVATION_GELU_TANH);
+    assert_true(config.score_divisor == 16);
+    expect_windows(0, "0000");
+    expect_theta(10000, 10000);
+    expect_gguf("gemma3", put_window, 1);
+    expect_windows(48, "1111");
+    expect_gguf("gemma3", put_pattern, 5);
+    expect_windows(48, "1010");
+    expect_theta(1000000, 20000);
+    assert_int_equal(config.rope.scaling, ROPE_LINEAR);
+    assert_true(config.rope.factor == 8);
+    expect_gguf("gemma3", put_four_flags, 2);
+    expect_windows(48, "0110");
+    expect_gguf_refusal("gemma3", put_three_flags, 2, "has 3 entries; expected 4, one a layer");
+    expect_gguf_refusal("gemma3", put_no_pattern, 2, "sliding_window_pattern");
+    expect_gguf_refusal("gemma3", put_attention_cap, 1, "soft caps are not supported");
+    expect_gguf_refusal("gemma3", put_logit_cap, 1, "logits at 30");
+    expect_gguf_refusal("gemma3", put_local_base, 1, "layers with a sliding window: the rotary");
+}
+
 static void put_linear(Buffer *b, const char *arch) {
     put_arch_f32(b, arch, "rope.scale_linear", 4);
     put_arch_f32(b, arch, "rope.freq_base", 500000);
@@ -536,7 +683,7 @@ static void put_text_heads(Buffer *b, const char *arch) {
 
 static void test_gguf_that_is_not_computed_is_refused_by_name(void **state) {
     (void)state;
-    expect_gguf_refusal("gemma3", NULL, 0, "general.architecture \"gemma3\" is not supported");
+    expect_gguf_refusal("gemma2", NULL, 0, "general.architecture \"gemma2\" is not supported");
     expect_gguf_refusal("llama", put_longrope, 1, "\"longrope\"");
     expect_gguf_refusal("llama", put_experts, 1, "8 experts");
     expect_gguf_refusal("llama", put_split, 1, "one of 3 parts");
@@ -553,6 +700,8 @@ int main(void) {
         cmocka_unit_test_teardown(test_shape_and_defaults, forget),
         cmocka_unit_test_teardown(test_biases_and_norms_of_each_architecture, forget),
         cmocka_unit_test_teardown(test_sliding_windows_of_each_architecture, forget),
+        cmocka_unit_test_teardown(test_gemma3_and_its_defaults, forget),
+        cmocka_unit_test_teardown(test_gemma3_has_two_rotations, forget),
         cmocka_unit_test_teardown(test_wrong_layer_types_are_refused, forget),
         cmocka_unit_test_teardown(test_rotary_scaling_in_both_places, forget),
         cmocka_unit_test_teardown(test_yarn_and_its_defaults, forget),
@@ -563,6 +712,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_wrong_generation_defaults_are_refused, forget),
         cmocka_unit_test_teardown(test_gguf_shape_and_defaults, forget),
         cmocka_unit_test_teardown(test_gguf_windows_and_scaling, forget),
+        cmocka_unit_test_teardown(test_gguf_gemma3, forget),
         cmocka_unit_test_teardown(test_gguf_that_is_not_computed_is_refused_by_name, forget),
     };
 

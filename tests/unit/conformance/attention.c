@@ -58,13 +58,15 @@ void check_attention_of_every_head_dim(Device *d) {
 }
 
 void check_attention_of_many_query_heads(Device *d) {
-    static const uint32_t groups[] = { 8, 32, 33, 71 };
+    static const struct {
+        uint32_t group, head_dim;
+    } shapes[] = { { 8, 32 }, { 32, 32 }, { 33, 32 }, { 71, 32 }, { 4, 256 } };
 
-    for (size_t i = 0; i < sizeof(groups) / sizeof(*groups); i++) {
-        WorldShape shape = world_random_shape(&d->random, 32, 70);
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        WorldShape shape = world_random_shape(&d->random, shapes[i].head_dim, 70);
 
         shape.n_kv_heads = 1;
-        shape.group = groups[i];
+        shape.group = shapes[i].group;
         run_world(d, &shape);
     }
 }

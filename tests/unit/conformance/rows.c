@@ -59,6 +59,7 @@ static void check_embed_of(Device *d, WeightFormat format) {
     uint32_t *tokens = host_new(d, n_rows, sizeof(*tokens));
     StepSequence sequence = { .n_rows = n_rows, .sink = KV_NO_SINK };
     uint32_t indptr[] = { 0, 1 }, page = 0;
+    float scale = random_below(&d->random, 2) ? 1 : 0.5f + (float)random_below(&d->random, 30);
     StepInput input = { .n_rows = n_rows,
                         .n_sequences = 1,
                         .tokens = tokens,
@@ -70,12 +71,14 @@ static void check_embed_of(Device *d, WeightFormat format) {
     for (uint32_t r = 0; r < n_rows; r++) {
         tokens[r] = r ? random_below(&d->random, n_vocab) : n_vocab - 1;
         for (uint32_t c = 0; c < dim; c++)
-            ref[(size_t)r * dim + c] = table.values[(size_t)tokens[r] * dim + c];
+            ref[(size_t)r * dim + c] = (double)table.values[(size_t)tokens[r] * dim + c] * scale;
     }
     assert_int_equal(d->ops->step_begin(d->backend, &input), 0);
     memset(tokens, 0xff, n_rows * sizeof(*tokens)); /* they were borrowed for step_begin alone */
-    assert_int_equal(d->ops->embed(d->backend, &(EmbedArgs){ .out = out, .table = table.weight }),
-                     0);
+    assert_int_equal(
+        d->ops->embed(d->backend,
+                      &(EmbedArgs){ .out = out, .table = table.weight, .scale = scale }),
+        0);
     end_step(d);
     expect_rows(d, weight_formats[format].name, residual_get(d, out, (size_t)n_rows * dim), ref,
                 n_rows, dim, d->subject->tolerance->rounding);
@@ -99,30 +102,38 @@ static void rmsnorm_reference(double *out, const float *in, const float *weight,
         out[i] = in[i] / sqrt(squares / dim + (double)epsilon) * weight[i];
 }
 
-static void check_rmsnorm_of(Device *d, uint32_t n_rows, uint32_t dim, float epsilon,
-                             bool in_place) {
+/* Where the result goes. */
+typedef enum NormOut { NORM_IN_PLACE, NORM_BESIDE, NORM_ADDED, NORM_OUTS } NormOut;
+
+static void check_rmsnorm_of(Device *d, uint32_t n_rows, uint32_t dim, float epsilon, NormOut to) {
     float *x = hard_rows(d, n_rows, dim), *weight = host_normals(d, dim);
     size_t n = (size_t)n_rows * dim;
-    bool in_residual = !in_place && random_below(&d->random, 2);
+    float *before = host_normals(d, n);
+    bool in_residual = to == NORM_BESIDE && random_below(&d->random, 2);
     DevAddr in = in_residual ? residual_put(d, x, n) : acts_put(d, x, n);
-    DevAddr out = in_place ? in : acts_new(d, n);
+    DevAddr out = to == NORM_IN_PLACE ? in
+                  : to == NORM_ADDED  ? residual_put(d, before, n)
+                                      : acts_put(d, before, n);
     double *ref = host_new(d, n, sizeof(*ref));
 
     for (uint32_t r = 0; r < n_rows; r++)
         rmsnorm_reference(ref + (size_t)r * dim, x + (size_t)r * dim, weight, dim, epsilon);
+    for (size_t i = 0; to == NORM_ADDED && i < n; i++)
+        ref[i] += before[i];
     begin_rows(d, n_rows);
     assert_int_equal(
         d->ops->rmsnorm(d->backend, &(RmsnormArgs){ .out = out,
                                                     .in = in,
                                                     .in_residual = in_residual,
+                                                    .accumulate = to == NORM_ADDED,
                                                     .weight = device_put(d, weight, dim * 4),
                                                     .n_rows = n_rows,
                                                     .dim = dim,
                                                     .epsilon = epsilon }),
         0);
     end_step(d);
-    expect_rows(d, "rmsnorm", acts_get(d, out, n), ref, n_rows, dim,
-                d->subject->tolerance->rounding + d->subject->tolerance->sum);
+    expect_rows(d, "rmsnorm", to == NORM_ADDED ? residual_get(d, out, n) : acts_get(d, out, n), ref,
+                n_rows, dim, d->subject->tolerance->rounding + d->subject->tolerance->sum);
     case_end(d);
 }
 
@@ -132,7 +143,8 @@ void check_rmsnorm(Device *d) {
     reserve_rows(d, ROWS_MAX, 64, 1);
     for (uint32_t dim = 1; dim < 5000; dim += 1 + dim / 5)
         check_rmsnorm_of(d, random_size(&d->random, ROWS_MAX), dim,
-                         epsilons[random_below(&d->random, 3)], random_below(&d->random, 2));
+                         epsilons[random_below(&d->random, 3)],
+                         (NormOut)random_below(&d->random, NORM_OUTS));
 }
 
 /* gated */
@@ -147,7 +159,25 @@ static void put_hard_gates(Random *r, float *gate, size_t n) {
         gate[random_below(r, (uint32_t)n)] = hard[i];
 }
 
-static void check_gated_of(Device *d, uint32_t n_rows, uint32_t dim, bool in_place) {
+static double activate(Activation activation, double x) {
+    if (activation == ACTIVATION_SILU)
+        return x / (1 + exp(-x));
+    return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+/* What a gate far below zero lets through is next to nothing; by tanh it is the difference of two
+ * numbers that are nearly equal, so that it is exact only beside the gate. */
+static double gated_error(const Device *d, Activation activation, float gate, float up,
+                          double ref) {
+    double product = fabs((double)gate * up),
+           saturated = 1e-36 * product; /* exp ends with floats */
+
+    return d->subject->tolerance->rounding * (activation == ACTIVATION_SILU ? fabs(ref) : product) +
+           saturated + FLT_MIN;
+}
+
+static void check_gated_of(Device *d, Activation activation, uint32_t n_rows, uint32_t dim,
+                           bool in_place) {
     size_t n = (size_t)n_rows * dim;
     float *gate = host_normals(d, n), *up = host_normals(d, n), *got;
     DevAddr in, out;
@@ -160,18 +190,17 @@ static void check_gated_of(Device *d, uint32_t n_rows, uint32_t dim, bool in_pla
                                                              .gate = in,
                                                              .up = acts_put(d, up, n),
                                                              .n_tokens = n_rows,
-                                                             .dim = dim }),
+                                                             .dim = dim,
+                                                             .activation = activation }),
                      0);
     end_step(d);
     got = acts_get(d, out, n);
     for (size_t i = 0; i < n; i++) {
-        double ref = gate[i] / (1 + exp(-(double)gate[i])) * up[i];
-        double saturated = 1e-36 * fabs((double)gate[i] * up[i]); /* exp ends where floats do */
+        double ref = activate(activation, gate[i]) * up[i];
 
-        if (!(fabs(got[i] - ref) <=
-              d->subject->tolerance->rounding * fabs(ref) + saturated + FLT_MIN))
-            fail_msg("%s: gate %g, up %g: %g, not %g", d->subject->name, gate[i], up[i], got[i],
-                     ref);
+        if (!(fabs(got[i] - ref) <= gated_error(d, activation, gate[i], up[i], ref)))
+            fail_msg("%s: activation %d, gate %g, up %g: %g, not %g", d->subject->name, activation,
+                     gate[i], up[i], got[i], ref);
     }
     case_end(d);
 }
@@ -179,7 +208,8 @@ static void check_gated_of(Device *d, uint32_t n_rows, uint32_t dim, bool in_pla
 void check_gated(Device *d) {
     reserve_rows(d, ROWS_MAX, 64, 1);
     for (uint32_t dim = 1; dim < 2000; dim += 1 + dim / 4)
-        check_gated_of(d, random_size(&d->random, ROWS_MAX), dim, random_below(&d->random, 2));
+        check_gated_of(d, (Activation)random_below(&d->random, 2),
+                       random_size(&d->random, ROWS_MAX), dim, random_below(&d->random, 2));
 }
 
 /* moments */
@@ -224,7 +254,7 @@ static void check_moments_of(Device *d, uint32_t n_kv_heads, uint32_t group, uin
 }
 
 void check_moments(Device *d) {
-    static const uint32_t dims[] = { 2, 30, 64, 80, 128 };
+    static const uint32_t dims[] = { 2, 30, 64, 80, 128, 256 };
 
     reserve_rows(d, ROWS_MAX, 64, 1);
     for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++)
@@ -295,7 +325,7 @@ static void check_covariances_of(Device *d, KvFormat format, uint32_t n_kv_heads
 }
 
 void check_covariances(Device *d) {
-    static const uint32_t dims[] = { 2, 30, 64, 80, 128 };
+    static const uint32_t dims[] = { 2, 30, 64, 80, 128, 256 };
 
     reserve_rows(d, COVARIANCE_ROWS_MAX, 64, 1);
     for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++)

@@ -393,7 +393,9 @@ void check_sample_follows_what_it_draws(Device *d) {
         tokens[1] = i ? STEP_TOKEN_DRAWN : 0; /* row 1 is slot 0's */
         begin_slots(d, tokens, asks, 2);
         assert_int_equal(
-            d->ops->embed(d->backend, &(EmbedArgs){ .out = rows, .table = table.weight }), 0);
+            d->ops->embed(d->backend,
+                          &(EmbedArgs){ .out = rows, .table = table.weight, .scale = 1 }),
+            0);
         sample_slots(d, z, N, 2, results);
         assert_int_equal(results[0].token, results[1].token);
         embedded = residual_get(d, rows + DIM * d->ops->residual_bytes, DIM);
