@@ -236,7 +236,8 @@ const Option option_table[] = {
       .commands = IS_SERVER | RUNS_MODEL | COMMAND_PLAN,
       .metavar = "NAME",
       .fallback = "auto",
-      .help = "What computes: auto (the best that this build has) or cpu" },
+      .help = "What computes: cpu; cuda, or cuda:1 for the second GPU; auto is a GPU if there is "
+              "one that can be used" },
     { .name = "threads",
       U32(n_threads),
       .topic = TOPIC_BATCHING,

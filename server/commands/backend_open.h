@@ -9,7 +9,8 @@
 #include "util/reason.h"
 
 typedef struct BackendOptions {
-    const char *device; /* the option: "auto", or a backend's name; NULL: "auto" */
+    const char *device; /* the option: "auto", or a backend's name; "cuda:1": the second GPU; NULL:
+                           "auto", which is a GPU where there is one */
     uint32_t n_threads; /* of the CPU; 0: one per available core */
 } BackendOptions;
 

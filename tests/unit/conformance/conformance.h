@@ -24,8 +24,9 @@
 
 /* ||out - ref|| / ||ref|| that a subject may have. */
 typedef struct Tolerance {
-    double rounding;      /* of an op whose arithmetic is a few roundings */
-    double sum;           /* of one that adds up thousands of numbers, which may be equal */
+    double rounding;   /* of an op whose arithmetic is a few roundings, the last to an activation */
+    double sum;        /* of one that adds up thousands of numbers, which may be equal, in f32 */
+    double arithmetic; /* of a few roundings and short sums where none is to an activation */
     double float_product; /* of a product with f32, f16 or bf16 weights */
     double block_product; /* with weights in blocks */
     double attention;     /* times one plus the size of the scores */
@@ -82,6 +83,10 @@ void acts_upload(Device *d, DevAddr to, const float *x, size_t n);
 DevAddr acts_put(Device *d, float *x, size_t n); /* rounds x to what is put */
 DevAddr acts_new(Device *d, size_t n);
 float *acts_get(Device *d, DevAddr from, size_t n);
+/* The same of the residual stream. */
+DevAddr residual_put(Device *d, float *x, size_t n);
+DevAddr residual_new(Device *d, size_t n);
+float *residual_get(Device *d, DevAddr from, size_t n);
 
 /* weights of a case */
 

@@ -102,15 +102,15 @@ static float bf16_value(uint16_t bits) {
     return x;
 }
 
-void acts_round(const Device *d, float *x, size_t n) {
-    for (size_t i = 0; d->ops->act_bytes == 2 && i < n; i++)
+static void numbers_round(uint32_t each_bytes, float *x, size_t n) {
+    for (size_t i = 0; each_bytes == 2 && i < n; i++)
         x[i] = bf16_value(bf16_of(x[i]));
 }
 
-void acts_upload(Device *d, DevAddr to, const float *x, size_t n) {
+static void numbers_upload(Device *d, uint32_t each_bytes, DevAddr to, const float *x, size_t n) {
     uint16_t *halves;
 
-    if (d->ops->act_bytes == 4) {
+    if (each_bytes == 4) {
         assert_int_equal(d->ops->upload(d->backend, to, x, n * sizeof(*x)), 0);
         return;
     }
@@ -122,26 +122,54 @@ void acts_upload(Device *d, DevAddr to, const float *x, size_t n) {
     free(halves);
 }
 
+static DevAddr numbers_put(Device *d, uint32_t each_bytes, float *x, size_t n) {
+    DevAddr address = device_new(d, n * each_bytes);
+
+    numbers_round(each_bytes, x, n);
+    numbers_upload(d, each_bytes, address, x, n);
+    return address;
+}
+
+static float *numbers_get(Device *d, uint32_t each_bytes, DevAddr from, size_t n) {
+    float *x = host_new(d, n, sizeof(*x));
+    uint16_t *halves = (uint16_t *)x;
+
+    device_get(d, x, from, n * each_bytes);
+    for (size_t i = n; each_bytes == 2 && i--;)
+        x[i] = bf16_value(halves[i]);
+    return x;
+}
+
+void acts_round(const Device *d, float *x, size_t n) {
+    numbers_round(d->ops->act_bytes, x, n);
+}
+
+void acts_upload(Device *d, DevAddr to, const float *x, size_t n) {
+    numbers_upload(d, d->ops->act_bytes, to, x, n);
+}
+
 DevAddr acts_new(Device *d, size_t n) {
     return device_new(d, n * d->ops->act_bytes);
 }
 
 DevAddr acts_put(Device *d, float *x, size_t n) {
-    DevAddr address = acts_new(d, n);
-
-    acts_round(d, x, n);
-    acts_upload(d, address, x, n);
-    return address;
+    return numbers_put(d, d->ops->act_bytes, x, n);
 }
 
 float *acts_get(Device *d, DevAddr from, size_t n) {
-    float *x = host_new(d, n, sizeof(*x));
-    uint16_t *halves = (uint16_t *)x;
+    return numbers_get(d, d->ops->act_bytes, from, n);
+}
 
-    device_get(d, x, from, n * d->ops->act_bytes);
-    for (size_t i = n; d->ops->act_bytes == 2 && i--;)
-        x[i] = bf16_value(halves[i]);
-    return x;
+DevAddr residual_new(Device *d, size_t n) {
+    return device_new(d, n * d->ops->residual_bytes);
+}
+
+DevAddr residual_put(Device *d, float *x, size_t n) {
+    return numbers_put(d, d->ops->residual_bytes, x, n);
+}
+
+float *residual_get(Device *d, DevAddr from, size_t n) {
+    return numbers_get(d, d->ops->residual_bytes, from, n);
 }
 
 /* steps */

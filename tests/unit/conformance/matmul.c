@@ -92,9 +92,14 @@ static uint32_t random_cols(Random *r, WeightFormat format) {
     return block_values * random_size(r, (block_values == 1 ? 700 : COLS_MAX) / block_values);
 }
 
-static double product_tolerance(const Device *d, WeightFormat format) {
-    return weight_formats[format].block_values == 1 ? d->subject->tolerance->float_product
-                                                    : d->subject->tolerance->block_product;
+/* Of a product, and of rounding its result, which may be larger than `norm`, to an activation. */
+static double product_tolerance(const Device *d, WeightFormat format, bool to_act,
+                                const double *ref, size_t n, double norm) {
+    const Tolerance *t = d->subject->tolerance;
+    double rounding = to_act && norm > 0 ? t->rounding * norm_of(ref, n) / norm : 0;
+
+    return rounding +
+           (weight_formats[format].block_values == 1 ? t->float_product : t->block_product);
 }
 
 /* the reference */
@@ -140,7 +145,7 @@ static void expect_product(Device *d, const Matrix *m, float *x, uint32_t n_toke
     const double *ref = product_reference(d, m, x, n_tokens, &norm);
 
     error = error_of(product(d, m, in, n_tokens), ref, (size_t)n_tokens * m->n_rows, norm);
-    if (!(error <= product_tolerance(d, m->format)))
+    if (!(error <= product_tolerance(d, m->format, true, ref, (size_t)n_tokens * m->n_rows, norm)))
         fail_msg("%s: %s [%u, %u] of %u tokens is off by %g", d->subject->name,
                  weight_formats[m->format].name, m->n_rows, m->n_cols, n_tokens, error);
 }
@@ -191,9 +196,11 @@ static void check_parts(Device *d, uint32_t n_parts, bool out_f32) {
         parts[i] = (MatmulPart){
             .weight = m[i].weight,
             .bias = random_below(&d->random, 2) ? device_put(d, bias[i], n_rows * 4) : 0,
-            .out = out_f32 ? device_put(d, before[i], n_out * 4) : acts_put(d, before[i], n_out),
             .accumulate = random_below(&d->random, 2),
         };
+        parts[i].out = out_f32               ? device_put(d, before[i], n_out * 4)
+                       : parts[i].accumulate ? residual_put(d, before[i], n_out)
+                                             : acts_put(d, before[i], n_out);
     }
     begin_rows(d, n_tokens);
     assert_int_equal(d->ops->matmul(d->backend, &(MatmulArgs){ .in = in,
@@ -211,9 +218,13 @@ static void check_parts(Device *d, uint32_t n_parts, bool out_f32) {
         add_part(&parts[i], bias[i], before[i], ref, n_tokens, m[i].n_rows);
         if (out_f32)
             device_get(d, out, parts[i].out, n_out * sizeof(*out));
+        else if (parts[i].accumulate)
+            out = residual_get(d, parts[i].out, n_out);
         else
             out = acts_get(d, parts[i].out, n_out);
-        if (!(error_of(out, ref, n_out, norm) <= product_tolerance(d, m[i].format)))
+        if (!(error_of(out, ref, n_out, norm) <= product_tolerance(d, m[i].format,
+                                                                   !out_f32 && !parts[i].accumulate,
+                                                                   ref, n_out, norm)))
             fail_msg("%s: part %u of %u, %s, bias %d, accumulate %d, f32 %d: off by %g",
                      d->subject->name, i, n_parts, weight_formats[m[i].format].name,
                      parts[i].bias != 0, parts[i].accumulate, out_f32,

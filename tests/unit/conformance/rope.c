@@ -87,7 +87,7 @@ static void check_table_of(Device *d, uint32_t n_freqs, float scale) {
     end_step(d);
     device_get(d, out, args.out, n_out * sizeof(*out));
     expect_rows(d, "rope_table", out, table_reference(d, &c, inv_freq, n_freqs, scale), c.n_rows,
-                2 * n_freqs, d->subject->tolerance->rounding);
+                2 * n_freqs, d->subject->tolerance->arithmetic);
     case_end(d);
 }
 
@@ -234,10 +234,7 @@ static void expect_exact(const Device *d, KvFormat format, const uint16_t *out, 
 
     for (uint32_t i = 0; i < n_vectors; i++) {
         const double *r = ref + (size_t)i * dim;
-        double slack =
-            (2 * d->subject->tolerance->rounding + d->subject->tolerance->float_product) *
-                norm_of(r, dim) +
-            0x1p-25;
+        double slack = d->subject->tolerance->arithmetic * norm_of(r, dim) + 0x1p-25;
 
         for (uint32_t j = 0; j < dim; j++) {
             double got = kv_16bit_value(format, out[(size_t)i * dim + j]);
@@ -289,7 +286,7 @@ static void check_rope_of(Device *d, KvFormat k, KvFormat v, uint32_t head_dim) 
 
     expect_rows(d, "rope's queries", acts_get(d, args.q, (size_t)c.n_rows * c.n_heads * head_dim),
                 rope_reference(d, &c, ROPE_QUERY), c.n_rows * c.n_heads, head_dim,
-                tolerance->rounding + (c.transforms ? tolerance->float_product : 0));
+                tolerance->rounding + (c.transforms ? tolerance->arithmetic : 0));
     check_side(d, &c, KV_SIDE_K, args.k_out);
     check_side(d, &c, KV_SIDE_V, args.v_out);
     case_end(d);

@@ -54,7 +54,7 @@ static void check_embed_of(Device *d, WeightFormat format) {
     uint32_t dim = weight_formats[format].block_values *
                    (1 + random_below(&d->random, 600 / weight_formats[format].block_values));
     Matrix table = matrix_new(d, format, n_vocab, dim, random_below(&d->random, 2));
-    DevAddr out = acts_new(d, (size_t)n_rows * dim);
+    DevAddr out = residual_new(d, (size_t)n_rows * dim);
     double *ref = host_new(d, (size_t)n_rows * dim, sizeof(*ref));
     uint32_t *tokens = host_new(d, n_rows, sizeof(*tokens));
     StepSequence sequence = { .n_rows = n_rows, .sink = KV_NO_SINK };
@@ -80,8 +80,8 @@ static void check_embed_of(Device *d, WeightFormat format) {
                       &(EmbedArgs){ .out = out, .table = table.weight, .scale = scale }),
         0);
     end_step(d);
-    expect_rows(d, weight_formats[format].name, acts_get(d, out, (size_t)n_rows * dim), ref, n_rows,
-                dim, d->subject->tolerance->rounding);
+    expect_rows(d, weight_formats[format].name, residual_get(d, out, (size_t)n_rows * dim), ref,
+                n_rows, dim, d->subject->tolerance->rounding);
     case_end(d);
 }
 
@@ -109,7 +109,11 @@ static void check_rmsnorm_of(Device *d, uint32_t n_rows, uint32_t dim, float eps
     float *x = hard_rows(d, n_rows, dim), *weight = host_normals(d, dim);
     size_t n = (size_t)n_rows * dim;
     float *before = host_normals(d, n);
-    DevAddr in = acts_put(d, x, n), out = to == NORM_IN_PLACE ? in : acts_put(d, before, n);
+    bool in_residual = to == NORM_BESIDE && random_below(&d->random, 2);
+    DevAddr in = in_residual ? residual_put(d, x, n) : acts_put(d, x, n);
+    DevAddr out = to == NORM_IN_PLACE ? in
+                  : to == NORM_ADDED  ? residual_put(d, before, n)
+                                      : acts_put(d, before, n);
     double *ref = host_new(d, n, sizeof(*ref));
 
     for (uint32_t r = 0; r < n_rows; r++)
@@ -120,6 +124,7 @@ static void check_rmsnorm_of(Device *d, uint32_t n_rows, uint32_t dim, float eps
     assert_int_equal(
         d->ops->rmsnorm(d->backend, &(RmsnormArgs){ .out = out,
                                                     .in = in,
+                                                    .in_residual = in_residual,
                                                     .accumulate = to == NORM_ADDED,
                                                     .weight = device_put(d, weight, dim * 4),
                                                     .n_rows = n_rows,
@@ -127,7 +132,8 @@ static void check_rmsnorm_of(Device *d, uint32_t n_rows, uint32_t dim, float eps
                                                     .epsilon = epsilon }),
         0);
     end_step(d);
-    expect_rows(d, "rmsnorm", acts_get(d, out, n), ref, n_rows, dim, d->subject->tolerance->sum);
+    expect_rows(d, "rmsnorm", to == NORM_ADDED ? residual_get(d, out, n) : acts_get(d, out, n), ref,
+                n_rows, dim, d->subject->tolerance->rounding + d->subject->tolerance->sum);
     case_end(d);
 }
 
@@ -343,8 +349,8 @@ static void check_gather_of(Device *d, uint32_t n_rows, uint32_t dim) {
                         .page_indptr = indptr,
                         .page_indices = &page,
                         .logit_rows = wanted };
-    GatherRowsArgs args = { .out = acts_new(d, (size_t)n * dim),
-                            .in = acts_put(d, x, (size_t)n_rows * dim),
+    GatherRowsArgs args = { .out = residual_new(d, (size_t)n * dim),
+                            .in = residual_put(d, x, (size_t)n_rows * dim),
                             .first = first,
                             .n_rows = n,
                             .dim = dim };
@@ -358,7 +364,7 @@ static void check_gather_of(Device *d, uint32_t n_rows, uint32_t dim) {
     memset(wanted, 0xff, n_wanted * sizeof(*wanted));
     assert_int_equal(d->ops->gather_rows(d->backend, &args), 0);
     end_step(d);
-    out = acts_get(d, args.out, (size_t)n * dim);
+    out = residual_get(d, args.out, (size_t)n * dim);
     assert_memory_equal(out, ref, (size_t)n * dim * sizeof(*out));
     case_end(d);
 }

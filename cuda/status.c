@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cuda/status.h"
+
+#include <errno.h>
+
+int cuda_status(cudaError_t error) {
+    switch (error) {
+    case cudaSuccess:
+        return 0;
+    case cudaErrorMemoryAllocation:
+        cudaGetLastError(); /* the context goes on */
+        return -ENOMEM;
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidConfiguration:
+    case cudaErrorLaunchOutOfResources:
+        cudaGetLastError();
+        return -EINVAL;
+    default:
+        return -ENODEV;
+    }
+}
+
+int cuda_launch_status(void) {
+    return cuda_status(cudaGetLastError());
+}
