@@ -12,7 +12,6 @@
 
 typedef struct CudaBackendOptions {
     uint32_t i_device; /* as the driver counts them */
-    bool no_graphs;    /* every kernel is launched by itself (tests, benchmarks) */
 } CudaBackendOptions;
 
 extern const BackendOps cuda_ops;

@@ -58,7 +58,7 @@ static const Tolerance cuda_tolerance = {
 
 /* -ENODEV and -ENOTSUP: no GPU here, or not one that this runs on. */
 static int open_cuda(Backend **outp, const Subject *subject, Reason *why) {
-    int r = cuda_backend_new(outp, &(CudaBackendOptions){ .no_graphs = subject->variant }, why);
+    int r = cuda_backend_new(outp, &(CudaBackendOptions){ .i_device = subject->variant }, why);
 
     return r == -ENODEV ? -ENOTSUP : r;
 }
