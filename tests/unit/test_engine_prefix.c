@@ -180,7 +180,7 @@ static EngineRequest *crowd_request(Crowd *crowd, uint32_t i) {
     static const uint32_t n_shared[N_PREFIXES] = { 130, 64, 200 };
     uint32_t prefix = i % N_PREFIXES, member = i / N_PREFIXES;
     EngineRequest *request = request_new(&crowd->answers[i], prefix, n_shared[prefix],
-                                         member * member * 5 % 71, 30 + i * 29 % 67);
+                                         member * member * 5 % 71, 60 + i * 29 % 67);
 
     for (uint32_t j = n_shared[prefix]; j < request->n_prompt; j++)
         prompt_of(request)[j] = 2 + (j * 17 + i * 71 + j * j) % 500; /* the same in every run */
