@@ -51,7 +51,6 @@ typedef enum RoleDim {
 typedef struct RoleInfo {
     const char *gguf, *safetensors, *suffix;
     RoleDim rows, columns;
-    const char *safetensors_gemma3; /* NULL: as the others */
 } RoleInfo;
 
 static const RoleInfo roles[TENSOR_ROLES] = {
@@ -71,8 +70,7 @@ static const RoleInfo roles[TENSOR_ROLES] = {
     [TENSOR_K_NORM] = { "attn_k_norm", "self_attn.k_norm", "weight", ROLE_HEAD, ROLE_NONE },
     [TENSOR_ATTENTION_POST_NORM] = { "post_attention_norm", "post_attention_layernorm", "weight",
                                      ROLE_DIM, ROLE_NONE },
-    [TENSOR_FFN_NORM] = { "ffn_norm", "post_attention_layernorm", "weight", ROLE_DIM, ROLE_NONE,
-                          "pre_feedforward_layernorm" },
+    [TENSOR_FFN_NORM] = { "ffn_norm", "post_attention_layernorm", "weight", ROLE_DIM, ROLE_NONE },
     [TENSOR_GATE] = { "ffn_gate", "mlp.gate_proj", "weight", ROLE_FFN, ROLE_DIM },
     [TENSOR_UP] = { "ffn_up", "mlp.up_proj", "weight", ROLE_FFN, ROLE_DIM },
     [TENSOR_DOWN] = { "ffn_down", "mlp.down_proj", "weight", ROLE_DIM, ROLE_FFN },
@@ -132,8 +130,9 @@ static const char *role_name(const Checkpoint *ck, TensorRole role, uint32_t lay
     const RoleInfo *info = &roles[role];
     const char *stem = ck->gguf ? info->gguf : info->safetensors;
 
-    if (!ck->gguf && ck->config.arch == MODEL_ARCH_GEMMA3 && info->safetensors_gemma3)
-        stem = info->safetensors_gemma3;
+    /* Of others the norm before the feed-forward layers is named for standing behind attention. */
+    if (!ck->gguf && ck->config.arch == MODEL_ARCH_GEMMA3 && role == TENSOR_FFN_NORM)
+        stem = "pre_feedforward_layernorm";
     if (role < N_GLOBAL_ROLES)
         snprintf(name, TENSOR_NAME_BYTES_MAX, "%s.%s", stem, info->suffix);
     else
