@@ -21,15 +21,15 @@
  * into its softmax weight, and the inner loop stays integer -> float -> multiply-add. A block never
  * needs a byte of another.
  *
- * Other codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first
- * plane holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code
- * j sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of
- * whole registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
+ * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
+ * holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code j
+ * sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of whole
+ * registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
  *
- * Codes of a trellis (V at 3 and 2 bits) lie in 16-bit words, for whole runs of 64 channels; a run
- * that is shorter is a plain row of bits, the first code lowest:
- *   low plane   channel 8 k + l of the run is at bits 2 k and 2 k + 1 of word l, l < 8
- *   high plane  channel 8 k + l is at bit 2 k of word l, l < 4; channel 8 k + l + 4 above it
+ * Within a plane codes of a trellis (V at 3 and 2 bits) are placed otherwise: a whole run of 64
+ * channels in 16-bit words, a shorter one as a plain row of bits, the first code lowest.
+ *   2-bit plane   channel 8 k + l of the run is at bits 2 k and 2 k + 1 of word l, l < 8
+ *   1-bit plane   channel 8 k + l is at bit 2 k of word l, l < 4; channel 8 k + l + 4 above it
  *
  * What a code stands for:
  *   uniform    x = scale * (code - 2^(b-1) + 1/2) + center             K at every width; V at 8, 6
