@@ -127,12 +127,14 @@ static void check_uniform(KvFormat format, KvSide side, uint32_t head_dim) {
 /* Levels: the error is measured against the token's length. A spike in one channel is the worst
  * input: all others take the smallest level, so the bound is its ratio to the largest times the
  * root of the channels, times the error of the scale itself (sqrt 2 where scales are an octave
- * apart). */
+ * apart). The path through a trellis that passes the spike's level may have to take any levels at
+ * the three channels before. */
 static void check_levels(KvFormat format, uint32_t head_dim) {
     const KvFormatInfo *info = &kv_formats[format];
     double smallest = info->levels[info->n_levels / 2];
     double largest = info->levels[info->n_levels - 1];
-    double spike = smallest / largest * sqrt(head_dim - 1.0);
+    double forced = kv_format_has_trellis(format, KV_SIDE_V) ? 3 : 0;
+    double spike = sqrt(smallest * smallest / (largest * largest) * (head_dim - 1.0) + forced);
 
     for (uint32_t t = 0; t < LANES; t++) {
         const float *x = block.in + (size_t)t * head_dim, *y = block.out + (size_t)t * head_dim;
