@@ -15,6 +15,8 @@
 
 #include "cpu/sample.h"
 
+#include "backend/uniform_draw.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <float.h>
@@ -387,26 +389,6 @@ static void adjust_logits(float *z, const float *logits, uint32_t n_vocab, const
 
 /* the draw */
 
-/* Uniform in [0, 1), 53 bits, from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
- * as 1, 2, 3", SC 2011): key = seed, counter = i_output. */
-static double uniform(uint64_t seed, uint32_t i_output) {
-    uint32_t c[4] = { i_output, 0, 0, 0 };
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
-        uint32_t c1 = c[1], c3 = c[3];
-
-        c[0] = (uint32_t)(b >> 32) ^ c1 ^ k0;
-        c[1] = (uint32_t)b;
-        c[2] = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c[3] = (uint32_t)a;
-        k0 += 0x9E3779B9;
-        k1 += 0xBB67AE85;
-    }
-    return (double)((((uint64_t)c[1] << 32) | c[0]) >> 11) * 0x1p-53;
-}
-
 /* The first of `sorted` whose running sum passes u of the total. */
 static uint32_t draw_sorted(const Candidate *sorted, uint32_t n, double total, double u) {
     double sum = 0;
@@ -507,7 +489,7 @@ static uint32_t draw(Scratch *s, uint32_t n_vocab, const Slot *slot) {
         return lowest_allowed(slot, n_vocab);
     if (p->temperature == 0)
         return row_find(s->z, n_vocab, max);
-    u = uniform(p->seed, slot->n_output);
+    u = uniform_draw(p->seed, slot->n_output);
     if (p->top_k && p->top_k < n_vocab)
         return draw_top_k(s, n_vocab, max, p, u);
     row_weights(s->z, s->z, n_vocab, max, p->temperature, p->min_p);

@@ -98,9 +98,7 @@ int cuda_attention_prepare(uint32_t head_dim) {
     int r = 0;
 
     for (int is_bf16 = 0; !r && is_bf16 < 2; is_bf16++)
-        r = cuda_status(cudaFuncSetAttribute((const void *)find_kernel(head_dim, is_bf16),
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)n_bytes));
+        r = cuda_allow_shared((const void *)find_kernel(head_dim, is_bf16), n_bytes);
     return r;
 }
 

@@ -5,9 +5,8 @@
 #include "cuda/status.h"
 
 template <int TILES, int AHEAD> static int prepare() {
-    return cuda_status(cudaFuncSetAttribute(product_few_kernel<TILES, AHEAD>,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            (int)sizeof(CudaProductMemory<TILES, AHEAD>)));
+    return cuda_allow_shared((const void *)product_few_kernel<TILES, AHEAD>,
+                             sizeof(CudaProductMemory<TILES, AHEAD>));
 }
 
 bool cuda_product_is_small(size_t block_shared_bytes) {

@@ -11,6 +11,7 @@
  * put together in shared memory, in order; the whole row where they do not reach.
  */
 
+#include "backend/uniform_draw.h"
 #include "cuda/device.cuh"
 #include "cuda/sampler.h"
 
@@ -248,26 +249,6 @@ static __device__ inline CudaCut cut_mass(CudaSampleMemory &m, const CudaRow &ro
 
 /* the draw */
 
-/* Uniform in [0, 1), 53 bits, from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
- * as 1, 2, 3", SC 2011): key = seed, counter = i_output. */
-static __device__ inline double uniform(uint64_t seed, uint32_t i_output) {
-    uint32_t c[4] = { i_output, 0, 0, 0 };
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
-        uint32_t c1 = c[1], c3 = c[3];
-
-        c[0] = (uint32_t)(b >> 32) ^ c1 ^ k0;
-        c[1] = (uint32_t)b;
-        c[2] = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c[3] = (uint32_t)a;
-        k0 += 0x9E3779B9;
-        k1 += 0xBB67AE85;
-    }
-    return (double)((((uint64_t)c[1] << 32) | c[0]) >> 11) * 0x1p-53;
-}
-
 /* A warp's piece of a list of n. */
 static __device__ inline uint32_t piece_begin(uint32_t n, uint32_t warp) {
     return (uint32_t)((uint64_t)n * warp / SAMPLE_WARPS);
@@ -437,7 +418,7 @@ static __device__ inline uint32_t draw(CudaSampleMemory &m, CudaRow &row) {
     if (row.slot.temperature == 0)
         return id;
     row.max = max;
-    u = uniform(row.slot.seed, row.slot.n_output);
+    u = uniform_draw(row.slot.seed, row.slot.n_output);
     if ((row.slot.top_k && row.slot.top_k < row.n) || row.slot.top_p < 1) {
         if (make_list(m, row, &n))
             return draw_cut(m, row, CudaShortList{ m, n }, u);

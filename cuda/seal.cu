@@ -5,9 +5,7 @@
 #include "cuda/status.h"
 
 int cuda_hold_prepare(uint32_t head_dim) {
-    return cuda_status(cudaFuncSetAttribute(seal_kernel,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            (int)seal_memory_bytes(head_dim)));
+    return cuda_allow_shared((const void *)seal_kernel, seal_memory_bytes(head_dim));
 }
 
 int cuda_hold(cudaStream_t stream, const CudaHoldArgs *args) {

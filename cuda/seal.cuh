@@ -131,7 +131,7 @@ static __device__ inline uint32_t round_uniform(const CudaKvFormat &f, const Cud
 
 static __device__ inline void fit_channels(const CudaKvFormat &f, const CudaSealMemory &m,
                                            uint8_t *block, uint32_t n, bool is_plain) {
-    float kept = f.format == KV_FORMAT_2 && !is_plain ? 0.85f : 1.0f;
+    float kept = kv_key_range(f.format, !is_plain);
 
     for (uint32_t c = threadIdx.x; c < n; c += blockDim.x) {
         const float *x = m.x + (size_t)c * SEAL_PITCH;
@@ -223,11 +223,6 @@ static __device__ inline uint32_t nearest_of_subset(const CudaKvFormat &f, uint3
     return i;
 }
 
-/* The subset of a step of the trellis (kvcache/value_trellis.h). */
-static __device__ inline uint32_t trellis_subset(uint32_t state, uint32_t bit) {
-    return (bit ^ (state & 1) ^ state >> 2) << 1 | (state >> 1 & 1);
-}
-
 #define TRELLIS_CODED_BIT 16 /* in `codes`, beside the level's number */
 
 /* Channels first .. first + n - 1 of a token to the levels of the best path; `codes` keeps which of
@@ -250,8 +245,8 @@ static __device__ inline void search_trellis(const CudaKvFormat &f, const float 
             errors[i] = __fsub_rn(u, f.levels[nearest_of_subset(f, i, u)]);
 #pragma unroll
         for (uint32_t to = 0; to < KV_TRELLIS_STATES; to++) {
-            float error_low = errors[trellis_subset(to >> 1, to & 1)];
-            float error_high = errors[trellis_subset(to >> 1 | 4, to & 1)];
+            float error_low = errors[kv_trellis_subset(to >> 1, to & 1)];
+            float error_high = errors[kv_trellis_subset(to >> 1 | 4, to & 1)];
             float low = __fmaf_rn(error_low, error_low, costs[to >> 1]);
             float high = __fmaf_rn(error_high, error_high, costs[to >> 1 | 4]);
 
@@ -277,8 +272,9 @@ static __device__ inline void search_trellis(const CudaKvFormat &f, const float 
                  before = state >> 1 | (codes[c * KV_PAGE_TOKENS] >> state & 1) * 4;
         float u = __fmul_rn(x[c * SEAL_PITCH], units);
 
-        codes[c * KV_PAGE_TOKENS] = (uint8_t)(nearest_of_subset(f, trellis_subset(before, bit), u) |
-                                              bit * TRELLIS_CODED_BIT);
+        codes[c * KV_PAGE_TOKENS] =
+            (uint8_t)(nearest_of_subset(f, kv_trellis_subset(before, bit), u) |
+                      bit * TRELLIS_CODED_BIT);
         state = before;
     }
 }

@@ -20,6 +20,11 @@ int cuda_status(cudaError_t error) {
     }
 }
 
+int cuda_allow_shared(const void *kernel, size_t n_bytes) {
+    return cuda_status(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes));
+}
+
 int cuda_launch_status(void) {
     return cuda_status(cudaGetLastError());
 }

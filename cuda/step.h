@@ -42,7 +42,7 @@ typedef struct CudaStepView {
     const uint32_t *page_indptr;   /* [n_sequences + 1] */
     const uint32_t *page_indices;
     const StepLogits *logit_rows; /* [n_logit_rows] */
-    const uint32_t *seals;        /* [n_seals] i_sequence << 16 | page of those that it fills */
+    const uint32_t *seals;        /* [n_seals, 2] i_sequence and page of those that it fills */
 } CudaStepView;
 
 /* How attention is cut for one window. */

@@ -61,6 +61,7 @@
  */
 
 #include "kvcache/kv_layout.h"
+#include "util/device_fn.h"
 #include "util/half.h"
 
 #include <stdbool.h>
@@ -98,7 +99,7 @@ static inline bool kv_format_has_trellis(KvFormat format, KvSide side) {
  * less than coarser steps, once other channels make up for what was cut: K2 alone has KLD 0.0405
  * with the whole range, 0.0290 with this share, 0.0331 with 0.8. At 3 bits 0.9 is as good as 1 and
  * less is worse, at 4 bits 0.95. `is_compensated`: by a rounding that is not plain. */
-static inline float kv_key_range(KvFormat format, bool is_compensated) {
+DEVICE_FN float kv_key_range(KvFormat format, bool is_compensated) {
     return format == KV_FORMAT_2 && is_compensated ? 0.85f : 1;
 }
 

@@ -8,12 +8,7 @@
  */
 
 #include "kvcache/kv_layout.h"
-
-#ifdef __CUDACC__
-#define KV_LAYER_FN static __host__ __device__ inline
-#else
-#define KV_LAYER_FN static inline
-#endif
+#include "util/device_fn.h"
 
 typedef struct KvLayerSide {
     DevAddr pages;        /* the block of page 0 and KV head 0 */
@@ -39,38 +34,38 @@ typedef struct KvLayer {
 /* The store's memory must be there: its addresses go into the value. */
 KvLayer kv_store_layer(const KvStore *store, uint32_t layer);
 
-KV_LAYER_FN bool kv_layer_quantizes(const KvLayer *l, KvSide side) {
+DEVICE_FN bool kv_layer_quantizes(const KvLayer *l, KvSide side) {
     return l->sides[side].format != KV_FORMAT_BF16 && l->sides[side].format != KV_FORMAT_F16;
 }
 
 /* What tails and sinks of a side, and a step's own keys and values, are stored as. */
-KV_LAYER_FN KvFormat kv_layer_tail_format(const KvLayer *l, KvSide side) {
+DEVICE_FN KvFormat kv_layer_tail_format(const KvLayer *l, KvSide side) {
     return kv_layer_quantizes(l, side) ? KV_FORMAT_F16 : l->sides[side].format;
 }
 
 /* Whether a side is transformed, in the tail already: keys, and the queries that meet them, by
  * kvcache/key_transform.h, values by kvcache/hadamard.h. */
-KV_LAYER_FN bool kv_layer_rotates(const KvLayer *l, KvSide side) {
+DEVICE_FN bool kv_layer_rotates(const KvLayer *l, KvSide side) {
     return kv_layer_quantizes(l, side);
 }
 
-KV_LAYER_FN DevAddr kv_layer_block(const KvLayer *l, KvSide side, uint32_t page, uint32_t head) {
+DEVICE_FN DevAddr kv_layer_block(const KvLayer *l, KvSide side, uint32_t page, uint32_t head) {
     return l->sides[side].pages +
            ((size_t)page * l->n_kv_heads + head) * l->sides[side].block_bytes;
 }
 
-KV_LAYER_FN DevAddr kv_layer_tail(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
+DEVICE_FN DevAddr kv_layer_tail(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
     return l->sides[side].tails + slot * l->tail_slot_bytes + (size_t)head * l->tail_block_bytes;
 }
 
-KV_LAYER_FN DevAddr kv_layer_sink(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
+DEVICE_FN DevAddr kv_layer_sink(const KvLayer *l, KvSide side, uint32_t slot, uint32_t head) {
     return l->sides[side].sinks + slot * l->sink_slot_bytes + (size_t)head * l->sink_block_bytes;
 }
 
-KV_LAYER_FN DevAddr kv_layer_rounding(const KvLayer *l, uint32_t head) {
+DEVICE_FN DevAddr kv_layer_rounding(const KvLayer *l, uint32_t head) {
     return l->roundings + (size_t)head * l->rounding_bytes;
 }
 
-KV_LAYER_FN DevAddr kv_layer_transform(const KvLayer *l, uint32_t head) {
+DEVICE_FN DevAddr kv_layer_transform(const KvLayer *l, uint32_t head) {
     return l->transforms + (size_t)head * l->transform_bytes;
 }

@@ -30,6 +30,7 @@
  */
 
 #include "kvcache/kv_layout.h"
+#include "util/device_fn.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -38,11 +39,11 @@
 #define KV_TRELLIS_STATES 8 /* x[j-1] + 2 x[j-2] + 4 x[j-3] */
 #define KV_TRELLIS_SUBSETS 4
 
-static inline uint32_t kv_trellis_subset(uint32_t state, uint32_t coded_bit) {
+DEVICE_FN uint32_t kv_trellis_subset(uint32_t state, uint32_t coded_bit) {
     return (coded_bit ^ (state & 1) ^ state >> 2) << 1 | (state >> 1 & 1);
 }
 
-static inline uint32_t kv_trellis_next(uint32_t state, uint32_t coded_bit) {
+DEVICE_FN uint32_t kv_trellis_next(uint32_t state, uint32_t coded_bit) {
     return (state << 1 | coded_bit) & (KV_TRELLIS_STATES - 1);
 }
 
