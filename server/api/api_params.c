@@ -162,6 +162,7 @@ static int read_stop_tokens(const Reading *r, const char *name, const json_t *va
                           "`%s` has %zu ids; at most %u are allowed (option "
                           "max_stops).",
                           name, n, max);
+    assert(!p->stop_tokens);
     p->stop_tokens = calloc(n + 1, sizeof(*p->stop_tokens));
     if (!p->stop_tokens)
         return api_fail_memory(r->error);
@@ -199,6 +200,7 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
     if (json_object_size(value) > n_vocab)
         return api_refuse(r->error, name, "`%s` has %zu entries; the model has %u tokens.", name,
                           json_object_size(value), n_vocab);
+    assert(!p->logit_bias);
     p->logit_bias = calloc(json_object_size(value) + 1, sizeof(*p->logit_bias));
     if (!p->logit_bias)
         return api_fail_memory(r->error);

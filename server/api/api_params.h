@@ -76,7 +76,8 @@ typedef struct ApiParams {
 #define API_PARAMS_NULL \
     { .model = NULL }
 
-/* `body` must outlive the parameters. 0, -EINVAL or -ENOMEM with `error` filled. */
+/* `body` must outlive the parameters; it has no key twice (JSON_REJECT_DUPLICATES). 0, -EINVAL or
+ * -ENOMEM with `error` filled. */
 int api_params_read(ApiParams *params, const json_t *body, const ApiParamsContext *context,
                     ApiError *error);
 /* Forgets what is borrowed from the body, which may then go. */

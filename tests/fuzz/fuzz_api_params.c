@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The JSON body of a request, at each endpoint. */
+/* The JSON body of a request, at each endpoint, parsed as strictly as the server does. */
 #include "tests/fuzz/fuzz.h"
 
 #include "server/api/api_params.h"
@@ -30,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     CLEANUP(json_unref) json_t *body = NULL;
     Reason why = REASON_NULL;
 
-    if (json_parse(&body, (const char *)data, size, JSON_DECODE_ANY, &why)) {
+    if (json_parse(&body, (const char *)data, size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES,
+                   &why)) {
         assert(why.text[0]);
         return 0;
     }

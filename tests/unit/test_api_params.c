@@ -39,7 +39,7 @@ static Case read_with(const char *text, unsigned endpoint, const GenerationDefau
     Case c = { .error = API_ERROR_NULL };
     Reason why;
 
-    if (json_parse(&c.body, text, strlen(text), JSON_DECODE_ANY, &why))
+    if (json_parse(&c.body, text, strlen(text), JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why))
         fail_msg("%s: %s", text, why.text);
     c.result = api_params_read(&c.params, c.body, &context, &c.error);
     assert_int_equal(c.result != 0, c.error.status != 0);
