@@ -195,6 +195,7 @@ typedef struct BackendOps {
     uint32_t act_bytes;      /* size of an activation: 4 (f32) or 2 (bf16) */
     uint32_t residual_bytes; /* of an element of the residual stream: as above */
     bool row_exact;          /* equal input gives a row equal bits, whatever else is in its step */
+    uint32_t rounding_paths; /* that sealing keeps for a key (kvcache/rounding.h) */
     bool is_async; /* ops are done by others than the caller: a second step in flight keeps them
                       busy while the caller looks at the first one's results */
 

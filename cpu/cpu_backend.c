@@ -17,6 +17,7 @@
 #include "cpu/weight.h"
 #include "kvcache/key_transform.h"
 #include "kvcache/kv_format.h"
+#include "kvcache/rounding.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -530,6 +531,7 @@ const BackendOps cpu_ops = {
     .act_bytes = sizeof(float),
     .residual_bytes = sizeof(float),
     .row_exact = true,
+    .rounding_paths = ROUNDING_PATHS_MAX,
     .free = cpu_free,
     .memory_new = cpu_memory_new,
     .memory_free = cpu_memory_free,

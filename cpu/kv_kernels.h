@@ -10,14 +10,18 @@
 #include "kvcache/kv_format.h"
 #include "kvcache/rounding.h"
 
+#define KV_LANES_MAX 16   /* floats in the widest vectors */
 #define KV_QUERIES_TILE 4 /* with the widest vectors they fill the registers */
 
-/* Scratch of the calls below, one per thread. */
+/* Scratch of the calls below, one per thread, 64-byte aligned. */
 typedef struct CpuKvScratch {
     float x[KV_HEAD_DIM_MAX][KV_PAGE_TOKENS]; /* the block, channel-major, as it is rounded */
     uint8_t codes[KV_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     float scales[KV_HEAD_DIM_MAX], offsets[KV_HEAD_DIM_MAX]; /* of the block's vectors */
     float folded[KV_QUERIES_TILE * KV_HEAD_DIM_MAX];         /* queries times scales */
+    /* [channel][path][lane] of the search for a key's codes (cpu/kv_key_paths.h) */
+    float paths[KV_HEAD_DIM_MAX][ROUNDING_PATHS_MAX][KV_LANES_MAX];
+    int32_t taken[KV_HEAD_DIM_MAX][ROUNDING_PATHS_MAX][KV_LANES_MAX];
 } CpuKvScratch;
 
 typedef struct CpuKvKernels {

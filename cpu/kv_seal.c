@@ -7,6 +7,7 @@
 #include "cpu/kv_seal.h"
 
 #include "cpu/kv_codes.h"
+#include "cpu/kv_key_paths.h"
 #include "cpu/kv_trellis.h"
 #include "cpu/vector.h"
 
@@ -132,6 +133,12 @@ static void feed_error(const Rounding *r, uint32_t i, float (*x)[LANES], const f
     }
 }
 
+/* A format's codes, the best of several paths for each token. */
+static void search_k(KvFormat format, const Rounding *rounding, CpuKvScratch *s) {
+    for (uint32_t t = 0; t < LANES; t += V_LANES)
+        kv_key_search(kv_formats[format].bits, rounding, t, s);
+}
+
 static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
                    const Rounding *rounding, uint8_t *block, CpuKvScratch *s) {
     /* The scales are from the values as they came. */
@@ -141,6 +148,10 @@ static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
         channel_range(s->x[c], &low, &high);
         cut = (high - low) * 0.5f * (1 - kv_key_range(format, !rounding->is_plain));
         fit_uniform(format, l, block, c, low + cut, high - cut, &s->scales[c], &s->offsets[c]);
+    }
+    if (rounding->n_paths > 1) {
+        search_k(format, rounding, s);
+        return;
     }
     for (uint32_t i = 0; i < head_dim; i++) {
         uint32_t c = rounding_order(rounding)[i];

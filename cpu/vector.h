@@ -46,6 +46,10 @@ static inline Vf v_set1(float x) {
     return x - (Vf){ 0 };
 }
 
+static inline Vi v_set1_i32(int32_t x) {
+    return x - (Vi){ 0 };
+}
+
 /* a * b + c, rounded once where the processor can. */
 static inline Vf v_fma(Vf a, Vf b, Vf c) {
 #if defined(__AVX512F__)
@@ -102,7 +106,13 @@ static inline Vf v_load_f16(const void *p) {
 
 /* Lane by lane; `mask` is all ones or all zeros, as comparisons give it. */
 static inline Vf v_select(Vi mask, Vf a, Vf b) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask), (__m512)b, (__m512)a);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+#else
     return (Vf)(((Vi)a & mask) | ((Vi)b & ~mask));
+#endif
 }
 
 /* a > b ? a : b, lane by lane: b where one of them is NaN. */
@@ -123,6 +133,74 @@ static inline Vf v_min(Vf a, Vf b) {
     return (Vf)_mm256_min_ps((__m256)a, (__m256)b);
 #else
     return v_select(a < b, a, b);
+#endif
+}
+
+static inline Vi v_min_i32(Vi a, Vi b) {
+#if defined(__AVX512F__)
+    return (Vi)_mm512_min_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (Vi)_mm256_min_epi32((__m256i)a, (__m256i)b);
+#else
+    return (Vi)v_select(a < b, (Vf)a, (Vf)b);
+#endif
+}
+
+static inline Vi v_max_i32(Vi a, Vi b) {
+#if defined(__AVX512F__)
+    return (Vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (Vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return (Vi)v_select(a > b, (Vf)a, (Vf)b);
+#endif
+}
+
+/* A vector is quads of 4 lanes. Each lane takes the one of its quad that the low 2 bits of its
+ * number name. */
+static inline Vf v_permute_quads(Vf x, Vi number) {
+#if defined(__AVX512F__)
+    return (Vf)_mm512_permutevar_ps((__m512)x, (__m512i)number);
+#elif defined(__AVX2__)
+    return (Vf)_mm256_permutevar_ps((__m256)x, (__m256i)number);
+#else
+    number &= 3;
+    return (Vf){ x[number[0]], x[number[1]], x[number[2]], x[number[3]] };
+#endif
+}
+
+/* Four vectors' quads as rows of 4x4 matrices, turned about their diagonals. */
+static inline void v_transpose_quads(Vf x[4]) {
+#if defined(__AVX512F__)
+    __m512 a = _mm512_unpacklo_ps((__m512)x[0], (__m512)x[1]);
+    __m512 b = _mm512_unpackhi_ps((__m512)x[0], (__m512)x[1]);
+    __m512 c = _mm512_unpacklo_ps((__m512)x[2], (__m512)x[3]);
+    __m512 d = _mm512_unpackhi_ps((__m512)x[2], (__m512)x[3]);
+
+    x[0] = (Vf)_mm512_shuffle_ps(a, c, 0x44);
+    x[1] = (Vf)_mm512_shuffle_ps(a, c, 0xee);
+    x[2] = (Vf)_mm512_shuffle_ps(b, d, 0x44);
+    x[3] = (Vf)_mm512_shuffle_ps(b, d, 0xee);
+#elif defined(__AVX2__)
+    __m256 a = _mm256_unpacklo_ps((__m256)x[0], (__m256)x[1]);
+    __m256 b = _mm256_unpackhi_ps((__m256)x[0], (__m256)x[1]);
+    __m256 c = _mm256_unpacklo_ps((__m256)x[2], (__m256)x[3]);
+    __m256 d = _mm256_unpackhi_ps((__m256)x[2], (__m256)x[3]);
+
+    x[0] = (Vf)_mm256_shuffle_ps(a, c, 0x44);
+    x[1] = (Vf)_mm256_shuffle_ps(a, c, 0xee);
+    x[2] = (Vf)_mm256_shuffle_ps(b, d, 0x44);
+    x[3] = (Vf)_mm256_shuffle_ps(b, d, 0xee);
+#else
+    Vf a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5);
+    Vf b = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7);
+    Vf c = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
+    Vf d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
+
+    x[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    x[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    x[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    x[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 #endif
 }
 

@@ -448,6 +448,7 @@ const BackendOps cuda_ops = {
     .act_bytes = 2,
     .residual_bytes = 4,
     .row_exact = false,
+    .rounding_paths = 1,
     .is_async = true,
     .free = cuda_free,
     .memory_new = cuda_memory_new,

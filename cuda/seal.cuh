@@ -151,7 +151,7 @@ static __device__ inline void fit_channels(const CudaKvFormat &f, const CudaSeal
 static __device__ inline void seal_keys(const CudaKvFormat &f, const CudaSealMemory &m,
                                         uint8_t *block, uint32_t n, const uint32_t *rounding) {
     bool is_plain = rounding[1];
-    const uint32_t *order = rounding + 2;
+    const uint32_t *order = rounding + 3;
     const float *feed = (const float *)(order + n);
     uint32_t t = threadIdx.x % KV_PAGE_TOKENS, share = threadIdx.x / KV_PAGE_TOKENS;
     float value;

@@ -46,7 +46,8 @@
  * How a block is sealed is common as well:
  *   keys    The steps of a channel span the share kv_key_range of its range, about its middle.
  *           Scales are from the values as they come. Then channels are rounded in the order of
- *           kvcache/rounding.h, the error of each moving those to come.
+ *           kvcache/rounding.h, the error of each moving those to come; how far that looks ahead
+ *           is the backend's (BackendOps.rounding_paths).
  *   values  A token is brought to units of levels by its own deviation, sqrt(sum of squares /
  *           head_dim) = levels_per_sigma, and takes the nearest levels, or the codes of the best
  *           path: the one with the least sum of squared errors, each added to the sum by a fused

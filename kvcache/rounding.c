@@ -14,7 +14,7 @@
 #define MOMENT_DIAGONAL_MIN 1e-30
 
 size_t rounding_bytes(uint32_t n) {
-    return sizeof(Rounding) + n * sizeof(uint32_t) + (size_t)n * n * sizeof(float);
+    return sizeof(Rounding) + n * sizeof(uint32_t) + ((size_t)n + 1) * n * sizeof(float);
 }
 
 static uint32_t *order_of(Rounding *r) {
@@ -25,11 +25,18 @@ static float *feed_of(Rounding *r) {
     return (float *)(void *)(order_of(r) + r->n_channels);
 }
 
+static float *weights_of(Rounding *r) {
+    return feed_of(r) + (size_t)r->n_channels * r->n_channels;
+}
+
 void rounding_init_plain(Rounding *out, uint32_t n) {
     out->n_channels = n;
     out->is_plain = true;
+    out->n_paths = 1;
     for (uint32_t i = 0; i < n; i++)
         order_of(out)[i] = i;
+    for (uint32_t i = 0; i < n; i++)
+        weights_of(out)[i] = 1;
     memset(feed_of(out), 0, (size_t)n * n * sizeof(float));
 }
 
@@ -94,7 +101,8 @@ static void gram(const double *b, double *a, uint32_t n) {
  * With M = C + damping in rounding order: M = L L^T, inverse(M) = L^-T L^-1, and inverse(M) = T T^T
  * for a lower T gives U = T^T.
  */
-int rounding_init(Rounding *out, const float *moment, uint32_t n, double damping) {
+int rounding_init(Rounding *out, const float *moment, uint32_t n, double damping,
+                  uint32_t n_paths) {
     CLEANUP(free) double *m = malloc((size_t)n * n * sizeof(*m));
     CLEANUP(free) double *inverse = malloc((size_t)n * n * sizeof(*inverse));
     double mean = 0;
@@ -122,8 +130,13 @@ int rounding_init(Rounding *out, const float *moment, uint32_t n, double damping
         return 0;
     }
     out->is_plain = false;
-    for (uint32_t i = 0; i < n; i++)
+    out->n_paths = n_paths;
+    for (uint32_t i = 0; i < n; i++) {
+        double diagonal = m[(size_t)i * (n + 1)];
+
+        weights_of(out)[i] = (float)(1 / (diagonal * diagonal));
         for (uint32_t j = i + 1; j < n; j++)
-            feed_of(out)[(size_t)i * n + j] = (float)(m[(size_t)j * n + i] / m[(size_t)i * n + i]);
+            feed_of(out)[(size_t)i * n + j] = (float)(m[(size_t)j * n + i] / diagonal);
+    }
     return 0;
 }

@@ -18,7 +18,8 @@
 /* What one KV head's keys are transformed and rounded by; profile NULL: the Hadamard transform,
  * plain rounding. `moment` is scratch. */
 static int prepare_head(KeyTransform *transform, Rounding *rounding, float *moment,
-                        const KvGeometry *g, const Profile *profile, size_t i_head) {
+                        const KvGeometry *g, const Profile *profile, size_t i_head,
+                        uint32_t n_paths) {
     size_t n = g->head_dim, matrix = n * n;
     int r;
 
@@ -33,7 +34,7 @@ static int prepare_head(KeyTransform *transform, Rounding *rounding, float *mome
         return r;
     memcpy(moment, profile->q_moments + i_head * matrix, matrix * sizeof(*moment));
     r = key_transform_moment(transform, moment);
-    return r ? r : rounding_init(rounding, moment, g->head_dim, DAMPING);
+    return r ? r : rounding_init(rounding, moment, g->head_dim, DAMPING, n_paths);
 }
 
 static int upload_head(const KvStore *store, const BackendOps *ops, Backend *backend,
@@ -47,7 +48,8 @@ static int upload_head(const KvStore *store, const BackendOps *ops, Backend *bac
 
     if (!transform || !rounding || !moment)
         return -ENOMEM;
-    r = prepare_head(transform, rounding, moment, g, profile, (size_t)layer * g->n_kv_heads + head);
+    r = prepare_head(transform, rounding, moment, g, profile, (size_t)layer * g->n_kv_heads + head,
+                     ops->rounding_paths);
     if (!r)
         r = ops->upload(backend, kv_layer_transform(&kept, head), transform,
                         store->transform_bytes);

@@ -295,10 +295,10 @@ static double time_attention(size_t i_pair, uint32_t n_sequences, uint32_t n_row
     reserve(total, n_sequences, n_pages + n_sequences);
     a.layer = kv_store_layer(store, 0);
     if (a.layer.rounding_bytes) { /* channels in order, and errors feed those to come */
-        uint32_t header[2 + HEAD_DIM] = { HEAD_DIM, 0 };
+        uint32_t header[3 + HEAD_DIM] = { HEAD_DIM, 0, 1 };
 
         for (uint32_t c = 0; c < HEAD_DIM; c++)
-            header[2 + c] = c;
+            header[3 + c] = c;
         for (uint32_t h = 0; h < KV_HEADS; h++)
             check(ops->upload(backend, kv_layer_rounding(&a.layer, h), header, sizeof(header)),
                   "upload");

@@ -618,6 +618,7 @@ BackendOps async_backend_ops(const BackendOps *inner) {
                          .act_bytes = inner->act_bytes,
                          .residual_bytes = inner->residual_bytes,
                          .row_exact = inner->row_exact,
+                         .rounding_paths = inner->rounding_paths,
                          .is_async = true,
                          .free = async_free,
                          .memory_new = async_memory_new,

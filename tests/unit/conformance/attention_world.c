@@ -140,7 +140,7 @@ static void init_rounding(World *w, Rounding *rounding) {
         for (size_t i = 0; i < (size_t)n * n; i++)
             moment[i] += q[i / n] * q[i % n];
     }
-    assert_int_equal(rounding_init(rounding, moment, n, 0.03), 0);
+    assert_int_equal(rounding_init(rounding, moment, n, 0.03, w->d->ops->rounding_paths), 0);
     assert_false(rounding->is_plain);
 }
 

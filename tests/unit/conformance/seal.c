@@ -40,12 +40,16 @@ static Steps steps_of(KvFormat format, float low, float high) {
     return s;
 }
 
-/* The number of steps from the lowest one, by a fused multiply and add. */
-static float code_of(const Steps *s, float x) {
+/* How many steps x is above the lowest one, by a fused multiply and add; within their range. */
+static float steps_up(const Steps *s, float x) {
     float middle = (float)(1u << (s->bits - 1)) - 0.5f, top = (float)((1u << s->bits) - 1);
     float inverse = s->scale > 0 ? 1 / s->scale : 0;
 
-    return rintf(fminf(fmaxf(fmaf(x - s->center, inverse, middle), 0), top));
+    return fminf(fmaxf(fmaf(x - s->center, inverse, middle), 0), top);
+}
+
+static float code_of(const Steps *s, float x) {
+    return rintf(steps_up(s, x));
 }
 
 static float value_of(const Steps *s, float code) {
@@ -67,7 +71,8 @@ static Steps channel_steps(KvFormat format, uint32_t head_dim, const float *x,
 }
 
 /* A token's channels in rounding order; the error of each moves those to come (fused). */
-static void seal_key(const Steps *steps, uint32_t head_dim, float *x, const Rounding *rounding) {
+static void seal_key_simply(const Steps *steps, uint32_t head_dim, float *x,
+                            const Rounding *rounding) {
     const uint32_t *order = rounding_order(rounding);
 
     for (uint32_t i = 0; i < head_dim; i++) {
@@ -78,6 +83,92 @@ static void seal_key(const Steps *steps, uint32_t head_dim, float *x, const Roun
             x[order[j]] = fmaf(error, -rounding_feed(rounding, i)[j], x[order[j]]);
         x[order[i]] = rounded;
     }
+}
+
+/* A partial rounding: channels behind are what codes stand for, those to come as they were moved.
+ */
+typedef struct KeyPath {
+    float cost;
+    float x[KV_HEAD_DIM_MAX]; /* in rounding order */
+} KeyPath;
+
+/* A way on from a path, and the bits by which ways compare. */
+typedef struct KeyWay {
+    uint32_t key;
+    float value;
+} KeyWay;
+
+static KeyWay key_way(const Steps *s, const KeyPath *path, uint32_t i, float weight,
+                      uint32_t number) {
+    float top = (float)((1u << s->bits) - 1), x = path->x[i];
+    float near = code_of(s, x), code = near, error, cost;
+    KeyWay way;
+
+    if (number >= ROUNDING_PATHS_MAX)
+        code += steps_up(s, x) >= near ? 1 : -1;
+    if (code < 0 || code > top) {
+        cost = INFINITY;
+    } else {
+        error = x - value_of(s, code);
+        cost = fmaf(error * error, weight, path->cost);
+    }
+    way.value = value_of(s, fminf(fmaxf(code, 0), top));
+    memcpy(&way.key, &cost, sizeof(way.key));
+    way.key = (way.key & ~7u) | number;
+    return way;
+}
+
+static int by_key(const void *a, const void *b) {
+    const KeyWay *x = a, *y = b;
+
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+/* `path` behind its channel i, which took `value`. */
+static void go_on(KeyPath *path, uint32_t i, float value, uint32_t key, const float *feed,
+                  uint32_t n) {
+    float error = path->x[i] - value;
+
+    key &= ~7u;
+    memcpy(&path->cost, &key, sizeof(key));
+    path->x[i] = value;
+    for (uint32_t j = i + 1; j < n; j++)
+        path->x[j] = fmaf(error, -feed[j], path->x[j]);
+}
+
+/* The same, keeping the best paths; whole ones here. */
+static void seal_key_ahead(const Steps *steps, uint32_t head_dim, float *x,
+                           const Rounding *rounding) {
+    static KeyPath paths[ROUNDING_PATHS_MAX], next[ROUNDING_PATHS_MAX];
+    const uint32_t *order = rounding_order(rounding);
+
+    for (uint32_t p = 0; p < ROUNDING_PATHS_MAX; p++) {
+        paths[p].cost = p ? INFINITY : 0;
+        for (uint32_t i = 0; i < head_dim; i++)
+            paths[p].x[i] = x[order[i]];
+    }
+    for (uint32_t i = 0; i < head_dim; i++) {
+        KeyWay ways[2 * ROUNDING_PATHS_MAX];
+
+        for (uint32_t w = 0; w < 2 * ROUNDING_PATHS_MAX; w++)
+            ways[w] = key_way(&steps[order[i]], &paths[w % ROUNDING_PATHS_MAX], i,
+                              rounding_weights(rounding)[i], w);
+        qsort(ways, 2 * ROUNDING_PATHS_MAX, sizeof(*ways), by_key);
+        for (uint32_t p = 0; p < ROUNDING_PATHS_MAX; p++) {
+            next[p] = paths[ways[p].key % ROUNDING_PATHS_MAX];
+            go_on(&next[p], i, ways[p].value, ways[p].key, rounding_feed(rounding, i), head_dim);
+        }
+        memcpy(paths, next, sizeof(paths));
+    }
+    for (uint32_t i = 0; i < head_dim; i++)
+        x[order[i]] = paths[0].x[i];
+}
+
+static void seal_key(const Steps *steps, uint32_t head_dim, float *x, const Rounding *rounding) {
+    if (rounding->n_paths > 1)
+        seal_key_ahead(steps, head_dim, x, rounding);
+    else
+        seal_key_simply(steps, head_dim, x, rounding);
 }
 
 static void seal_keys(KvFormat format, uint32_t head_dim, float *x, const Rounding *rounding) {
