@@ -132,6 +132,8 @@ typedef struct Config {
     uint32_t chunk;
     uint32_t max_tokens;
     bool quick;
+    bool full;
+    bool all_matrices;
 } Config;
 
 #define CONFIG_NULL \

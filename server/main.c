@@ -41,7 +41,8 @@ static const Command commands[] = {
       "how many tokens fit." },
     { "profile", COMMAND_PROFILE, cmd_profile, "measure what keys are rounded by",
       "Runs the model over a text and writes the second moments of its queries and the norms of "
-      "its weights. serve does this by itself at first start." },
+      "its weights. serve does this by itself at first start. With --full or --quick it also "
+      "measures what each format costs in each layer, for keys and for values." },
     { "eval", COMMAND_EVAL, cmd_eval, "measure what a KV format costs in quality",
       "Runs the model over a text, teacher forced in chunks of one page, with an f16 cache, a "
       "bf16 cache and each --kv, and compares with the first: perplexity, KL divergence, agreement "
