@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvcache/ratequant_plan.h"
 
+#include "kvcache/distortion_law.h"
 #include "kvcache/kv_format.h"
 
 #include <math.h>
 #include <string.h>
 
 #define TINY 1e-30      /* a damage's logarithm must be finite */
-#define LOG_BETA_MIN .1 /* where figures do not fall with bits at all */
+#define LOG_BETA_MIN .1 /* where figures do not fall with bits */
 #define BISECTIONS 200
 
 static double bits_of(KvFormat format) {
@@ -20,25 +21,18 @@ static double log_of(double damage) {
 
 /* the law */
 
+/* The side's beta, and with it each layer's alpha. */
 static void fit_side(RatequantLaw *law, const double (*damages)[KV_SIDES][KV_FORMATS],
                      uint32_t n_layers, KvSide side) {
-    double mean_bits = 0, n = 0, product = 0, square = 0;
+    DistortionLaw fitted = distortion_law_fit(damages, n_layers, side);
 
-    for (KvFormat f = KV_FORMAT_8; f < KV_FORMATS; f++, n++)
-        mean_bits += bits_of(f);
-    mean_bits /= n;
-    for (uint32_t layer = 0; layer < n_layers; layer++)
-        for (KvFormat f = KV_FORMAT_8; f < KV_FORMATS; f++) {
-            product += (bits_of(f) - mean_bits) * log_of(damages[layer][side][f]);
-            square += (bits_of(f) - mean_bits) * (bits_of(f) - mean_bits);
-        }
-    law->log_beta[side] = fmax(LOG_BETA_MIN, -product / square);
+    law->log_beta[side] = fmax(LOG_BETA_MIN, fitted.n ? log(fitted.beta) : 0);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
         double sum = 0;
 
         for (KvFormat f = KV_FORMAT_8; f < KV_FORMATS; f++)
             sum += log_of(damages[layer][side][f]) + law->log_beta[side] * bits_of(f);
-        law->log_alpha[layer][side] = sum / n;
+        law->log_alpha[layer][side] = sum / (KV_FORMATS - KV_FORMAT_8);
     }
 }
 

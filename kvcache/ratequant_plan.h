@@ -18,8 +18,8 @@ typedef struct RatequantLaw {
     double log_beta[KV_SIDES];                 /* of a bit */
 } RatequantLaw;
 
-/* Least squares of the logarithms, over the formats below 16 bits; zeros of the table count as next
- * to nothing. */
+/* beta as kvcache/distortion_law.h fits it; alpha by the mean of the logarithms over the formats
+ * below 16 bits, where zeros of the table count as next to nothing. */
 void ratequant_fit(RatequantLaw *out, const double (*damages)[KV_SIDES][KV_FORMATS],
                    uint32_t n_layers);
 /* 0 or PLANNER_E_FULL, as planner_solve; the answer's damage is by the problem's table. */

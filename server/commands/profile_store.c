@@ -235,3 +235,38 @@ int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason
         return 0;
     return r ? r : get_kept(outp, options, buffer_text(&path), identity, &geometry, why);
 }
+
+/* A kept one that is of no use is as none: nothing is measured here that could replace it. */
+static int find_kept(Profile **outp, const ProfileStoreOptions *options, const char *identity,
+                     const KvGeometry *geometry, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
+    int r;
+
+    if (profile_store_path(options, identity, &path, NULL))
+        return 0;
+    r = load_kept(outp, buffer_text(&path), identity, geometry, why);
+    if (!r || r == -ENOMEM)
+        return r;
+    log_line(LOG_LEVEL_WARNING, "the kept profile is of no use", "reason=\"%s\"", why->text);
+    reason_log_origin(why);
+    *why = (Reason)REASON_NULL;
+    return 0;
+}
+
+int profile_store_find(Profile **outp, const ProfileStoreOptions *options, Reason *why) {
+    CLEANUP(profile_free) Profile *kept = NULL;
+    char identity[HASH128_HEX_BYTES];
+    KvGeometry geometry;
+    int r;
+
+    r = profile_store_identify(options, identity, &geometry, why);
+    if (r)
+        return r;
+    if (options->path)
+        return profile_load(outp, options->path, identity, &geometry, why);
+    r = find_kept(&kept, options, identity, &geometry, why);
+    if (r || ((!kept || is_plain(kept)) && get_shipped(outp, options, identity, &geometry)))
+        return r;
+    *outp = TAKE(kept);
+    return 0;
+}

@@ -30,3 +30,6 @@ int profile_store_save(const Profile *profile, const char *path, Reason *why);
  * keeps; a kept one that was cut short is gone on with. So every start comes closer to the profile
  * that the model has on any machine. That one could not be kept is a warning, no error. */
 int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason *why);
+
+/* The same without measuring: *outp is NULL where there is none, or none that is of use. */
+int profile_store_find(Profile **outp, const ProfileStoreOptions *options, Reason *why);
