@@ -25,7 +25,7 @@ static const char *const names[DAMAGE_SOURCES] = {
     [DAMAGE_DISTORTIONS] = "weighted distortion of each layer and side",
     [DAMAGE_SPECTRAL_NORMS] = "spectral norms of the weights",
     [DAMAGE_FROBENIUS_NORMS] = "Frobenius norms of the weights",
-    [DAMAGE_TYPICAL] = "what formats typically do, as nothing is known of this model",
+    [DAMAGE_TYPICAL] = "what formats typically do, as there is no profile of this model",
 };
 
 const char *damage_source_name(DamageSource source) {

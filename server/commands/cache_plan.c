@@ -126,23 +126,32 @@ static int narrowest_ledger(const CachePlan *p, Ledger *ledger, Reason *why) {
                        why);
 }
 
+/* What the user may change, so that it fits. */
+static const char *remedy_of(const EngineCacheDemand *d) {
+    if (d->tokens_are_given)
+        return d->n_tails > 1 ? "lower kv_tokens, or max_num_seqs: each of them has a tail"
+                              : "lower kv_tokens";
+    return d->n_tails > 1
+               ? "lower max_model_len or max_num_seqs, whose product must fit where both "
+                 "are given, or give kv_tokens"
+               : "lower max_model_len";
+}
+
 static int refuse_demand(const CachePlan *p, const PlannerAnswer *needed, Reason *why) {
     const EngineCacheDemand *d = &p->demand;
     Ledger ledger = { .kv_tokens = 0 };
     uint32_t bits = kv_formats[narrowest(p)].bits;
-    const char *whose = d->bytes_are_default ? "a cache of no given size may take" : "kv_memory is";
 
     if (narrowest_ledger(p, &ledger, NULL))
         ledger.kv_tokens = 0;
     return reason_set(
         why, -ENOSPC,
-        "%s %" PRIu64 " bytes, but %" PRIu64 " tokens of %" PRIu32 " sequences take %" PRIu64
-        " at the narrowest formats, k%uv%u: %" PRIu64 " bytes are missing, and %" PRIu64
-        " tokens would fit; %s kv_memory, lower kv_tokens%s, or lower max_num_seqs, each of which "
-        "takes a tail",
-        whose, d->bytes_max, d->n_tokens, d->n_tails, needed->bytes, bits, bits,
-        needed->bytes - d->bytes_max, ledger.kv_tokens, d->bytes_are_default ? "give" : "raise",
-        d->n_tokens % d->n_tails ? "" : " or max_model_len");
+        "%s %" PRIu64 " bytes, but %" PRIu64 " tokens, with the tails of max_num_seqs = %" PRIu32
+        ", take %" PRIu64 " at the narrowest formats, k%uv%u: %" PRIu64
+        " bytes are missing, and %" PRIu64 " tokens would fit; %s kv_memory, or %s",
+        d->bytes_are_default ? "a cache of no given size may take" : "kv_memory is", d->bytes_max,
+        d->n_tokens, d->n_tails, needed->bytes, bits, bits, needed->bytes - d->bytes_max,
+        ledger.kv_tokens, d->bytes_are_default ? "give" : "raise", remedy_of(d));
 }
 
 /* Gives up as many of the sequences that nobody asked for as the missing bytes take. */

@@ -22,6 +22,8 @@
 #define CURVE_HEIGHT 360
 #define BARS_HEIGHT 150
 #define CELL_HEIGHT 30
+#define MARGIN 30 /* of points, for their names */
+#define X_TICKS 7
 
 static const char page_head[] =
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n"
@@ -189,6 +191,7 @@ static void put_norms(const PlanReport *r, Buffer *out) {
 typedef struct Point {
     double bytes; /* a token */
     double damage;
+    bool has_wide_keys; /* wider than values */
     char name[16];
 } Point;
 
@@ -197,7 +200,7 @@ typedef struct Curve {
     Point pairs[KV_FORMATS * KV_FORMATS];
     Point chosen;
     uint32_t n_best, n_pairs;
-    double bytes_max, log_low, log_high;
+    double bytes_min, bytes_max, log_low, log_high;
 } Curve;
 
 static Point point_of(const PlannerAnswer *answer) {
@@ -219,6 +222,7 @@ static void find_pairs(Curve *c, PlannerProblem *p) {
             if (!(answer.damage > 0))
                 continue;
             *point = point_of(&answer);
+            point->has_wide_keys = kv_formats[k].bits > kv_formats[v].bits;
             snprintf(point->name, sizeof(point->name), "k%" PRIu32 "v%" PRIu32, kv_formats[k].bits,
                      kv_formats[v].bits);
             c->n_pairs++;
@@ -248,6 +252,7 @@ static int find_best(Curve *c, PlannerProblem *p) {
 }
 
 static void include(Curve *c, const Point *point) {
+    c->bytes_min = fmin(c->bytes_min, point->bytes);
     c->bytes_max = fmax(c->bytes_max, point->bytes);
     if (!(point->damage > 0))
         return;
@@ -261,7 +266,7 @@ static int curve_fill(Curve *c, const PlanReport *r) {
     int result;
 
     memset(c, 0, sizeof(*c));
-    c->log_low = INFINITY;
+    c->bytes_min = c->log_low = INFINITY;
     c->log_high = -INFINITY;
     for (KvFormat f = KV_FORMAT_F16; f < KV_FORMATS; f++)
         p.menu[f] = true;
@@ -279,7 +284,9 @@ static int curve_fill(Curve *c, const PlanReport *r) {
 }
 
 static double x_of(const Curve *c, double bytes) {
-    return LEFT + (WIDTH - LEFT - RIGHT) * bytes / c->bytes_max;
+    double part = log(bytes / c->bytes_min) / log(c->bytes_max / c->bytes_min);
+
+    return LEFT + MARGIN + (WIDTH - LEFT - RIGHT - 2 * MARGIN) * part;
 }
 
 /* No damage lies on the axis. */
@@ -299,11 +306,11 @@ static void put_axes(const Curve *c, Buffer *out) {
         snprintf(label, sizeof(label), "%g", pow(10, e));
         put_text(out, LEFT - 8, y + 4, "end", label);
     }
-    for (int i = 0; i <= 8; i++) {
-        double bytes = c->bytes_max * i / 8;
+    for (int i = 0; i <= X_TICKS; i++) {
+        double bytes = c->bytes_min * pow(c->bytes_max / c->bytes_min, (double)i / X_TICKS);
 
         snprintf(label, sizeof(label), "%.0f", bytes);
-        put_text(out, x_of(c, bytes), TOP + CURVE_HEIGHT + 18, i == 8 ? "end" : "middle", label);
+        put_text(out, x_of(c, bytes), TOP + CURVE_HEIGHT + 18, "middle", label);
     }
     put_text(out, LEFT + (WIDTH - LEFT - RIGHT) / 2.0, TOP + CURVE_HEIGHT + 36, "middle",
              "bytes a token of sealed pages");
@@ -319,6 +326,16 @@ static void put_point(const Curve *c, const Point *p, const char *class, double 
                   p->damage);
 }
 
+/* Names of pairs with wide keys stand to the left, others to the right, as pairs of equal bytes lie
+ * close together. */
+static void put_pair(const Curve *c, const Point *p, Buffer *out) {
+    int side = p->has_wide_keys ? -5 : 5;
+
+    put_point(c, p, "pair", 3, out);
+    put_text(out, x_of(c, p->bytes) + side, y_of(c, p->damage) + 4, side < 0 ? "end" : "start",
+             p->name);
+}
+
 static void draw_curve(const Curve *c, Buffer *out) {
     begin_svg(out, CURVE_HEIGHT + TOP + 44, "expected damage against bytes");
     put_axes(c, out);
@@ -327,11 +344,8 @@ static void draw_curve(const Curve *c, Buffer *out) {
         buffer_printf(out, "%c%.1f %.1f", i ? 'L' : 'M', x_of(c, c->best[i].bytes),
                       y_of(c, c->best[i].damage));
     buffer_append_text(out, "\"/>\n");
-    for (uint32_t i = 0; i < c->n_pairs; i++) {
-        put_point(c, &c->pairs[i], "pair", 3, out);
-        put_text(out, x_of(c, c->pairs[i].bytes) + 5, y_of(c, c->pairs[i].damage) - 4, "start",
-                 c->pairs[i].name);
-    }
+    for (uint32_t i = 0; i < c->n_pairs; i++)
+        put_pair(c, &c->pairs[i], out);
     put_point(c, &c->chosen, "mark", 6, out);
     end_svg(out);
 }

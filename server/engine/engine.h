@@ -158,6 +158,7 @@ typedef struct EngineCacheDemand {
     uint64_t bytes_max;       /* UINT64_MAX: any number */
     bool bytes_are_default;   /* nobody gave them */
     uint64_t n_tokens;        /* that should fit */
+    bool tokens_are_given;    /* by kv_tokens, and not as max_model_len times max_num_seqs */
     bool tokens_are_demanded; /* they must: kv_tokens is given, or all of kv_memory_bytes,
                                  max_model_len and max_num_seqs */
     uint32_t n_tails, n_sinks;

@@ -122,6 +122,7 @@ int engine_cache_demand(EngineOptions *o, EngineCacheDemand *demand, Reason *why
         .bytes_max = bytes_max,
         .bytes_are_default = !o->kv_memory_bytes,
         .seqs_are_default = !o->max_num_seqs,
+        .tokens_are_given = o->kv_tokens != 0,
         .tokens_are_demanded =
             o->kv_tokens || (o->kv_memory_bytes && o->max_model_len && o->max_num_seqs),
     };

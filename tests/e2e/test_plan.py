@@ -273,6 +273,29 @@ def test_values_are_wider_only_if_asked(plan, tmp_path):
     assert "as was asked for" in plan(*options[:-1], "--wider-values")
 
 
+@pytest.fixture(scope="module")
+def measured(model, tmp_path_factory):
+    """A profile with damages. On this model values are the more sensitive side."""
+    path = tmp_path_factory.mktemp("plan_measured") / "llama.profile"
+    run("profile", "--model", model, "--full", "--quick", "--max-tokens", "256", "-o", path)
+    return path
+
+
+@pytest.mark.parametrize("bits", ["2.5", "3", "3.75", "5"])
+def test_measured_damage_proves_that_values_come_first(plan, measured, bits):
+    result = plan("--profile", measured, "--bits", bits, "--json")
+    assert result["expected_by"] == "measured"
+    assert result["expected_kld"] <= result["swapped_kld"]
+    assert result["wider_values"] == [i for i, (k, v) in enumerate(pairs_of(result)) if v > k]
+    assert result["wider_values"]
+    told = plan("--profile", measured, "--bits", bits)
+    assert "swapping K and V there does more damage, as measured" in told
+    for method in ("ratequant", "uniform", "paper"):
+        other = plan("--profile", measured, "--bits", bits, "--method", method, "--json")
+        assert other["expected_by"] == "measured"
+        assert result["expected_kld"] <= other["expected_kld"] + 1e-12
+
+
 def test_a_profile_of_another_model_is_refused(tmp_path_factory, profile):
     mistral = unpack_model("mistral", tmp_path_factory.mktemp("plan_others"))
     why = run("plan", mistral, "--profile", profile, "--bits", "4", status=1)
