@@ -166,7 +166,7 @@ const Option option_table[] = {
       .file = OPTION_FILE_INPUT,
       .topic = TOPIC_MEMORY,
       .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PLAN,
-      .unset = "one found in state_dir, or made there at first start",
+      .unset = "one that lies in state_dir or comes with kvasird, or is made at first start",
       .help = "What `kvasird profile` measured of the model; keys are rounded by it, and kv auto "
               "chooses formats by it" },
     { .name = "profile_seconds",
@@ -635,6 +635,17 @@ const Option option_table[] = {
       .fallback = "false",
       .help = "The same from 1,024 tokens, with 3 bits alone measured by predictions: a tenth of "
               "the time" },
+    { .name = "max_tokens",
+      U32(max_tokens),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PROFILE,
+      .metavar = "N",
+      .min = 128,
+      .max = 1u << 20,
+      .fallback = "0",
+      .unset = "4,096 with --full, 1,024 with --quick",
+      .help = "Measure costs on no more tokens than this; twice as many take twice as long and "
+              "bring errors down by a third" },
     { .name = "all_matrices",
       BOOL(all_matrices),
       .topic = TOPIC_COMMAND,

@@ -119,6 +119,7 @@ static int load_begun(ProfileRun *run, Reason *why) {
 
 static int measure_levels(ProfileRun *run, Reason *why) {
     DamagesOptions damages = { .level = run->config->full ? DAMAGES_FULL : DAMAGES_QUICK,
+                               .n_tokens_max = run->config->max_tokens,
                                .stop = &stop_signal,
                                .on_progress = on_progress,
                                .on_layer = on_layer,

@@ -28,7 +28,8 @@
 /* Formats a level measures directly, widest first; each on both sides. */
 #define DIRECT_MAX (DAMAGES_SEQUENCES / KV_SIDES)
 static const struct {
-    uint32_t n_tokens_max, n_direct;
+    uint32_t n_tokens_max; /* where nobody says another */
+    uint32_t n_direct;
     KvFormat direct[DIRECT_MAX];
 } levels[] = {
     [DAMAGES_QUICK] = { 1024, 1, { KV_FORMAT_3 } },
@@ -145,10 +146,12 @@ static int take_memory(Damages *d) {
                : -ENOMEM;
 }
 
-static uint32_t tokens_used(const TokenIds *tokens, DamagesLevel level) {
-    size_t n = tokens->n < levels[level].n_tokens_max ? tokens->n : levels[level].n_tokens_max;
+static uint32_t tokens_used(const TokenIds *tokens, const DamagesOptions *options) {
+    uint32_t n_max =
+        options->n_tokens_max ? options->n_tokens_max : levels[options->level].n_tokens_max;
+    uint32_t n = tokens->n < n_max ? (uint32_t)tokens->n : n_max;
 
-    return (uint32_t)(n / KV_PAGE_TOKENS * KV_PAGE_TOKENS);
+    return n / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
 }
 
 static int set_up(Damages *d, Reason *why) {
@@ -516,11 +519,11 @@ int damages_measure(Profile *profile, Session *session, const TokenIds *tokens,
     d->profile = profile;
     d->options = options;
     d->tokens = tokens->ids;
-    d->n_tokens = tokens_used(tokens, options->level);
+    d->n_tokens = tokens_used(tokens, options);
     if (d->n_tokens < TOKENS_MIN)
         return reason_set(why, -EINVAL,
-                          "the text is too short: damages are measured on %d tokens at least, and "
-                          "it has %zu",
+                          "too few tokens: damages are measured on %d at least, and the text has "
+                          "%zu",
                           TOKENS_MIN, tokens->n);
     r = set_up(d, why);
     if (!r)

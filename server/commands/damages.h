@@ -20,7 +20,7 @@
 
 typedef enum DamagesLevel {
     DAMAGES_QUICK, /* 3 bits directly, on 1,024 tokens */
-    DAMAGES_FULL,  /* 4, 3 and 2 bits directly, on 4,096 tokens; fewer if the text is shorter */
+    DAMAGES_FULL,  /* 4, 3 and 2 bits directly, on 4,096 tokens */
 } DamagesLevel;
 
 /* Rows of the largest step, and sequences of it: what the session must have been made for. */
@@ -32,6 +32,7 @@ typedef enum DamagesLevel {
 
 typedef struct DamagesOptions {
     DamagesLevel level;
+    uint32_t n_tokens_max; /* 0: the level's; in either case fewer if the text is shorter */
     const volatile sig_atomic_t *stop; /* not 0: stop as soon as may be; NULL: never */
     /* Called now and then, and when a layer is done, which is when a profile is worth keeping. Both
      * may be NULL. */

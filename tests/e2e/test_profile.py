@@ -199,7 +199,7 @@ def test_a_text_that_is_too_short(llama, tmp_path):
     text.write_text("A few words only.")
     told = run("profile", "--model", llama, "--full", "--text", text, "-o", tmp_path / "p",
                status=1).stderr
-    assert "too short" in told and "128 tokens" in told
+    assert "too few tokens" in told and "128 at least" in told
 
 
 def test_one_standard_output_for_one_thing(llama):

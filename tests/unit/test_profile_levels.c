@@ -249,8 +249,10 @@ static void damages_of_some_layers_come_with_their_distortions(void **state) {
 
     (void)state;
     for (int n_rows = 0; n_rows <= 2; n_rows++) {
-        snprintf(tables, sizeof(tables), n_rows ? ", \"distortions\": [%s%s%s]" : "", row,
-                 n_rows == 2 ? ", " : "", n_rows == 2 ? row : "");
+        tables[0] = 0;
+        if (n_rows)
+            snprintf(tables, sizeof(tables), ", \"distortions\": [%s%s%s]", row,
+                     n_rows == 2 ? ", " : "", n_rows == 2 ? row : "");
         snprintf(text, sizeof(text), some, tables);
         write_composed(text, strlen(text), body, BODY_FLOATS);
         if (n_rows == 1)
