@@ -68,15 +68,7 @@ static uint32_t bits_of(KvFormat format) {
     return kv_formats[format].bits;
 }
 
-/* pairs: number i of all there are */
-
-static KvFormat k_of(uint32_t i) {
-    return i / KV_FORMATS;
-}
-
-static KvFormat v_of(uint32_t i) {
-    return i % KV_FORMATS;
-}
+/* pairs */
 
 bool planner_admits(const PlannerProblem *p, uint32_t layer, KvFormat k, KvFormat v) {
     const double(*d)[KV_FORMATS] = p->damages[layer];
@@ -121,17 +113,25 @@ uint32_t planner_count_wider_values(const KvPlan *plan, uint32_t n_layers) {
 
 /* uniform plans */
 
-/* Whether every layer may have it; its sums over all layers in *answer. */
-static bool judge_pair(const PlannerProblem *p, KvFormat k, KvFormat v, KvPlan *plan,
-                       PlannerAnswer *answer) {
+static PlannerAnswer judge_pair(const PlannerProblem *p, KvFormat k, KvFormat v, KvPlan *plan) {
+    memset(plan, 0, sizeof(*plan));
     for (uint32_t layer = 0; layer < p->n_layers; layer++) {
-        if (!planner_admits(p, layer, k, v))
-            return false;
         plan->formats[layer][KV_SIDE_K] = k;
         plan->formats[layer][KV_SIDE_V] = v;
     }
-    *answer = planner_judge(plan, p);
-    return true;
+    return planner_judge(plan, p);
+}
+
+/* As planner_admits of one layer, but that all layers together must prove it. */
+static bool admits_uniform(const PlannerProblem *p, KvFormat k, KvFormat v) {
+    KvPlan plan;
+
+    if (!p->menu[k] || !p->menu[v])
+        return false;
+    if (bits_of(v) <= bits_of(k) || p->values == PLANNER_VALUES_ANY)
+        return true;
+    return p->values == PLANNER_VALUES_PROVEN &&
+           judge_pair(p, k, v, &plan).damage < judge_pair(p, v, k, &plan).damage;
 }
 
 int planner_solve_uniform(KvPlan *plan, PlannerAnswer *answer, const PlannerProblem *p) {
@@ -139,12 +139,13 @@ int planner_solve_uniform(KvPlan *plan, PlannerAnswer *answer, const PlannerProb
     bool found = false;
 
     for (uint32_t i = 0; i < PAIRS; i++) {
+        KvFormat k = i / KV_FORMATS, v = i % KV_FORMATS;
         PlannerAnswer of_pair;
         KvPlan pair;
 
-        memset(&pair, 0, sizeof(pair));
-        if (!judge_pair(p, k_of(i), v_of(i), &pair, &of_pair))
+        if (!admits_uniform(p, k, v))
             continue;
+        of_pair = judge_pair(p, k, v, &pair);
         if (of_pair.bytes < least.bytes)
             least = of_pair;
         if (of_pair.bytes > p->bytes_max || (found && of_pair.damage >= answer->damage))

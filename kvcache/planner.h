@@ -44,7 +44,8 @@ enum {
 
 /* The least damage there is. 0, PLANNER_E_FULL or -ENOMEM. */
 int planner_solve(KvPlan *plan, PlannerAnswer *answer, const PlannerProblem *problem);
-/* The same pair in every layer, the best of those that fit. 0 or PLANNER_E_FULL. */
+/* The same pair in every layer, the best of those that fit; whether V may be the wider side all
+ * layers together decide. 0 or PLANNER_E_FULL. */
 int planner_solve_uniform(KvPlan *plan, PlannerAnswer *answer, const PlannerProblem *problem);
 
 /* What a plan takes and does by the problem's tables. */

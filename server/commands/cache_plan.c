@@ -399,6 +399,10 @@ static int solve(CachePlan *p, const Profile *profile, Reason *why) {
     damage_table_fill(&p->table, profile, p->demand.geometry.n_layers,
                       p->options.method == PLAN_METHOD_RATEQUANT ? DAMAGE_DISTORTIONS
                                                                  : DAMAGE_MEASURED);
+    p->chosen_by = p->table.source;
+    if (p->options.method == PLAN_METHOD_PAPER)
+        p->chosen_by =
+            p->options.norm == PLAN_NORM_SPECTRAL ? DAMAGE_SPECTRAL_NORMS : DAMAGE_FROBENIUS_NORMS;
     problem = cache_plan_problem(p);
     r = is_by_bits(p) ? solve_bits(p, &problem, fn, &paper, why)
                       : solve_memory(p, &problem, fn, &paper);

@@ -17,7 +17,7 @@
 
 #define CACHE_PLAN_AUTO "auto"
 
-/* What of the options concerns the choice. */
+/* What of the options concerns the choice; texts are borrowed. */
 typedef struct CachePlanOptions {
     const char *spec; /* of option kv */
     PlanMethod method;
@@ -36,6 +36,7 @@ typedef struct CachePlan {
     bool is_auto;
     bool wants_profile;      /* after begin: the plan may quantize */
     KvPlan plan;             /* after finish, or once wants_profile is false */
+    DamageSource chosen_by;  /* where it was chosen, what the method went by */
     DamageTable table;       /* by which damage is expected; after finish */
     double damage;           /* expected of the plan, nats a token */
     double swapped_damage;   /* of the plan with K's and V's formats exchanged in each layer */
@@ -54,5 +55,5 @@ int cache_plan_begin(CachePlan *out, const CachePlanOptions *options, EngineOpti
 /* `profile`: of this model; NULL: there is none. -ENOMEM, -ENOSPC as above. */
 int cache_plan_finish(CachePlan *plan, const Profile *profile, Reason *why);
 
-/* Another plan's expected damage and its bits by the same table. */
+/* What other plans would take and do by the same table: bytes are of one page. */
 PlannerProblem cache_plan_problem(const CachePlan *plan);

@@ -66,7 +66,8 @@ void plan_report_print(const PlanReport *r, Buffer *out) {
     print_side(r, KV_SIDE_K, out);
     print_side(r, KV_SIDE_V, out);
     if (p->is_auto && p->wants_profile)
-        buffer_printf(out, "chosen by    method %s, in %.1f ms\n", method_names[p->options.method],
+        buffer_printf(out, "chosen by    %s, method %s, in %.1f ms\n",
+                      damage_source_name(p->chosen_by), method_names[p->options.method],
                       p->milliseconds);
     if (p->n_wider_values)
         print_wider(r, out);
@@ -127,6 +128,8 @@ static void put_choice(const PlanReport *r, JsonWriter *w) {
 
     json_put_text(w, "kv", p->options.spec);
     json_put_text(w, "method", p->is_auto ? method_names[p->options.method] : "given");
+    if (p->is_auto && p->wants_profile)
+        json_put_text(w, "chosen_by", source_keys[p->chosen_by]);
     json_put_double(w, "expected_kld", p->damage);
     json_put_double(w, "swapped_kld", p->swapped_damage);
     json_put_text(w, "expected_by", is_exact(r) ? "exact" : source_keys[p->table.source]);

@@ -3,6 +3,7 @@
 
 import html.parser
 import json
+import os
 import re
 import signal
 import subprocess
@@ -293,6 +294,8 @@ def test_measured_damage_proves_that_values_come_first(plan, measured, bits):
     for method in ("ratequant", "uniform", "paper"):
         other = plan("--profile", measured, "--bits", bits, "--method", method, "--json")
         assert other["expected_by"] == "measured"
+        assert other["chosen_by"] == {"ratequant": "distortions", "uniform": "measured",
+                                      "paper": "frobenius norms"}[method]
         assert result["expected_kld"] <= other["expected_kld"] + 1e-12
 
 
@@ -394,6 +397,19 @@ def test_tokens_that_do_not_fit_end_the_start(tiny_model, tmp_path):
     n_bytes, n_tokens = missing(last)
     assert n_bytes > 0 and 0 < n_tokens < 20000
     assert "profile" not in ended.stderr and "weights" not in ended.stderr
+
+
+def test_auto_of_commands_that_run_one_sequence(model, tmp_path):
+    prompts, text = tmp_path / "prompts.json", tmp_path / "text"
+    prompts.write_text('{"input_ids": [[2, 3, 5]]}')
+    command = [program(), "generate", model, "--input", prompts, "--max-tokens", "4"]
+    told = [subprocess.run([*command, *options], capture_output=True, text=True, timeout=60,
+                           env={**os.environ, **variables}, check=True).stdout
+            for options, variables in (([], {"KVASIR_KV": "auto"}), (["--kv", "f16"], {}))]
+    assert told[0] == told[1] and "ids" in told[0]
+    text.write_text("words " * 100)
+    why = run("eval", model, "--text", text, "--kv", "auto", status=1)
+    assert "auto" in why and "plan:FILE" in why
 
 
 def test_sighup_changes_no_plan(start, tmp_path, profile):

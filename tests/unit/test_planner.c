@@ -312,13 +312,36 @@ static void test_the_best_uniform_pair(void **state) {
             assert_true(answer.bytes > p.bytes_max);
             continue;
         }
-        assert_admitted(&p, &plan);
         for (uint32_t layer = 1; layer < p.n_layers; layer++)
             assert_memory_equal(plan.formats[layer], plan.formats[0], sizeof(plan.formats[0]));
         assert_true(answer.bytes <= p.bytes_max);
+        assert_true(p.menu[plan.formats[0][KV_SIDE_K]] && p.menu[plan.formats[0][KV_SIDE_V]]);
+        if (p.values == PLANNER_VALUES_NARROWER)
+            assert_int_equal(planner_count_wider_values(&plan, p.n_layers), 0);
+        p.values = PLANNER_VALUES_ANY;
         assert_int_equal(planner_solve(&best, &exact, &p), 0);
         assert_true(exact.damage <= answer.damage + 1e-9);
     }
+}
+
+/* Layers may disagree on which side matters more; of uniform pairs their sum decides. */
+static void test_a_uniform_pair_is_proven_by_all_layers(void **state) {
+    PlannerProblem p = problem_of_swap(1, 2, 1, 9);
+    PlannerAnswer answer;
+    KvPlan plan;
+
+    (void)state;
+    p.n_layers = 2;
+    p.bytes_max = 12;
+    p.values = PLANNER_VALUES_PROVEN;
+    memcpy(damages[1], damages[0], sizeof(damages[0]));
+    damages[1][KV_SIDE_K][KV_FORMAT_2] = 5;
+    damages[1][KV_SIDE_V][KV_FORMAT_2] = 3;
+    assert_int_equal(planner_solve_uniform(&plan, &answer, &p), 0);
+    assert_int_equal(planner_count_wider_values(&plan, 2), 2);
+    damages[1][KV_SIDE_K][KV_FORMAT_2] = 50;
+    assert_int_equal(planner_solve_uniform(&plan, &answer, &p), 0);
+    assert_int_equal(planner_count_wider_values(&plan, 2), 0);
 }
 
 int main(void) {
@@ -330,6 +353,7 @@ int main(void) {
         cmocka_unit_test(test_a_tie_with_the_swap_proves_nothing),
         cmocka_unit_test(test_no_plan_is_worse_than_its_swap),
         cmocka_unit_test(test_the_best_uniform_pair),
+        cmocka_unit_test(test_a_uniform_pair_is_proven_by_all_layers),
     };
 
     rng = random_start("planner");
