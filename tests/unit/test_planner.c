@@ -215,8 +215,10 @@ static void test_equal_layers(void **state) {
     fill_convex(damages[0][KV_SIDE_V]);
     for (uint32_t layer = 1; layer < p.n_layers; layer++)
         memcpy(damages[layer], damages[0], sizeof(damages[0]));
-    for (KvFormat f = KV_FORMAT_F16; f < KV_FORMATS; f++)
+    for (KvFormat f = KV_FORMAT_F16; f < KV_FORMATS; f++) {
         p.menu[f] = true;
+        p.bytes[KV_SIDE_K][f] = p.bytes[KV_SIDE_V][f] = 16 * kv_formats[f].bits;
+    }
     p.bytes_max = (uint64_t)p.n_layers * 2 * 16 * 6;
     assert_int_equal(planner_solve(&plan, &answer, &p), 0);
     assert_true(answer.bytes <= p.bytes_max);
