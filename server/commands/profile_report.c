@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/commands/profile_report.h"
 
+#include "kvcache/damage_estimate.h"
 #include "kvcache/distortion_law.h"
 #include "kvcache/kv_format.h"
 #include "kvcache/swap_test.h"
@@ -46,7 +47,7 @@ static void print_table(const ProfileTable table, uint32_t n_layers) {
     for (int side = 0; side < KV_SIDES; side++)
         for (int f = 0; f < KV_FORMATS; f++)
             if (kv_format_quantizes((KvFormat)f))
-                printf(" %7c%-2s", side == KV_SIDE_K ? 'K' : 'V', kv_formats[f].name);
+                printf(" %8c%s", side == KV_SIDE_K ? 'K' : 'V', kv_formats[f].name);
     putchar('\n');
     for (uint32_t l = 0; l < n_layers; l++) {
         printf("%5" PRIu32, l);
@@ -211,7 +212,17 @@ static void put_swap(void *userdata, const SwapTest *test) {
     json_end_object(w);
 }
 
-static void put_second_level(JsonWriter *w, const Profile *p) {
+static int put_estimates(JsonWriter *w, const Profile *p) {
+    CLEANUP(free) Profile *estimated = malloc(sizeof(*estimated));
+
+    if (!estimated)
+        return -ENOMEM;
+    damage_estimate(p, estimated->damages);
+    put_table(w, "damage_estimates", ((const Profile *)estimated)->damages, p->geometry.n_layers);
+    return 0;
+}
+
+static int put_second_level(JsonWriter *w, const Profile *p) {
     uint32_t n_layers = p->geometry.n_layers;
 
     json_put_u64(w, "damage_tokens", p->n_damage_tokens);
@@ -228,6 +239,7 @@ static void put_second_level(JsonWriter *w, const Profile *p) {
     json_begin_array(w, "swaps");
     swap_test_all(p, put_swap, w);
     json_end_array(w);
+    return put_estimates(w, p);
 }
 
 /* [{"q": {"frobenius": ..., "spectral": ...}, ...}, ...] */
@@ -270,8 +282,8 @@ int profile_report_json(const Profile *p, const Checkpoint *checkpoint, Buffer *
         put_norms(&w, "v_spectral_norms", p->v_spectral_norms, n_layers);
     }
     if (is_measured(p))
-        put_second_level(&w, p);
-    if (checkpoint)
+        r = put_second_level(&w, p);
+    if (!r && checkpoint)
         r = put_matrices(&w, checkpoint);
     json_end_object(&w);
     return r ? r : buffer_failed(out) ? -ENOMEM : 0;

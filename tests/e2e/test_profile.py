@@ -126,6 +126,16 @@ def test_full_measures_every_layer_side_and_format(full):
     assert head_of(directory / "profile")["damages"]["tokens"] == figures["damage_tokens"]
 
 
+def test_full_says_what_damages_to_expect(full):
+    """What is sure stays; all of it is of the size that was measured."""
+    for expected, damages, errors in zip(full[2]["damage_estimates"], full[2]["damages"],
+                                         full[2]["damage_errors"]):
+        for side in "kv":
+            for width in ("4", "3", "2"):
+                measured, error = damages[side][width], errors[side][width]
+                assert abs(expected[side][width] - measured) < 0.1 * measured + 2 * error
+
+
 def test_full_fits_a_law_to_each_side(full):
     _, told, figures = full
     for side, name in (("k", "keys"), ("v", "values")):
