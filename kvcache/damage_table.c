@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvcache/damage_table.h"
 
+#include "kvcache/damage_estimate.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -104,6 +106,14 @@ static void scale_distortions(DamageTable *t, const Profile *profile) {
                 t->damages[layer][side][f] = scale * profile->distortions[layer][side][f];
 }
 
+/* Single figures may hang on few tokens: distortions say which of them to doubt. */
+static void fill_measured(DamageTable *t, const Profile *profile) {
+    if (profile->has_distortions)
+        damage_estimate(profile, t->damages);
+    else
+        memcpy(t->damages, profile->damages, t->n_layers * sizeof(*t->damages));
+}
+
 void damage_table_fill(DamageTable *out, const Profile *profile, uint32_t n_layers,
                        DamageSource best) {
     memset(out, 0, sizeof(*out));
@@ -113,7 +123,7 @@ void damage_table_fill(DamageTable *out, const Profile *profile, uint32_t n_laye
         out->source++;
     switch (out->source) {
     case DAMAGE_MEASURED:
-        memcpy(out->damages, profile->damages, n_layers * sizeof(*out->damages));
+        fill_measured(out, profile);
         break;
     case DAMAGE_DISTORTIONS:
         scale_distortions(out, profile);

@@ -5,7 +5,8 @@
  * What each format of each (layer, side) costs in quality, from the best that is known of a model.
  * In nats a token: the KL divergence that it alone would bring about.
  *
- *   measured      each one run by itself: what the profile's second level holds
+ *   measured      each one run by itself: what the profile's second level holds, steadied by
+ *                 kvcache/damage_estimate.h
  *   distortions   local errors, weighted by what attention makes of them, and brought to the size
  * of what formats typically do norms         what formats typically do, divided among the layers of
  * a side as ||W||^2 says, spectral or Frobenius typical       what formats do to a small model that
