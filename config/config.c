@@ -40,11 +40,16 @@ static int apply_defaults(Config *config, Reason *why) {
 
 static int set(Config *config, const Option *option, ConfigOriginKind kind, const char *text,
                Reason *why) {
+    char value[OPTION_NAME_BYTES_MAX], bounds[256];
     int r = option_parse(option, config, text, strlen(text), why);
 
-    if (!r)
-        config->origins[option - option_table] = (ConfigOrigin){ .kind = kind };
-    return r;
+    if (r)
+        return r;
+    if (option->refuses_zero && strcmp(option_format(option, config, value), "0") == 0)
+        return reason_set(why, -EINVAL, "\"%.64s\" is nothing; leave it out, or give %s", text,
+                          option_bounds(option, bounds, sizeof(bounds)));
+    config->origins[option - option_table] = (ConfigOrigin){ .kind = kind };
+    return 0;
 }
 
 /* Kubernetes gives every pod variables for each service, named after it: a service "kvasir" makes

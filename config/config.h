@@ -36,6 +36,20 @@ typedef enum UnknownParameters {
     UNKNOWN_PARAMETERS_WARN, /* it is served as if they were not there */
 } UnknownParameters;
 
+/* How `plan` chooses formats. */
+typedef enum PlanMethod {
+    PLAN_METHOD_AUTO, /* the least damage by the best that is known */
+    PLAN_METHOD_PAPER,
+    PLAN_METHOD_RATEQUANT,
+    PLAN_METHOD_UNIFORM,
+} PlanMethod;
+
+/* Which norms of a profile method paper goes by. */
+typedef enum PlanNorm {
+    PLAN_NORM_FROBENIUS,
+    PLAN_NORM_SPECTRAL,
+} PlanNorm;
+
 typedef enum ConfigOriginKind {
     CONFIG_FROM_DEFAULT,
     CONFIG_FROM_FILE,
@@ -118,6 +132,14 @@ typedef struct Config {
     char *config;
 
     /* one command */
+    PlanMethod method;
+    PlanNorm norm;
+    char *menu;
+    char *norms_path;
+    uint64_t budget_millionths;
+    uint64_t bits_millionths;
+    bool wider_values;
+    char *html_path;
     ConfigTexts kv_specs;
     char *reference;
     char *text_path;
@@ -132,6 +154,8 @@ typedef struct Config {
     uint32_t chunk;
     uint32_t max_tokens;
     bool quick;
+    bool full;
+    bool all_matrices;
 } Config;
 
 #define CONFIG_NULL \

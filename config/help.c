@@ -17,9 +17,10 @@ static const char *const topic_titles[N_TOPICS] = {
 };
 
 static const char *const type_metavars[] = {
-    [OPTION_TEXT] = "TEXT",   [OPTION_PATH] = "PATH",     [OPTION_TEXTS] = "TEXT",
-    [OPTION_BOOL] = "",       [OPTION_U32] = "NUMBER",    [OPTION_U64] = "NUMBER",
-    [OPTION_BYTES] = "BYTES", [OPTION_DURATION] = "TIME", [OPTION_CHOICE] = "NAME",
+    [OPTION_TEXT] = "TEXT",      [OPTION_PATH] = "PATH",     [OPTION_TEXTS] = "TEXT",
+    [OPTION_BOOL] = "",          [OPTION_U32] = "NUMBER",    [OPTION_U64] = "NUMBER",
+    [OPTION_BYTES] = "BYTES",    [OPTION_DURATION] = "TIME", [OPTION_CHOICE] = "NAME",
+    [OPTION_DECIMAL] = "NUMBER",
 };
 
 uint32_t help_width(FILE *file) {

@@ -42,6 +42,11 @@ static const Unit duration_units[] = {
     { "h", 3600000 }, { "m", 60000 }, { "s", 1000 }, { "ms", 1 }, { NULL, 0 },
 };
 
+#define DECIMALS 6
+#define DECIMAL_UNIT 1000000
+
+static const Unit decimal_units[] = { { "", DECIMAL_UNIT }, { NULL, 0 } };
+
 static void *field_of(const Option *option, void *config) {
     return (char *)config + option->offset;
 }
@@ -74,8 +79,26 @@ static void print_units(const Unit *units, uint64_t value, char *text, size_t si
     snprintf(text, size, "%" PRIu64 "%s", value / units->factor, units->name);
 }
 
+/* Millionths, without zeros at the end. */
+static void print_decimal(uint64_t value, char *text, size_t size) {
+    uint64_t unit = DECIMAL_UNIT;
+    int n_digits = DECIMALS;
+
+    while (n_digits && value % 10 == 0) {
+        value /= 10;
+        unit /= 10;
+        n_digits--;
+    }
+    if (n_digits)
+        snprintf(text, size, "%" PRIu64 ".%0*" PRIu64, value / unit, n_digits, value % unit);
+    else
+        snprintf(text, size, "%" PRIu64, value);
+}
+
 static void print_number(const Option *option, uint64_t value, char *text, size_t size) {
-    if (option->type == OPTION_BYTES)
+    if (option->type == OPTION_DECIMAL)
+        print_decimal(value, text, size);
+    else if (option->type == OPTION_BYTES)
         print_units(byte_units, value, text, size);
     else if (option->type == OPTION_DURATION && value)
         print_units(duration_units, value, text, size);
@@ -112,10 +135,12 @@ const char *option_bounds(const Option *option, char *text, size_t size) {
     case OPTION_U64:
     case OPTION_BYTES:
     case OPTION_DURATION:
+    case OPTION_DECIMAL:
         print_number(option, option->min, min, sizeof(min));
         print_number(option, option->max, max, sizeof(max));
-        snprintf(text, size, "%s to %s%s%s%s", min, max, option->unset ? ", or 0 (" : "",
-                 option->unset ? option->unset : "", option->unset ? ")" : "");
+        snprintf(text, size, "%s to %s", min, max);
+        if (option->unset && !option->refuses_zero)
+            snprintf(text + strlen(text), size - strlen(text), ", or 0 (%s)", option->unset);
         break;
     }
     return text;
@@ -196,6 +221,9 @@ static int set_parsed_number(const Option *option, void *config, const char *tex
     } else if (option->type == OPTION_DURATION) {
         units = duration_units;
         kind = "is not a time such as 500ms, 30s, 5m or 1h";
+    } else if (option->type == OPTION_DECIMAL) {
+        units = decimal_units;
+        kind = "is not a number such as 3 or 2.75, with at most 6 decimals";
     }
     r = parse_number(text, n, units, &value);
     if (r == NUMBER_E_MALFORMED)
@@ -277,6 +305,7 @@ int option_parse(const Option *option, void *config, const char *text, size_t n,
     case OPTION_U64:
     case OPTION_BYTES:
     case OPTION_DURATION:
+    case OPTION_DECIMAL:
         return set_parsed_number(option, config, text, n, why);
     }
     return -EINVAL;
@@ -299,6 +328,7 @@ const char *option_format(const Option *option, const void *config, char *text) 
     case OPTION_U64:
     case OPTION_BYTES:
     case OPTION_DURATION:
+    case OPTION_DECIMAL:
         print_number(option, number_of(option, config), text, OPTION_NAME_BYTES_MAX);
         return text;
     }

@@ -18,6 +18,7 @@
 #define TIB ((uint64_t)1 << 40)
 #define SECOND UINT64_C(1000)
 #define HOUR (3600 * SECOND)
+#define WHOLE UINT64_C(1000000) /* of decimals */
 
 /* Commands that load weights; commands that run without a server. */
 #define RUNS_MODEL                                                                         \
@@ -43,10 +44,13 @@
 #define U64(_field) FIELD(OPTION_U64, uint64_t, _field)
 #define BYTES(_field) FIELD(OPTION_BYTES, uint64_t, _field)
 #define DURATION(_field) FIELD(OPTION_DURATION, uint64_t, _field)
+#define DECIMAL(_field) FIELD(OPTION_DECIMAL, uint64_t, _field)
 #define CHOICE(_c_type, _field) FIELD(OPTION_CHOICE, _c_type, _field)
 
 static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
 static const char *const unknown_parameters_names[] = { "refuse", "warn", NULL };
+static const char *const method_names[] = { "auto", "paper", "ratequant", "uniform", NULL };
+static const char *const norm_names[] = { "frobenius", "spectral", NULL };
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
 
 const Option option_table[] = {
@@ -55,7 +59,7 @@ const Option option_table[] = {
       PATH(model),
       .topic = TOPIC_MODEL,
       .commands = IS_SERVER | RUNS_MODEL | READS_TOKENIZER | COMMAND_PLAN,
-      .required = RUNS_MODEL | READS_TOKENIZER | COMMAND_PLAN,
+      .required = RUNS_MODEL | READS_TOKENIZER,
       .unset = "must be given",
       .help = "A .gguf file, or a directory in Hugging Face layout (config.json, tokenizer.json, "
               "*.safetensors); on the command line also without the flag" },
@@ -118,6 +122,7 @@ const Option option_table[] = {
       .max = 64 * TIB,
       .fallback = "0",
       .unset = "enough for kv_tokens",
+      .refuses_zero = true,
       .help = "Memory for the keys and values of all requests, with their metadata; taken at "
               "start, and never more" },
     { .name = "kv_tokens",
@@ -128,13 +133,30 @@ const Option option_table[] = {
       .min = 64,
       .max = UINT64_C(1) << 40,
       .fallback = "0",
-      .unset = "max_model_len times max_num_seqs, in at most a quarter of the device's memory",
-      .help = "Tokens that the cache must hold; read where kv_memory is not given" },
+      .unset = "max_model_len times max_num_seqs, or what of that fits kv_memory, or a part of the "
+               "device's memory where that is not given either",
+      .refuses_zero = true,
+      .help = "Tokens that the cache must hold, in kv_memory where that is given: if they do not "
+              "fit, the start ends and says what is missing" },
     { .name = "kv",
       TEXT(kv),
       .file = OPTION_FILE_PLAN,
       .topic = TOPIC_MEMORY,
-      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH | COMMAND_PLAN,
+      .commands = IS_SERVER | COMMAND_PLAN,
+      .metavar = "SPEC",
+      .fallback = "auto",
+      .help =
+          "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 4, "
+          "3 or 2 bits), plan:FILE with a pair for each layer, or auto: f16 if all that has to "
+          "fit does, else the formats that do least damage. kv_tokens must fit, at any width, and "
+          "so must max_model_len times max_num_seqs where both are given with kv_memory; where "
+          "nobody asks for them, no format below 4 bits is taken to make room. Chosen at the "
+          "start and never changed while the server runs, by SIGHUP neither" },
+    { .name = "kv",
+      TEXT(kv),
+      .file = OPTION_FILE_PLAN,
+      .topic = TOPIC_MEMORY,
+      .commands = COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH,
       .metavar = "SPEC",
       .fallback = "f16",
       .help = "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 4, "
@@ -143,9 +165,10 @@ const Option option_table[] = {
       PATH(profile),
       .file = OPTION_FILE_INPUT,
       .topic = TOPIC_MEMORY,
-      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL,
-      .unset = "one found in state_dir, or made there at first start",
-      .help = "What `kvasird profile` measured of the model; keys are rounded by it" },
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PLAN,
+      .unset = "one that lies in state_dir or comes with kvasird, or is made at first start",
+      .help = "What `kvasird profile` measured of the model; keys are rounded by it, and kv auto "
+              "chooses formats by it" },
     { .name = "profile_seconds",
       U32(profile_seconds),
       .topic = TOPIC_MEMORY,
@@ -184,8 +207,10 @@ const Option option_table[] = {
       .metavar = "N",
       .min = 1,
       .max = 65536,
-      .fallback = "64",
-      .help = "Sequences that run at once; more of them wait, and clients take turns" },
+      .fallback = "0",
+      .unset = "64, or as many as have their tails in a quarter of the cache's memory",
+      .help = "Sequences that run at once; more of them wait, and clients take turns. Each has a "
+              "tail of up to 64 tokens in 16 bits, which is part of the cache" },
     { .name = "max_batched_tokens",
       U32(max_batched_tokens),
       .topic = TOPIC_BATCHING,
@@ -455,7 +480,8 @@ const Option option_table[] = {
     { .name = "state_dir",
       PATH(state_dir),
       .topic = TOPIC_PROCESS,
-      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PROFILE,
+      .commands = IS_SERVER | COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_EVAL | COMMAND_PROFILE |
+                  COMMAND_PLAN,
       .unset = "$STATE_DIRECTORY, else kvasir in $XDG_STATE_HOME or ~/.local/state",
       .help = "Where the daemon keeps what it has measured of a model" },
     { .name = "config",
@@ -466,6 +492,83 @@ const Option option_table[] = {
       .help = "A JSON file of options, with // and # comments; see config/kvasird.example.json" },
 
     /* one command */
+    { .name = "method",
+      CHOICE(PlanMethod, method),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .names = method_names,
+      .fallback = "auto",
+      .help = "How kv auto chooses: auto, exactly the least damage by the best that the profile "
+              "has (damage measured layer by layer, else distortion, else norms, else what formats "
+              "typically do); paper, the allocator of arXiv 2502.15075 as its authors have it; "
+              "ratequant, reverse water-filling by fitted laws (arXiv 2605.06675); uniform, one "
+              "pair for all layers" },
+    { .name = "menu",
+      TEXT(menu),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .metavar = "WIDTHS",
+      .unset = "16,8,6,4,3,2; 8,6,4,3,2 where only --norms is given",
+      .help = "Bits that kv auto may choose, separated by commas" },
+    { .name = "bits",
+      DECIMAL(bits_millionths),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .metavar = "BITS",
+      .min = WHOLE,
+      .max = 16 * WHOLE,
+      .fallback = "0",
+      .unset = "as many as memory and tokens allow",
+      .refuses_zero = true,
+      .help = "Plan for so many bits a sealed element in the mean, metadata included" },
+    { .name = "budget",
+      DECIMAL(budget_millionths),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .metavar = "BITS",
+      .min = WHOLE,
+      .max = 16 * WHOLE,
+      .fallback = "0",
+      .unset = "as many as memory and tokens allow",
+      .refuses_zero = true,
+      .help = "Mean bits that method paper has to spend, counted as it counts, without metadata" },
+    { .name = "norms",
+      PATH(norms_path),
+      .file = OPTION_FILE_INPUT,
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .unset = "the profile's",
+      .help = "Norms of W_K and W_V as the paper's repository has them, JSON {\"w_k\": [...], "
+              "\"w_v\": [...]}; with --method paper and --budget no model is needed" },
+    { .name = "norm",
+      CHOICE(PlanNorm, norm),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .names = norm_names,
+      .fallback = "frobenius",
+      .help = "Which of the profile's norms method paper goes by" },
+    { .name = "wider_values",
+      BOOL(wider_values),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .fallback = "false",
+      .help = "Let V have more bits than K wherever the figures say so; otherwise only damage that "
+              "was measured can" },
+    { .name = "output",
+      PATH(output_path),
+      .file = OPTION_FILE_OUTPUT,
+      .topic = TOPIC_COMMAND,
+      .letter = 'o',
+      .commands = COMMAND_PLAN,
+      .unset = "none",
+      .help = "Write the plan to this file, too, for --kv plan:FILE; - is the standard output" },
+    { .name = "html",
+      PATH(html_path),
+      .file = OPTION_FILE_OUTPUT,
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PLAN,
+      .unset = "none",
+      .help = "Write a page with pictures of the plan to this file" },
     { .name = "kv",
       TEXTS(kv_specs),
       .file = OPTION_FILE_PLAN,
@@ -516,6 +619,39 @@ const Option option_table[] = {
       .commands = COMMAND_EVAL,
       .fallback = "false",
       .help = "Read the first 8,192 tokens only: a first look, some minutes on a processor" },
+    { .name = "full",
+      BOOL(full),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PROFILE,
+      .fallback = "false",
+      .help = "Measure as well what each format costs in each layer and side, which plans are made "
+              "from: 4, 3 and 2 bits by what they change in the model's predictions, the others by "
+              "what they change in the layer. Takes long; interrupted (SIGINT), it goes on when "
+              "called again. --profile-seconds does not bound it" },
+    { .name = "quick",
+      BOOL(quick),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PROFILE,
+      .fallback = "false",
+      .help = "The same from 1,024 tokens, with 3 bits alone measured by predictions: a tenth of "
+              "the time" },
+    { .name = "max_tokens",
+      U32(max_tokens),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PROFILE,
+      .metavar = "N",
+      .min = 128,
+      .max = 1u << 20,
+      .fallback = "0",
+      .unset = "4,096 with --full, 1,024 with --quick",
+      .help = "Measure costs on no more tokens than this; twice as many take twice as long and "
+              "bring errors down by a third" },
+    { .name = "all_matrices",
+      BOOL(all_matrices),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_PROFILE,
+      .fallback = "false",
+      .help = "Print the norms of every matrix of every layer, too" },
     { .name = "output",
       PATH(output_path),
       .topic = TOPIC_COMMAND,
@@ -576,13 +712,13 @@ const Option option_table[] = {
       PATH(json_path),
       .file = OPTION_FILE_OUTPUT,
       .topic = TOPIC_COMMAND,
-      .commands = COMMAND_BENCH | COMMAND_EVAL,
+      .commands = COMMAND_BENCH | COMMAND_EVAL | COMMAND_PROFILE,
       .unset = "none",
       .help = "Write the figures to this file, too, as JSON; - is the standard output" },
     { .name = "json",
       BOOL(json),
       .topic = TOPIC_COMMAND,
-      .commands = COMMAND_CONFIG,
+      .commands = COMMAND_CONFIG | COMMAND_PLAN,
       .fallback = "false",
       .help = "Print JSON" },
     { .name = "example",

@@ -40,6 +40,7 @@ typedef enum OptionType {
     OPTION_U64,      /* uint64_t */
     OPTION_BYTES,    /* uint64_t, written 8GiB, 512M, 4096 */
     OPTION_DURATION, /* uint64_t milliseconds, written 500ms, 30s, 5m, 1h */
+    OPTION_DECIMAL,  /* uint64_t millionths, written 2.75 */
     OPTION_CHOICE,   /* an enum that counts from 0 */
 } OptionType;
 
@@ -77,6 +78,8 @@ typedef struct Option {
     unsigned required; /* those of them that cannot run without */
     char letter;       /* short flag; 0: none */
     bool reloadable;   /* SIGHUP applies it */
+    bool refuses_zero; /* 0 is "no value" in a file, where every option may stand; whoever writes it
+                          in a flag or a variable meant something else */
 } Option;
 
 extern const Option option_table[];

@@ -32,6 +32,12 @@ static size_t tokens_bytes(const KvGeometry *geometry, size_t n_tokens) {
     return geometry->head_dim * n_tokens * NUMBER_BYTES;
 }
 
+size_t kv_block_bytes(const KvGeometry *geometry, KvFormat format, KvSide side) {
+    return kv_format_quantizes(format)
+               ? kv_block_layout(format, side, geometry->head_dim).size_bytes
+               : tokens_bytes(geometry, KV_PAGE_TOKENS);
+}
+
 static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSide side,
                         size_t *offset) {
     const KvGeometry *geometry = &store->geometry;
@@ -39,9 +45,7 @@ static int place_region(KvStore *store, const KvPlan *plan, uint32_t layer, KvSi
     size_t size;
 
     region->format = kv_plan_format(plan, layer, side);
-    region->block_bytes = kv_format_quantizes(region->format)
-                              ? kv_block_layout(region->format, side, geometry->head_dim).size_bytes
-                              : tokens_bytes(geometry, KV_PAGE_TOKENS);
+    region->block_bytes = kv_block_bytes(geometry, region->format, side);
     region->offset = *offset;
     if (__builtin_mul_overflow(region->block_bytes, geometry->n_kv_heads, &region->page_bytes) ||
         __builtin_mul_overflow(region->page_bytes, store->n_pages, &size) ||

@@ -124,6 +124,9 @@ typedef struct KvShape {
  * head_dim in multiples of 8), -EOVERFLOW. */
 int kv_store_layout(KvStore *store, const KvShape *shape);
 
+/* Bytes of one KV head of one page. */
+size_t kv_block_bytes(const KvGeometry *geometry, KvFormat format, KvSide side);
+
 /* Bytes one page takes over all layers and both sides. */
 size_t kv_store_page_bytes(const KvStore *store);
 /* Bytes one tail slot takes, one sink slot, all roundings, and all transforms. */

@@ -93,6 +93,10 @@ int kv_spec_parse(KvPlan *plan, const char *spec, uint32_t n_layers, Reason *why
         }
     if (!strncmp(spec, "plan:", 5))
         return parse_plan_file(plan, spec + 5, n_layers, why);
+    if (!strcmp(spec, "auto"))
+        return reason_set(why, -EINVAL,
+                          "kv is \"auto\", which chooses for a budget: serve and plan have one; "
+                          "kvasird plan -o FILE writes what they choose, for plan:FILE");
     k = parse_side(&rest, 'k');
     v = k == KV_FORMATS ? KV_FORMATS : parse_side(&rest, 'v');
     if (v == KV_FORMATS || *rest)

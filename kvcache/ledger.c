@@ -60,17 +60,51 @@ static int pages_of_memory(const LedgerRequest *request, const KvStore *unit, ui
                            Reason *why) {
     if (unit->size_bytes > request->kv_memory_bytes)
         return too_small(request, unit, why);
-    *n_pagesp = 1 + (request->kv_memory_bytes - unit->size_bytes) / kv_store_page_bytes(unit);
+    /* At the most: with another number of pages there may be less padding than with one. */
+    *n_pagesp = 1 + (request->kv_memory_bytes - unit->size_bytes + unit->padding_bytes) /
+                        kv_store_page_bytes(unit);
     return 0;
 }
 
-static int pages_of_tokens(const LedgerRequest *request, uint64_t *n_pagesp, Reason *why) {
-    uint64_t tokens = request->kv_tokens;
+static int lay_out(KvStore *store, const LedgerRequest *request, uint64_t n_pages) {
+    return kv_store_layout(store, &(KvShape){ .geometry = request->geometry,
+                                              .plan = request->plan,
+                                              .n_pages = (uint32_t)n_pages,
+                                              .n_tails = request->max_num_seqs,
+                                              .n_sinks = request->n_sinks });
+}
 
-    if (!tokens)
+static uint64_t pages_wanted(const LedgerRequest *request) {
+    uint64_t n_pages =
+        request->kv_tokens / KV_PAGE_TOKENS + !!(request->kv_tokens % KV_PAGE_TOKENS);
+
+    /* Page ids are 32 bits, and the last value is nobody's. */
+    return n_pages < UINT32_MAX ? n_pages : UINT32_MAX - 1;
+}
+
+/* Of a budget that must hold tokens as well. */
+static int check_tokens(const LedgerRequest *request, const KvStore *store, Reason *why) {
+    uint64_t missing = 0, n_pages = pages_wanted(request);
+    KvStore wanted;
+
+    if (!request->kv_memory_bytes || n_pages <= store->n_pages)
+        return 0;
+    if (!lay_out(&wanted, request, n_pages))
+        missing = wanted.size_bytes - request->kv_memory_bytes;
+    return reason_set(why, -ENOSPC,
+                      "kv_memory is %" PRIu64 " bytes, in which %" PRIu64
+                      " tokens fit in these formats, and kv_tokens is %" PRIu64 ": %" PRIu64
+                      " bytes are missing; raise kv_memory, lower kv_tokens or max_num_seqs, or "
+                      "choose narrower formats with kv",
+                      request->kv_memory_bytes, (uint64_t)store->n_pages * KV_PAGE_TOKENS,
+                      request->kv_tokens, missing);
+}
+
+static int pages_of_tokens(const LedgerRequest *request, uint64_t *n_pagesp, Reason *why) {
+    if (!request->kv_tokens)
         return reason_set(why, -EINVAL,
                           "neither kv_memory nor kv_tokens is given; the KV cache needs one");
-    *n_pagesp = tokens / KV_PAGE_TOKENS + (tokens % KV_PAGE_TOKENS != 0);
+    *n_pagesp = pages_wanted(request);
     return 0;
 }
 
@@ -92,11 +126,7 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
 
     /* Alignment between regions may take what the division gave to the last page. */
     do
-        r = kv_store_layout(&store, &(KvShape){ .geometry = request->geometry,
-                                                .plan = request->plan,
-                                                .n_pages = (uint32_t)n_pages,
-                                                .n_tails = request->max_num_seqs,
-                                                .n_sinks = request->n_sinks });
+        r = lay_out(&store, request, n_pages);
     while (!r && request->kv_memory_bytes && store.size_bytes > request->kv_memory_bytes &&
            --n_pages);
     if (r)
@@ -104,6 +134,9 @@ int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why) {
                           "a KV cache of %" PRIu64 " pages is larger than memory can be addressed; "
                           "lower kv_tokens, max_model_len or max_num_seqs",
                           n_pages);
+    r = check_tokens(request, &store, why);
+    if (r)
+        return r;
 
     *ledger = (Ledger){
         .n_pages = store.n_pages,

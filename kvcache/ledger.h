@@ -14,7 +14,7 @@ typedef struct LedgerRequest {
     KvGeometry geometry;
     uint64_t kv_memory_bytes; /* budget for pages and tails; 0: decided by kv_tokens */
     bool memory_is_default;   /* nobody gave that budget: words do not say so */
-    uint64_t kv_tokens;       /* tokens that must fit; used when kv_memory_bytes is 0 */
+    uint64_t kv_tokens;       /* tokens that must fit: in that budget, where there is one */
     uint32_t max_num_seqs;    /* one tail each */
     uint32_t n_sinks;         /* sink slots, where the plan quantizes */
     bool prefix_caching;      /* there is an index of prefixes */
@@ -37,8 +37,8 @@ typedef struct Ledger {
     uint64_t kv_tokens; /* n_pages * 64 */
 } Ledger;
 
-/* Fills all but weights and workspace. -ENOSPC: the budget does not hold the tails and one page;
- * `why` says by how many bytes and which option helps. */
+/* Fills all but weights and workspace. -ENOSPC: the budget does not hold the tails and one page, or
+ * not the tokens; `why` says by how many bytes and which option helps. */
 int ledger_plan(Ledger *ledger, const LedgerRequest *request, Reason *why);
 
 /* The table a person reads; appends. */

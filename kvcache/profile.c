@@ -8,9 +8,8 @@
 #include "kvcache/profile.h"
 
 #include "kvcache/kv_format.h"
+#include "kvcache/profile_head.h"
 #include "util/buffer.h"
-#include "util/json.h"
-#include "util/json_writer.h"
 #include "util/mapped_file.h"
 #include "util/output_file.h"
 #include "util/utf8.h"
@@ -27,6 +26,7 @@
 #define HEAD_BYTES_AT 12
 #define PREFIX_BYTES 16 /* magic, version, head size */
 #define BODY_ALIGN_BYTES 64
+#define HASH_SEED 2 /* the version that hashes were first made in; what they cover is the same */
 #define REMEDY "; make a new one with: kvasird profile --model PATH"
 
 /* life */
@@ -88,7 +88,7 @@ Hash128 profile_hash(const Profile *profile) {
     size_t moments_bytes = profile_moments_count(profile) * sizeof(float);
     Hasher hasher;
 
-    hasher_init(&hasher, PROFILE_VERSION);
+    hasher_init(&hasher, HASH_SEED);
     hasher_update(&hasher, &profile->geometry, sizeof(profile->geometry));
     hasher_update(&hasher, profile->identity, sizeof(profile->identity));
     hasher_update(&hasher, &profile->n_tokens, sizeof(profile->n_tokens));
@@ -123,6 +123,40 @@ static int check_norms(const double *norms, uint32_t n_layers, const char *name,
     return 0;
 }
 
+static int check_table(const ProfileTable table, uint32_t n_layers, const char *name, Reason *why) {
+    for (uint32_t layer = 0; layer < n_layers; layer++)
+        for (int side = 0; side < KV_SIDES; side++)
+            for (int format = 0; format < KV_FORMATS; format++) {
+                double x = table[layer][side][format];
+
+                if (!isfinite(x) || x < 0 || (x > 0 && !kv_format_quantizes((KvFormat)format)))
+                    return reason_set(why, -EINVAL,
+                                      "%s of layer %" PRIu32 ", %s in %s are %g: expected a number "
+                                      "of 0 or more, and 0 for 16 bits",
+                                      name, layer, side == KV_SIDE_K ? "keys" : "values",
+                                      kv_formats[format].name, x);
+            }
+    return 0;
+}
+
+static int check_second_level(const Profile *profile, Reason *why) {
+    uint32_t n_layers = profile->geometry.n_layers, n_damages = profile_damage_layers(profile);
+    int r;
+
+    if (profile->n_layers_measured > n_layers)
+        return reason_set(why, -EINVAL, "damages of %" PRIu32 " layers where there are %" PRIu32,
+                          profile->n_layers_measured, n_layers);
+    if (n_damages && !profile->n_damage_tokens)
+        return reason_set(why, -EINVAL, "damages are means over 0 tokens");
+    r = check_table(profile->damages, n_damages, "damages", why);
+    if (!r)
+        r = check_table(profile->damage_errors, n_damages, "damage_errors", why);
+    if (!r)
+        r = check_table(profile->distortions, profile_distortion_layers(profile), "distortions",
+                        why);
+    return r;
+}
+
 static int check_content(const Profile *profile, Reason *why) {
     const KvGeometry *g = &profile->geometry;
     int r;
@@ -134,6 +168,12 @@ static int check_content(const Profile *profile, Reason *why) {
     r = check_norms(profile->k_norms, g->n_layers, "k_norms", why);
     if (!r)
         r = check_norms(profile->v_norms, g->n_layers, "v_norms", why);
+    if (!r && profile->has_spectral_norms)
+        r = check_norms(profile->k_spectral_norms, g->n_layers, "k_spectral_norms", why);
+    if (!r && profile->has_spectral_norms)
+        r = check_norms(profile->v_spectral_norms, g->n_layers, "v_spectral_norms", why);
+    if (!r)
+        r = check_second_level(profile, why);
     if (!r)
         r = check_moments(profile->q_moments, g, "q_moments", why);
     if (!r)
@@ -147,30 +187,6 @@ static size_t body_offset(size_t head_bytes) {
 
 /* save */
 
-static void put_norms(JsonWriter *writer, const char *key, const double *norms, uint32_t n_layers) {
-    json_begin_array(writer, key);
-    for (uint32_t layer = 0; layer < n_layers; layer++)
-        json_put_double(writer, NULL, norms[layer]);
-    json_end_array(writer);
-}
-
-static void write_head(const Profile *profile, Buffer *out) {
-    const KvGeometry *g = &profile->geometry;
-    JsonWriter writer = { .out = out, .indent = 1 };
-
-    json_begin_object(&writer, NULL);
-    json_put_text(&writer, "model", profile->identity);
-    json_put_u64(&writer, "n_layers", g->n_layers);
-    json_put_u64(&writer, "n_kv_heads", g->n_kv_heads);
-    json_put_u64(&writer, "head_dim", g->head_dim);
-    json_put_u64(&writer, "n_tokens", profile->n_tokens);
-    json_put_u64(&writer, "n_tokens_wanted", profile->n_tokens_wanted);
-    json_put_text(&writer, "text", profile->text_name);
-    put_norms(&writer, "k_norms", profile->k_norms, g->n_layers);
-    put_norms(&writer, "v_norms", profile->v_norms, g->n_layers);
-    json_end_object(&writer);
-}
-
 /* Magic to zeros: all that stands before the body. */
 static int compose_front(const Profile *profile, Buffer *out, Reason *why) {
     CLEANUP(buffer_deinit) Buffer head = BUFFER_NULL;
@@ -181,7 +197,7 @@ static int compose_front(const Profile *profile, Buffer *out, Reason *why) {
         return reason_set(why, -EINVAL,
                           "no head can be written: the name of the text is not "
                           "UTF-8");
-    write_head(profile, &head);
+    profile_head_write(profile, &head);
     if (buffer_failed(&head))
         return reason_set(why, -ENOMEM, "no memory for the head");
     head_bytes = (uint32_t)head.size;
@@ -263,10 +279,11 @@ static int check_envelope(const MappedFile *file, Reason *why) {
         return reason_set(why, -EINVAL, "not a profile: it does not begin with \"" MAGIC "\"");
     if (file->size < PREFIX_BYTES + sizeof(stored))
         return reason_set(why, -EINVAL, "cut: only %zu bytes are left of the profile", file->size);
-    if (u32_at(file->data + VERSION_AT) != PROFILE_VERSION)
+    if (u32_at(file->data + VERSION_AT) != PROFILE_VERSION &&
+        u32_at(file->data + VERSION_AT) != PROFILE_VERSION_OLD)
         return reason_set(why, -EINVAL,
-                          "a profile of version %" PRIu32 "; this kvasird reads version %d",
-                          u32_at(file->data + VERSION_AT), PROFILE_VERSION);
+                          "a profile of version %" PRIu32 "; this kvasird reads versions %d and %d",
+                          u32_at(file->data + VERSION_AT), PROFILE_VERSION_OLD, PROFILE_VERSION);
     hashed_bytes = file->size - sizeof(stored);
     memcpy(&stored, file->data + hashed_bytes, sizeof(stored));
     computed = hash128(file->data, hashed_bytes, 0);
@@ -278,89 +295,6 @@ static int check_envelope(const MappedFile *file, Reason *why) {
         return reason_set(why, -EINVAL, "its head would take %" PRIu32 " of %zu bytes",
                           u32_at(file->data + HEAD_BYTES_AT), file->size);
     return 0;
-}
-
-/* A short text without NUL into out[size]. */
-static int parse_text(const json_t *head, const char *key, char *out, size_t size, Reason *why) {
-    const char *text = NULL;
-    size_t n = 0;
-    int r;
-
-    r = json_required(json_get_text(head, key, &text, &n, why), key, why);
-    if (r)
-        return r;
-    if (n >= size || memchr(text, 0, n))
-        return reason_set(why, -EINVAL, "key \"%s\": expected at most %zu bytes without NUL", key,
-                          size - 1);
-    memcpy(out, text, n + 1);
-    return 0;
-}
-
-static int parse_u32(const json_t *head, const char *key, uint32_t max, uint32_t *out,
-                     Reason *why) {
-    return json_required(json_get_u32(head, key, 1, max, out, why), key, why);
-}
-
-static int parse_count(const json_t *head, const char *key, uint64_t *out, Reason *why) {
-    int64_t n = 0;
-    int r = json_required(json_get_i64(head, key, 0, INT64_MAX, &n, why), key, why);
-
-    *out = (uint64_t)n;
-    return r;
-}
-
-static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, double *out,
-                       Reason *why) {
-    const json_t *array = NULL, *norm;
-    size_t layer;
-    int r;
-
-    r = json_required(json_get_array(head, key, &array, why), key, why);
-    if (r)
-        return r;
-    if (json_array_size(array) != n_layers)
-        return reason_set(why, -EINVAL,
-                          "key \"%s\": expected %" PRIu32 " numbers, one a layer, found %zu", key,
-                          n_layers, json_array_size(array));
-    json_array_foreach(array, layer, norm) {
-        if (!json_is_number(norm))
-            return reason_set(why, -EINVAL, "key \"%s\": entry %zu is no number", key, layer);
-        out[layer] = json_number_value(norm);
-    }
-    return 0;
-}
-
-/* All but the moments. */
-static int parse_head(const MappedFile *file, size_t head_bytes, Profile *out, Reason *why) {
-    CLEANUP(json_unref) json_t *head = NULL;
-    Hash128 identity;
-    int r;
-
-    r = json_parse(&head, (const char *)file->data + PREFIX_BYTES, head_bytes,
-                   JSON_REJECT_DUPLICATES, why);
-    if (!r && !json_is_object(head))
-        r = reason_set(why, -EINVAL, "expected an object");
-    if (!r)
-        r = parse_text(head, "model", out->identity, sizeof(out->identity), why);
-    if (!r && hash128_from_hex(&identity, out->identity))
-        r = reason_set(why, -EINVAL, "key \"model\": expected 32 hexadecimal digits");
-    if (!r)
-        r = parse_u32(head, "n_layers", KV_LAYERS_MAX, &out->geometry.n_layers, why);
-    if (!r)
-        r = parse_u32(head, "n_kv_heads", UINT32_MAX, &out->geometry.n_kv_heads, why);
-    if (!r)
-        r = parse_u32(head, "head_dim", KV_HEAD_DIM_MAX, &out->geometry.head_dim, why);
-    if (!r)
-        r = parse_count(head, "n_tokens", &out->n_tokens, why);
-    if (!r)
-        r = parse_count(head, "n_tokens_wanted", &out->n_tokens_wanted, why);
-    if (!r)
-        r = parse_text(head, "text", out->text_name, sizeof(out->text_name), why);
-    if (!r)
-        r = parse_norms(head, "k_norms", out->geometry.n_layers, out->k_norms, why);
-    if (!r)
-        r = parse_norms(head, "v_norms", out->geometry.n_layers, out->v_norms, why);
-    return r ? reason_prefix(why, r, "its head: ") : 0;
 }
 
 static int check_model(const Profile *found, const char *identity, const KvGeometry *geometry,
@@ -416,7 +350,8 @@ static int read_profile(Profile *profile, const MappedFile *file, const char *id
     if (r)
         return r;
     head_bytes = u32_at(file->data + HEAD_BYTES_AT);
-    r = parse_head(file, head_bytes, profile, why);
+    r = profile_head_parse(profile, u32_at(file->data + VERSION_AT),
+                           (const char *)file->data + PREFIX_BYTES, head_bytes, why);
     if (!r)
         r = check_model(profile, identity, geometry, why);
     if (!r)

@@ -3,24 +3,24 @@
 
 /*
  * What was measured of one model, once: second moments that pages are rounded against
- * (kvcache/rounding.h), covariances that keys are transformed by (kvcache/key_transform.h), and
- * norms of the weights that made keys and values. A plain struct and the file it is kept in.
- * Measuring is model/'s.
+ * (kvcache/rounding.h), covariances that keys are transformed by (kvcache/key_transform.h), norms
+ * of the weights that made keys and values, and, at its second level, what each format costs in
+ * each layer and side. A plain struct and the file it is kept in. Measuring is done by model/ and
+ * server/commands.
  *
  * The file, little-endian:
  *
  *   magic "KVASPROF"        8 bytes
- *   version                 u32, PROFILE_VERSION
- *   head size               u32, bytes of the head
- *   head                    JSON: model, n_layers, n_kv_heads, head_dim, n_tokens, n_tokens_wanted,
- *                           text, k_norms, v_norms
- *   zeros                   up to a multiple of 64 bytes
- *   body                    f32: q_moments, then k_covariances
- *   checksum                16 bytes: XXH3-128 of everything before it, low half first
+ *   version                 u32, PROFILE_VERSION; or 2, whose head has less
+ * (kvcache/profile_head.h) head size               u32, bytes of the head head JSON:
+ * kvcache/profile_head.h zeros                   up to a multiple of 64 bytes body f32: q_moments,
+ * then k_covariances checksum                16 bytes: XXH3-128 of everything before it, low half
+ * first
  *
- * A file is taken whole or refused: damaged, of another version, of another model. What was
- * measured is kept as sums, so that a measurement that was cut short goes on where it ended, and
- * gives the profile that it would have given in one go.
+ * A file is taken whole or refused: damaged, of another version, of another model. Moments are
+ * kept as sums, so that a measurement that was cut short goes on where it ended, and gives the
+ * profile that it would have given in one go. Damages are measured layer by layer, and go on with
+ * the first layer that has none.
  */
 
 #include "kvcache/kv_layout.h"
@@ -32,8 +32,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROFILE_VERSION 2
+#define PROFILE_VERSION 3
 #define PROFILE_TEXT_NAME_BYTES 128
+
+/* A number for each layer, side and format; 0 where the format has 16 bits. [n_layers] used. */
+typedef double ProfileTable[KV_LAYERS_MAX][KV_SIDES][KV_FORMATS];
 
 typedef struct Profile {
     KvGeometry geometry;
@@ -51,8 +54,27 @@ typedef struct Profile {
      * q_moments, in one piece with it. */
     float *k_covariances;
 
-    double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* [n_layers] used: Frobenius norms of
-                                                              W_K and W_V */
+    /* Of W_K and W_V; [n_layers] used. */
+    double k_norms[KV_LAYERS_MAX], v_norms[KV_LAYERS_MAX]; /* Frobenius norms */
+    bool has_spectral_norms;                               /* files of version 2 have none */
+    double k_spectral_norms[KV_LAYERS_MAX], v_spectral_norms[KV_LAYERS_MAX]; /* largest singular
+                                                                                values */
+
+    /* The second level. What it holds of a layer is used by plans alone; no page depends on it. */
+    bool has_damages; /* of every layer */
+    uint32_t
+        n_layers_measured;    /* layers that have damages and distortions so far, from the first */
+    uint64_t n_damage_tokens; /* each damage is a mean over */
+    ProfileTable damages;     /* KL divergence in nats per token from the f16 cache when that side
+                                 of that layer alone takes that format */
+    ProfileTable damage_errors;      /* their standard errors, tokens as independent */
+    bool damages_direct[KV_FORMATS]; /* damages of that format are measured; others are those of the
+                                        nearest measured one, times the ratio of distortions */
+    bool has_distortions;            /* of every layer */
+    ProfileTable distortions;        /* what the change of the attention block's output is of the
+                                        residual stream it is added to, both squared, in the mean
+                                        over tokens: of keys by the scores of the layer's own
+                                        queries, of values by the attention they get */
 } Profile;
 
 /* All zeros. -EINVAL (geometry: head_dim at most KV_HEAD_DIM_MAX), -ENOMEM. */
@@ -77,5 +99,6 @@ int profile_save(const Profile *profile, const char *path, Reason *why);
 int profile_load(Profile **outp, const char *path, const char *identity, const KvGeometry *geometry,
                  Reason *why);
 
-/* Of all it holds but text_name. Pages rounded against profiles of equal hash are rounded alike. */
+/* Of what the first level holds, but text_name and spectral norms: pages rounded against profiles
+ * of equal hash are rounded alike, and damages measured later change no hash. */
 Hash128 profile_hash(const Profile *profile);

@@ -55,6 +55,7 @@ struct Decoder {
     size_t weight_bytes;
 
     DecoderMoments moments; /* the caller's; or 0 */
+    uint32_t n_rows;        /* of the step */
 
     DevAddr workspace;
     size_t workspace_bytes;
@@ -659,10 +660,11 @@ static int rotation_table(Decoder *d, const Rotation *rotation) {
                                                             .scale = rotation->scale });
 }
 
-int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
+int decoder_begin(Decoder *d, const StepInput *input) {
     int r;
 
     assert(input->n_rows && input->n_rows <= d->limits.max_batched_tokens);
+    d->n_rows = input->n_rows;
     r = d->ops->step_begin(d->backend, input);
     if (!r)
         r = d->ops->embed(d->backend,
@@ -671,12 +673,30 @@ int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
         r = rotation_table(d, &d->rotation);
     if (!r && d->config->has_local_rope)
         r = rotation_table(d, &d->local_rotation);
+    return r;
+}
+
+int decoder_attend(Decoder *d, uint32_t layer, const KvLayer *kept) {
+    return attention_block(d, layer, kept, d->n_rows);
+}
+
+int decoder_feed(Decoder *d, uint32_t layer) {
+    return ffn_block(d, layer, d->n_rows);
+}
+
+DevAddr decoder_hidden(const Decoder *d) {
+    return d->x;
+}
+
+int decoder_step(Decoder *d, const KvStore *store, const StepInput *input) {
+    int r = decoder_begin(d, input);
+
     for (uint32_t l = 0; !r && l < d->config->n_layers; l++) {
         KvLayer kept = kv_store_layer(store, l);
 
-        r = attention_block(d, l, &kept, input->n_rows);
+        r = decoder_attend(d, l, &kept);
         if (!r)
-            r = ffn_block(d, l, input->n_rows);
+            r = decoder_feed(d, l);
     }
     return r;
 }

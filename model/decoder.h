@@ -37,6 +37,20 @@ int decoder_reserve(Decoder *decoder, uint32_t max_sequences, uint32_t max_pages
 
 /* Runs one step: fills the cache and keeps the hidden states of all rows until the next step. */
 int decoder_step(Decoder *decoder, const KvStore *store, const StepInput *input);
+
+/* A step in parts, for those who look between its layers: decoder_begin, then of each layer
+ * decoder_attend and decoder_feed; decoder_step is that with the layers of a store. Hidden states
+ * may be downloaded and uploaded in between, and a layer may be run several times. */
+
+/* Begins the step, with the embeddings of its tokens as hidden states. */
+int decoder_begin(Decoder *decoder, const StepInput *input);
+/* The layer's attention, and its MLP; each adds to the hidden states. `kept` is where the cache of
+ * this layer is, which may be any store's of the model's heads and channels. */
+int decoder_attend(Decoder *decoder, uint32_t layer, const KvLayer *kept);
+int decoder_feed(Decoder *decoder, uint32_t layer);
+/* Hidden states of the step's rows, residual [rows, dim]; the address is always the same. */
+DevAddr decoder_hidden(const Decoder *decoder);
+
 /* What profiles are made of (backend/ops.h: MomentsArgs, CovariancesArgs), on the device, f32
  * [n_layers, n_kv_heads, head_dim, head_dim] each. */
 typedef struct DecoderMoments {

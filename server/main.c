@@ -36,12 +36,15 @@ static const Command commands[] = {
       "Prints {\"ids\": [...]}, one line for each prompt: what follows it, with the "
       "end-of-sequence "
       "token if that came." },
-    { "plan", COMMAND_PLAN, cmd_plan, "print what the KV cache of serve would take",
-      "Reads the model's shape, not its weights, and prints the bytes of the cache by purpose and "
-      "how many tokens fit." },
+    { "plan", COMMAND_PLAN, cmd_plan, "choose the formats of serve's KV cache, and print its bytes",
+      "Chooses a format for the keys and the values of every layer as serve does, for memory and "
+      "tokens or for a mean of --bits, and prints the cache's bytes by purpose, the tokens that "
+      "fit, and the damage that is expected. Reads the model's shape and its profile, not its "
+      "weights." },
     { "profile", COMMAND_PROFILE, cmd_profile, "measure what keys are rounded by",
       "Runs the model over a text and writes the second moments of its queries and the norms of "
-      "its weights. serve does this by itself at first start." },
+      "its weights. serve does this by itself at first start. With --full or --quick it also "
+      "measures what each format costs in each layer, for keys and for values." },
     { "eval", COMMAND_EVAL, cmd_eval, "measure what a KV format costs in quality",
       "Runs the model over a text, teacher forced in chunks of one page, with an f16 cache, a "
       "bf16 cache and each --kv, and compares with the first: perplexity, KL divergence, agreement "

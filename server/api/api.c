@@ -100,6 +100,8 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
                   &(MetricsSources){ .model_name = api->name,
                                      .engine = api->model.engine,
                                      .profile = api->model.profile,
+                                     .plan = api->model.plan,
+                                     .expected_kld = api->model.expected_kld,
                                      .http = api->http,
                                      .requests = api->http->options.account });
     http_exchange_reply(exchange,
@@ -177,14 +179,25 @@ static void handle_detokenize(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_detokenize);
 }
 
-static void handle_tokenizer_info(HttpExchange *exchange, void *userdata) {
-    Api *api = userdata;
-
+/* What was written at the start, and does not change. */
+static void reply_written(Api *api, HttpExchange *exchange, const Buffer *json) {
     if (is_ready(api, exchange))
         http_exchange_reply(exchange, &(HttpReply){ .status = 200,
                                                     .content_type = "application/json",
-                                                    .body = buffer_text(api->model.tokenizer_info),
-                                                    .size = api->model.tokenizer_info->size });
+                                                    .body = buffer_text(json),
+                                                    .size = json->size });
+}
+
+static void handle_tokenizer_info(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    reply_written(api, exchange, api->model.tokenizer_info);
+}
+
+static void handle_kv(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    reply_written(api, exchange, api->model.plan_json);
 }
 
 /* routes */
@@ -194,6 +207,7 @@ static const Route routes[] = {
     { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat },
     { HTTP_METHOD_GET, "/v1/models", handle_models },
     { HTTP_METHOD_GET, "/v1/models/", handle_model },
+    { HTTP_METHOD_GET, "/v1/kv", handle_kv },
     { HTTP_METHOD_POST, "/tokenize", handle_tokenize },
     { HTTP_METHOD_POST, "/detokenize", handle_detokenize },
     { HTTP_METHOD_GET, "/tokenizer_info", handle_tokenizer_info },

@@ -33,7 +33,10 @@ typedef struct ApiModel {
     ChatTemplate *chat_template; /* NULL: it has none */
     Engine *engine;
     const Profile *profile;       /* NULL: nothing is quantized */
+    const KvPlan *plan;           /* NULL: not told */
+    double expected_kld;          /* of the plan, nats a token */
     const Buffer *tokenizer_info; /* what GET /tokenizer_info answers */
+    const Buffer *plan_json;      /* what GET /v1/kv answers */
     int64_t created_s;            /* Unix time of the start */
 } ApiModel;
 

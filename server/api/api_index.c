@@ -4,6 +4,8 @@
  */
 #include "server/api/api_index.h"
 
+#include "util/html.h"
+
 #include <string.h>
 
 static const char page_head[] =
@@ -14,22 +16,13 @@ static const char page_head[] =
 
 static const char *const states[] = { "loading", "ready", "finishing what it has, to end" };
 
-static void put_escaped(Buffer *out, const char *text) {
-    for (; *text; text++) {
-        if (strchr("<>&\"'", *text))
-            buffer_printf(out, "&#%d;", *text);
-        else
-            buffer_append_char(out, *text);
-    }
-}
-
 /* With the address that the browser came by. */
 static void put_example(Buffer *out, const Api *api, const HttpRequest *request) {
     buffer_append_text(out, "<pre>curl http://");
-    put_escaped(out, request->host.size ? buffer_text(&request->host) : "127.0.0.1:8000");
+    html_escape(out, request->host.size ? buffer_text(&request->host) : "127.0.0.1:8000");
     buffer_append_text(out, "/v1/chat/completions -H 'Content-Type: application/json' -d '\n"
                             "  {\"model\": \"");
-    put_escaped(out, api->name);
+    html_escape(out, api->name);
     buffer_append_text(out, "\",\n   \"messages\": [{\"role\": \"user\", \"content\": "
                             "\"Hello!\"}]}'</pre>\n");
 }
@@ -42,7 +35,7 @@ static void reply_page(HttpExchange *exchange, const Api *api) {
     buffer_append_text(&body, page_head);
     buffer_append_text(&body, "<h1>kvasird " KVASIR_VERSION "</h1>\n"
                               "<p>An LLM inference server that speaks the OpenAI API. Model: <b>");
-    put_escaped(&body, api->name);
+    html_escape(&body, api->name);
     buffer_printf(&body, "</b>, %s.</p>\n", states[api->state]);
     put_example(&body, api, exchange->request);
     buffer_append_text(&body, "<p>Clients of OpenAI's take this address and <code>/v1</code> as "

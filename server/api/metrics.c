@@ -5,7 +5,7 @@
  */
 #include "server/api/metrics.h"
 
-#include "kvcache/kv_layout.h"
+#include "kvcache/kv_format.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -252,6 +252,25 @@ static void put_ledger(const Writer *w, const Ledger *ledger) {
     put_labelled(w, name, "purpose", "kv_transforms", (double)ledger->transforms_bytes);
     put_labelled(w, name, "purpose", "kv_padding", (double)ledger->padding_bytes);
     put_labelled(w, name, "purpose", "prefix_index", (double)ledger->index_bytes);
+    put_gauge(w, "kvasir_kv_bits_per_element", "Bits of a sealed element, with its metadata.",
+              ledger->bits);
+}
+
+static void put_plan(const Writer *w, const KvPlan *plan, uint32_t n_layers, double expected_kld) {
+    static const char name[] = "kvasir_kv_bits";
+    char labels[64];
+
+    put_family(w, name, "gauge", "Bits of a code of sealed keys or values; 16: they are floats.");
+    for (uint32_t layer = 0; layer < n_layers; layer++)
+        for (KvSide side = 0; side < KV_SIDES; side++) {
+            snprintf(labels, sizeof(labels), ",layer=\"%" PRIu32 "\",side=\"%c\"", layer,
+                     side == KV_SIDE_K ? 'k' : 'v');
+            put_sample(w, name, labels, kv_formats[plan->formats[layer][side]].bits);
+        }
+    put_gauge(
+        w, "kvasir_kv_expected_kld",
+        "Expected KL divergence from an f16 cache, nats a token, by what is known of the model.",
+        expected_kld);
 }
 
 static void put_profile(const Writer *w, const Profile *profile) {
@@ -372,6 +391,8 @@ void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources)
         put_ledger(&w, engine_ledger(sources->engine));
         put_sizes(&w, m, engine_max_model_len(sources->engine));
     }
+    if (sources->engine && sources->plan)
+        put_plan(&w, sources->plan, engine_n_layers(sources->engine), sources->expected_kld);
     if (sources->profile)
         put_profile(&w, sources->profile);
     if (sources->requests)

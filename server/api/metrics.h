@@ -62,6 +62,8 @@ typedef struct MetricsSources {
     const char *model_name;
     Engine *engine;         /* NULL while loading */
     const Profile *profile; /* that keys are rounded by; NULL: none */
+    const KvPlan *plan;     /* of the engine's cache; NULL: not told */
+    double expected_kld;    /* of that plan, nats a token */
     const HttpServer *http;
     Account *requests; /* of the memory that requests take; NULL: not counted */
 } MetricsSources;

@@ -143,7 +143,7 @@ static int measure_decode(BenchRun *b, Reason *why) {
     r = bench_decode(&b->session, &b->plan, 1, SHORT_PROMPT_TOKENS, b->n_decode, &f->decode_s, why);
     if (r)
         return r;
-    printf("\ndecode, kv %s, %u tokens\n", b->config->kv, b->n_decode);
+    printf("\ndecode, kv %s, %u tokens\n", model_run_spec(b->config), b->n_decode);
     printf("  1 sequence    %9.1f tokens/s   floor %8.1f   reached %.2f\n", 1 / f->decode_s,
            1 / decode_floor_s(f), decode_floor_s(f) / f->decode_s);
     r = bench_decode(&b->session, &b->plan, DECODE_SEQUENCES, SHORT_PROMPT_TOKENS, b->n_decode,
@@ -162,7 +162,7 @@ static int measure_prompt(BenchRun *b, Reason *why) {
     r = bench_prefill(&b->session, &b->plan, b->n_prompt, &f->prompt_s, why);
     if (r)
         return r;
-    printf("\nprompt, kv %s, %u tokens in steps of %u\n", b->config->kv, b->n_prompt,
+    printf("\nprompt, kv %s, %u tokens in steps of %u\n", model_run_spec(b->config), b->n_prompt,
            MODEL_RUN_STEP_TOKENS);
     printf("                %9.1f tokens/s   %.1f G multiply-adds/s", b->n_prompt / f->prompt_s,
            prompt_madds_per_s(b) * 1e-9);
@@ -290,7 +290,7 @@ static void put_figures(const BenchRun *b, JsonWriter *w) {
     json_begin_object(w, NULL);
     put_machine(b, w);
     put_model(b, w);
-    json_put_text(w, "kv", b->config->kv);
+    json_put_text(w, "kv", model_run_spec(b->config));
     put_decode(b, w);
     put_prompt(b, w);
     json_put_u64(w, "context_tokens", CONTEXT_TOKENS);
@@ -318,7 +318,7 @@ static int run(const Config *config, Reason *why) {
     if (config->json_path)
         r = output_file_open(&json, config->json_path, why);
     if (!r)
-        r = model_run_check(config, config->kv, why);
+        r = model_run_check(config, model_run_spec(config), why);
     if (!r)
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
@@ -329,7 +329,7 @@ static int run(const Config *config, Reason *why) {
                                             .max_sequences = DECODE_SEQUENCES },
                          why);
     if (!r)
-        r = kv_spec_parse(&b.plan, config->kv, b.session.config->n_layers, why);
+        r = kv_spec_parse(&b.plan, model_run_spec(config), b.session.config->n_layers, why);
     if (r)
         return r;
     max_position = b.session.config->max_position;

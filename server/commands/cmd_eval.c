@@ -6,6 +6,7 @@
 #include "server/commands/commands.h"
 #include "server/commands/eval.h"
 #include "server/commands/model_run.h"
+#include "server/commands/progress.h"
 #include "server/commands/text_tokens.h"
 
 #include "kvcache/kv_layout.h"
@@ -16,7 +17,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define GIB ((double)(1u << 30))
 #define QUICK_TOKENS 8192
@@ -124,14 +124,11 @@ static int set_up(Eval *e, Reason *why) {
 }
 
 static void show_progress(void *userdata, uint64_t n_done, uint64_t n_all) {
-    enum { WIDTH = 40 };
-    int n = (int)(n_done * WIDTH / n_all);
+    char words[64];
 
     (void)userdata;
-    if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\r[%.*s%*s] %llu of %llu tokens%s", n,
-                "########################################", WIDTH - n, "",
-                (unsigned long long)n_done, (unsigned long long)n_all, n_done == n_all ? "\n" : "");
+    snprintf(words, sizeof(words), "%" PRIu64 " of %" PRIu64 " tokens", n_done, n_all);
+    progress_show(n_done, n_all, words);
 }
 
 /* figures */

@@ -84,7 +84,7 @@ static int run(const Config *config, Reason *why) {
     Generation g;
     int r;
 
-    r = model_run_check(config, config->kv, why);
+    r = model_run_check(config, model_run_spec(config), why);
     if (!r)
         r = prompts_read_for(&prompts, config->input_path, config->model, why);
     if (!r)
@@ -98,7 +98,8 @@ static int run(const Config *config, Reason *why) {
                                             .max_logit_rows = 1 },
                          why);
     if (!r)
-        r = model_run_plan(config, config->kv, session.config->n_layers, &plan, &profile, why);
+        r = model_run_plan(config, model_run_spec(config), session.config->n_layers, &plan,
+                           &profile, why);
     if (!r)
         r = session_cache_init(&cache, &session, tokens_needed(config, &session, &prompts), &plan,
                                profile, why);

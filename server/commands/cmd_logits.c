@@ -87,7 +87,7 @@ static int open_session(const Config *config, Session *session, Prompts *prompts
     uint32_t step = config->chunk;
     int r;
 
-    r = model_run_check(config, config->kv, why);
+    r = model_run_check(config, model_run_spec(config), why);
     if (!r)
         r = prompts_read_for(prompts, config->input_path, config->model, why);
     if (r)
@@ -116,7 +116,8 @@ static int run(const Config *config, Reason *why) {
     if (!r)
         r = open_session(config, &session, &prompts, why);
     if (!r)
-        r = model_run_plan(config, config->kv, session.config->n_layers, &plan, &profile, why);
+        r = model_run_plan(config, model_run_spec(config), session.config->n_layers, &plan,
+                           &profile, why);
     if (!r)
         r = session_cache_init(&cache, &session, longest(&prompts), &plan, profile, why);
     if (!r)

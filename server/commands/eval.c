@@ -9,26 +9,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One chunk's logits [KV_PAGE_TOKENS][n_vocab] and the log sums of their exponentials. */
-typedef struct Chunk {
-    float *logits;
-    double log_sums[KV_PAGE_TOKENS];
-    uint32_t n;
-} Chunk;
-
-static int chunk_run(Chunk *chunk, Session *session, SessionCache *cache, const uint32_t *tokens,
-                     uint32_t n) {
+int eval_chunk_read(EvalChunk *chunk, Session *session, uint32_t first, uint32_t n) {
     uint32_t n_vocab = session->config->n_vocab;
-    int r;
+    int r = session_logits(session, first, n, chunk->logits);
 
-    r = session_step(cache, tokens, n);
-    if (!r)
-        r = session_logits(session, 0, n, chunk->logits);
     for (uint32_t i = 0; !r && i < n; i++)
         chunk->log_sums[i] =
             cpu_vector_kernels()->log_sum_exp(chunk->logits + (size_t)i * n_vocab, n_vocab);
     chunk->n = n;
     return r;
+}
+
+double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk, uint32_t row,
+                             uint32_t n_vocab) {
+    const float *p = reference->logits + (size_t)row * n_vocab;
+    const float *q = chunk->logits + (size_t)row * n_vocab;
+    double kld = p == q ? 0
+                        : cpu_vector_kernels()->divergence(p, reference->log_sums[row], q,
+                                                           chunk->log_sums[row], n_vocab);
+
+    /* A divergence is never negative; the rounding of a tiny one can be. */
+    return kld < 0 ? 0 : kld;
 }
 
 static int keep_kld(EvalStats *stats, double kld) {
@@ -62,16 +63,12 @@ static void add_squares(EvalStats *stats, const float *reference, const float *l
 }
 
 /* `next`: the tokens after each row; the last row of a window has none. */
-static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
+static int compare(EvalStats *stats, const EvalChunk *reference, const EvalChunk *chunk,
                    const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
     for (uint32_t i = 0; i < chunk->n; i++) {
         const float *p = reference->logits + (size_t)i * n_vocab;
         const float *q = chunk->logits + (size_t)i * n_vocab;
-        double kld = p == q ? 0
-                            : cpu_vector_kernels()->divergence(p, reference->log_sums[i], q,
-                                                               chunk->log_sums[i], n_vocab);
-        /* A divergence is never negative; the rounding of a tiny one can be. */
-        int r = keep_kld(stats, kld < 0 ? 0 : kld);
+        int r = keep_kld(stats, eval_chunk_divergence(reference, chunk, i, n_vocab));
 
         if (r)
             return r;
@@ -85,15 +82,17 @@ static int compare(EvalStats *stats, const Chunk *reference, const Chunk *chunk,
     return 0;
 }
 
-static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, Chunk chunks[2],
+static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, EvalChunk chunks[2],
                      const uint32_t *tokens, uint32_t n, uint32_t n_next) {
     for (uint32_t i = 0; i < n_runs; i++) {
-        Chunk *chunk = i ? &chunks[1] : &chunks[0];
+        EvalChunk *chunk = i ? &chunks[1] : &chunks[0];
         int r;
 
         if (runs[i].is_reference)
             continue;
-        r = chunk_run(chunk, session, &runs[i].cache, tokens, n);
+        r = session_step(&runs[i].cache, tokens, n);
+        if (!r)
+            r = eval_chunk_read(chunk, session, 0, n);
         if (!r)
             r = compare(&runs[i].stats, &chunks[0], chunk, tokens + 1, n_next,
                         session->config->n_vocab);
@@ -108,7 +107,7 @@ int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *t
     size_t logits_bytes = (size_t)KV_PAGE_TOKENS * session->config->n_vocab * sizeof(float);
     CLEANUP(free) float *reference = malloc(logits_bytes);
     CLEANUP(free) float *other = malloc(logits_bytes);
-    Chunk chunks[2] = { { .logits = reference }, { .logits = other } };
+    EvalChunk chunks[2] = { { .logits = reference }, { .logits = other } };
     size_t n_all = n / window * window;
 
     if (!reference || !other)

@@ -10,6 +10,19 @@
 #include "kvcache/kv_layout.h"
 #include "server/commands/session.h"
 
+/* Logits of a chunk's rows. */
+typedef struct EvalChunk {
+    float *logits; /* [n][n_vocab], of room for KV_PAGE_TOKENS rows; the caller's */
+    double log_sums[KV_PAGE_TOKENS]; /* of the logits' exponentials */
+    uint32_t n;
+} EvalChunk;
+
+/* Logits of rows first .. first + n - 1 of the session's last step. */
+int eval_chunk_read(EvalChunk *chunk, Session *session, uint32_t first, uint32_t n);
+/* KL divergence, in nats, of what `chunk` predicts at a row from what `reference` does there. */
+double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk, uint32_t row,
+                             uint32_t n_vocab);
+
 typedef struct EvalStats {
     uint64_t n_tokens;       /* rows compared */
     uint64_t n_predictions;  /* rows with a next token in their window */

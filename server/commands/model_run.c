@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 ProfileStoreOptions model_run_profile_options(const Config *config) {
     return (ProfileStoreOptions){
@@ -49,6 +50,15 @@ int model_run_check(const Config *config, const char *spec, Reason *why) {
         why);
 }
 
+void model_run_warn_of_short_profile(const Config *config, const Profile *profile) {
+    if (!profile_is_whole(profile))
+        log_line(LOG_LEVEL_WARNING, "the model's profile was cut short",
+                 "tokens=%" PRIu64 " wanted=%" PRIu64 " help=\"%s\"", profile->n_tokens,
+                 profile->n_tokens_wanted,
+                 config->profile ? "make it anew with: kvasird profile"
+                                 : "the next start goes on with it; or raise profile_seconds");
+}
+
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
                    Profile **profilep, Reason *why) {
     ProfileStoreOptions where = model_run_profile_options(config);
@@ -58,13 +68,14 @@ int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, Kv
     if (r || *profilep || !kv_plan_quantizes(plan, n_layers))
         return r;
     r = profile_store_get(profilep, &where, why);
-    if (!r && !profile_is_whole(*profilep))
-        log_line(LOG_LEVEL_WARNING, "the model's profile was cut short",
-                 "tokens=%" PRIu64 " wanted=%" PRIu64 " help=\"%s\"", (*profilep)->n_tokens,
-                 (*profilep)->n_tokens_wanted,
-                 config->profile ? "make it anew with: kvasird profile"
-                                 : "the next start goes on with it; or raise profile_seconds");
+    if (!r)
+        model_run_warn_of_short_profile(config, *profilep);
     return r;
+}
+
+/* A config file or the environment may say auto, for serve. */
+const char *model_run_spec(const Config *config) {
+    return strcmp(config->kv, "auto") == 0 ? "f16" : config->kv;
 }
 
 int model_run_failed(const Reason *why) {

@@ -26,6 +26,13 @@ int model_run_check(const Config *config, const char *spec, Reason *why);
 int model_run_plan(const Config *config, const char *spec, uint32_t n_layers, KvPlan *plan,
                    Profile **profilep, Reason *why);
 
+/* Warns, and says what helps, where the profile rests on less text than it was to. */
+void model_run_warn_of_short_profile(const Config *config, const Profile *profile);
+
+/* Option kv for commands that run one sequence: where serve would choose, nothing has to be
+ * narrower than f16. */
+const char *model_run_spec(const Config *config);
+
 /* What of the configuration concerns an engine; what it runs on is the caller's to add. */
 EngineOptions model_run_engine_options(const Config *config);
 

@@ -1,30 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Measuring is teacher forced over windows of text, with an f16 cache of its own. It stops at the
- * end of the text or after TOKENS_MAX, which make a whole profile, or when its time is over. One
- * that was cut short goes on at the token where it ended: the window's earlier tokens are read
- * again, and the sums go on from what the profile holds. Moments of a few thousand tokens are
- * within a few percent of those of many more.
+ * The state directory's profile is taken where it tells the most: where it has damages, or was made
+ * on a text of somebody's own. Else the one that comes with the program, which has damages; else
+ * what the state directory has or will have.
  */
 #include "server/commands/profile_store.h"
 
+#include "model/decoder.h"
 #include "model/identity.h"
-#include "model/profiler.h"
-#include "server/commands/text_tokens.h"
-#include "util/clock.h"
+#include "server/commands/profile_measure.h"
 #include "util/log.h"
 #include "util/output_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define TOKENS_MAX 16384
-#define WINDOW_TOKENS 2048
-#define CHUNK_TOKENS 256
 
 /* paths */
 
@@ -76,179 +70,10 @@ int profile_store_save(const Profile *profile, const char *path, Reason *why) {
     return profile_save(profile, path, why);
 }
 
-/* measuring */
-
-static void show_progress(size_t n_done, size_t n_all) {
-    if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\rprofile: %zu of %zu tokens%s", n_done, n_all,
-                n_done == n_all ? "\n" : "");
-}
-
-/* What of the text a whole profile rests on. */
-static size_t tokens_wanted(const TokenIds *tokens) {
-    return tokens->n < TOKENS_MAX ? tokens->n : TOKENS_MAX;
-}
-
-/* One chunk of the text, from token `at` on; windows begin anew. Returns its size in *np. */
-static int run_chunk(SessionCache *cache, const TokenIds *tokens, size_t at, size_t end,
-                     uint32_t *np) {
-    uint32_t n = end - at < CHUNK_TOKENS ? (uint32_t)(end - at) : CHUNK_TOKENS;
-
-    if (at % WINDOW_TOKENS == 0)
-        session_cache_reset(cache);
-    *np = n;
-    return session_step(cache, tokens->ids + at, n);
-}
-
-/* What comes before token `end` in its window. */
-static int run_window_until(SessionCache *cache, const TokenIds *tokens, size_t end) {
-    int r = 0;
-
-    for (size_t at = end / WINDOW_TOKENS * WINDOW_TOKENS; !r && at < end;) {
-        uint32_t n;
-
-        r = run_chunk(cache, tokens, at, end, &n);
-        at += n;
-    }
-    return r;
-}
-
-/* Goes on after *n_donep tokens until all are read or time is over, but for one chunk at least. */
-static int run_text(SessionCache *cache, const TokenIds *tokens, uint64_t time_ms_max,
-                    uint64_t *n_donep) {
-    size_t n_all = tokens_wanted(tokens), at = *n_donep;
-    uint64_t end_ms = clock_ms() + time_ms_max;
-
-    while (at < n_all && (at == *n_donep || clock_ms() < end_ms)) {
-        uint32_t n;
-        int r = run_chunk(cache, tokens, at, n_all, &n);
-
-        if (r)
-            return r;
-        at += n;
-        show_progress(at, n_all);
-    }
-    *n_donep = at;
-    return 0;
-}
-
-/* Has steps add to the sums on the device. */
-static int add_moments(Session *session, SessionCache *cache, DecoderMoments sums,
-                       const TokenIds *tokens, uint64_t time_ms_max, uint64_t *n_donep) {
-    int r = run_window_until(cache, tokens, *n_donep);
-
-    if (r)
-        return r;
-    decoder_collect_moments(session->decoder, sums);
-    r = run_text(cache, tokens, time_ms_max, n_donep);
-    decoder_collect_moments(session->decoder, (DecoderMoments){ 0 });
-    return r;
-}
-
-/* Takes the profile's sums, in one piece, to the device, goes on, and brings them back if all went
- * well. */
-static int measure_on_device(Session *session, SessionCache *cache, DecoderMoments sums,
-                             const TokenIds *tokens, uint64_t time_ms_max, Profile *profile) {
-    const BackendOps *ops = session->ops;
-    size_t bytes = 2 * profile_moments_count(profile) * sizeof(float);
-    uint64_t n_done = profile->n_tokens;
-    int r;
-
-    r = ops->upload(session->backend, sums.q_moments, profile->q_moments, bytes);
-    if (!r)
-        r = add_moments(session, cache, sums, tokens, time_ms_max, &n_done);
-    if (!r)
-        r = ops->download(session->backend, profile->q_moments, sums.q_moments, bytes);
-    if (!r)
-        profile->n_tokens = n_done;
-    return r;
-}
-
-static int measure_moments(Session *session, const TokenIds *tokens, uint64_t time_ms_max,
-                           Profile *profile, Reason *why) {
-    CLEANUP(session_cache_deinit) SessionCache cache = SESSION_CACHE_NULL;
-    size_t bytes = profile_moments_count(profile) * sizeof(float);
-    DevAddr memory = 0;
-    int r;
-
-    r = session_cache_init(&cache, session, WINDOW_TOKENS, NULL, NULL, why);
-    if (!r)
-        r = session->ops->memory_new(session->backend, &memory, 2 * bytes, "second moments", why);
-    if (r)
-        return r;
-    r = measure_on_device(session, &cache,
-                          (DecoderMoments){ .q_moments = memory, .k_covariances = memory + bytes },
-                          tokens, time_ms_max, profile);
-    session->ops->memory_free(session->backend, memory);
-    return r ? reason_set(why, r, "the model could not be run over the text") : 0;
-}
-
-static int open_session(Session *session, TokenIds *tokens, const ProfileStoreOptions *options,
-                        Reason *why) {
-    int r = text_tokens_read(tokens, options->model_path, options->text_path, WINDOW_TOKENS, why);
-
-    return r ? r
-             : session_init(session,
-                            &(SessionOptions){ .model_path = options->model_path,
-                                               .device = options->device,
-                                               .n_threads = options->n_threads,
-                                               .max_step_tokens = CHUNK_TOKENS,
-                                               .max_logit_rows = 1 },
-                            why);
-}
-
-static const char *text_name(const ProfileStoreOptions *options) {
-    return options->text_path ? options->text_path : "built-in";
-}
-
-int profile_store_measure(Profile **outp, const ProfileStoreOptions *options, Reason *why) {
-    CLEANUP(session_deinit) Session session = SESSION_NULL;
-    CLEANUP(token_ids_deinit) TokenIds tokens = TOKEN_IDS_NULL;
-    CLEANUP(profile_free) Profile *profile = NULL;
-    KvGeometry geometry;
-    int r;
-
-    r = open_session(&session, &tokens, options, why);
-    if (r)
-        return r;
-    geometry = decoder_kv_geometry(session.config);
-    r = profile_new(&profile, &geometry);
-    if (r)
-        return reason_set(why, r, "%s: no profile can be made of this shape of model",
-                          options->model_path);
-    model_identity(session.checkpoint, profile->identity);
-    snprintf(profile->text_name, sizeof(profile->text_name), "%s", text_name(options));
-    profile->n_tokens_wanted = tokens_wanted(&tokens);
-    r = profiler_weight_norms(profile, session.checkpoint);
-    if (r)
-        return reason_set(why, r, "out of memory");
-    r = measure_moments(&session, &tokens, options->time_ms_max, profile, why);
-    if (!r)
-        *outp = TAKE(profile);
-    return r;
-}
-
-int profile_store_continue(Profile *profile, const ProfileStoreOptions *options, Reason *why) {
-    CLEANUP(session_deinit) Session session = SESSION_NULL;
-    CLEANUP(token_ids_deinit) TokenIds tokens = TOKEN_IDS_NULL;
-    char name[PROFILE_TEXT_NAME_BYTES];
-    int r;
-
-    snprintf(name, sizeof(name), "%s", text_name(options));
-    r = open_session(&session, &tokens, options, why);
-    if (r)
-        return r;
-    if (strcmp(profile->text_name, name) || profile->n_tokens_wanted != tokens_wanted(&tokens))
-        return reason_set(
-            why, -ESTALE, "it was begun on %" PRIu64 " tokens of %s; this is %zu of %s",
-            profile->n_tokens_wanted, profile->text_name, tokens_wanted(&tokens), name);
-    return measure_moments(&session, &tokens, options->time_ms_max, profile, why);
-}
-
 /* finding */
 
-static int identify(const ProfileStoreOptions *options, char identity[HASH128_HEX_BYTES],
-                    KvGeometry *geometry, Reason *why) {
+int profile_store_identify(const ProfileStoreOptions *options, char identity[HASH128_HEX_BYTES],
+                           KvGeometry *geometry, Reason *why) {
     CLEANUP(checkpoint_free) Checkpoint *checkpoint = NULL;
     int r = checkpoint_open(&checkpoint, options->model_path, why);
 
@@ -258,6 +83,66 @@ static int identify(const ProfileStoreOptions *options, char identity[HASH128_HE
     *geometry = decoder_kv_geometry(checkpoint_config(checkpoint));
     return 0;
 }
+
+/* shipped profiles */
+
+/* Where profiles that come with the program lie, beside where it lies: installed, and in a source
+ * tree. */
+static const char *const shipped_dirs[] = { "../share/kvasir/profiles", "../config/profiles" };
+#define N_SHIPPED_DIRS (sizeof(shipped_dirs) / sizeof(*shipped_dirs))
+
+/* The folder that the program lies in, with a slash behind it; false: nobody knows. */
+static bool program_folder(char *out, size_t size) {
+    ssize_t n = readlink("/proc/self/exe", out, size - 1);
+    char *slash;
+
+    if (n <= 0)
+        return false;
+    out[n] = 0;
+    slash = strrchr(out, '/');
+    if (!slash)
+        return false;
+    slash[1] = 0;
+    return true;
+}
+
+/* Appends the path of the model's, if there is one. */
+static bool find_shipped(const ProfileStoreOptions *options, const char *identity, Buffer *out) {
+    char folder[PATH_MAX] = "";
+    size_t n_dirs = options->shipped_dir ? 1 : N_SHIPPED_DIRS;
+
+    if (!options->shipped_dir && !program_folder(folder, sizeof(folder)))
+        return false;
+    for (size_t i = 0; i < n_dirs; i++) {
+        buffer_clear(out);
+        buffer_printf(out, "%s%s/%s.profile", folder,
+                      options->shipped_dir ? options->shipped_dir : shipped_dirs[i], identity);
+        if (!buffer_failed(out) && !access(buffer_text(out), R_OK))
+            return true;
+    }
+    return false;
+}
+
+/* One that came with another version may be of no use. */
+static bool get_shipped(Profile **outp, const ProfileStoreOptions *options, const char *identity,
+                        const KvGeometry *geometry) {
+    CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
+    Reason why = REASON_NULL;
+
+    if (!find_shipped(options, identity, &path))
+        return false;
+    if (profile_load(outp, buffer_text(&path), identity, geometry, &why)) {
+        log_line(LOG_LEVEL_WARNING, "the profile that came with kvasird is of no use",
+                 "reason=\"%s\"", why.text);
+        reason_log_origin(&why);
+        return false;
+    }
+    log_line(LOG_LEVEL_INFO, "the model's profile came with kvasird", "file=%s",
+             buffer_text(&path));
+    return true;
+}
+
+/* the state directory's */
 
 /* That a profile is not kept is no reason to do without it. */
 static void keep(const Profile *profile, const char *path) {
@@ -276,7 +161,7 @@ static int measure_and_keep(Profile **outp, const ProfileStoreOptions *options, 
 
     log_line(LOG_LEVEL_INFO, "measuring the model's profile, once", "model=%s file=%s",
              options->model_path, path);
-    r = profile_store_measure(outp, options, why);
+    r = profile_measure(outp, options, why);
     if (!r)
         keep(*outp, path);
     return r;
@@ -291,7 +176,7 @@ static void continue_and_keep(Profile *profile, const ProfileStoreOptions *optio
     log_line(LOG_LEVEL_INFO, "going on with the model's profile",
              "model=%s file=%s tokens=%" PRIu64 " wanted=%" PRIu64, options->model_path, path,
              profile->n_tokens, profile->n_tokens_wanted);
-    if (!profile_store_continue(profile, options, &why)) {
+    if (!profile_measure_continue(profile, options, &why)) {
         keep(profile, path);
         return;
     }
@@ -299,23 +184,38 @@ static void continue_and_keep(Profile *profile, const ProfileStoreOptions *optio
     reason_log_origin(&why);
 }
 
-/* What is kept for this model. */
+/* Whether a shipped one may stand before it. */
+static bool is_plain(const Profile *kept) {
+    return !kept->has_damages && strcmp(kept->text_name, PROFILE_BUILTIN_TEXT) == 0;
+}
+
+/* What is kept for this model, if it can be read; NULL and a reason if it cannot. */
+static int load_kept(Profile **outp, const char *path, const char *identity,
+                     const KvGeometry *geometry, Reason *why) {
+    return access(path, F_OK) ? 0 : profile_load(outp, path, identity, geometry, why);
+}
+
 static int get_kept(Profile **outp, const ProfileStoreOptions *options, const char *path,
                     const char *identity, const KvGeometry *geometry, Reason *why) {
-    int r;
+    CLEANUP(profile_free) Profile *kept = NULL;
+    int r = load_kept(&kept, path, identity, geometry, why);
 
-    if (access(path, F_OK))
-        return measure_and_keep(outp, options, path, why);
-    r = profile_load(outp, path, identity, geometry, why);
-    if (!r && !profile_is_whole(*outp))
-        continue_and_keep(*outp, options, path);
-    if (!r || r == -ENOMEM)
+    if (r == -ENOMEM)
         return r;
-    /* Ours to mend: nobody asked for this file by name. */
-    log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
-             "reason=\"%s\"", why->text);
-    reason_log_origin(why);
-    *why = (Reason)REASON_NULL;
+    if ((!kept || is_plain(kept)) && get_shipped(outp, options, identity, geometry))
+        return 0;
+    if (kept) {
+        if (!profile_is_whole(kept))
+            continue_and_keep(kept, options, path);
+        *outp = TAKE(kept);
+        return 0;
+    }
+    if (r) { /* Ours to mend: nobody asked for this file by name. */
+        log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
+                 "reason=\"%s\"", why->text);
+        reason_log_origin(why);
+        *why = (Reason)REASON_NULL;
+    }
     return measure_and_keep(outp, options, path, why);
 }
 
@@ -325,11 +225,48 @@ int profile_store_get(Profile **outp, const ProfileStoreOptions *options, Reason
     KvGeometry geometry;
     int r;
 
-    r = identify(options, identity, &geometry, why);
+    r = profile_store_identify(options, identity, &geometry, why);
     if (r)
         return r;
     if (options->path)
         return profile_load(outp, options->path, identity, &geometry, why);
     r = profile_store_path(options, identity, &path, why);
+    if (r == -ENOENT && get_shipped(outp, options, identity, &geometry))
+        return 0;
     return r ? r : get_kept(outp, options, buffer_text(&path), identity, &geometry, why);
+}
+
+/* A kept one that is of no use is as none: nothing is measured here that could replace it. */
+static int find_kept(Profile **outp, const ProfileStoreOptions *options, const char *identity,
+                     const KvGeometry *geometry, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer path = BUFFER_NULL;
+    int r;
+
+    if (profile_store_path(options, identity, &path, NULL))
+        return 0;
+    r = load_kept(outp, buffer_text(&path), identity, geometry, why);
+    if (!r || r == -ENOMEM)
+        return r;
+    log_line(LOG_LEVEL_WARNING, "the kept profile is of no use", "reason=\"%s\"", why->text);
+    reason_log_origin(why);
+    *why = (Reason)REASON_NULL;
+    return 0;
+}
+
+int profile_store_find(Profile **outp, const ProfileStoreOptions *options, Reason *why) {
+    CLEANUP(profile_free) Profile *kept = NULL;
+    char identity[HASH128_HEX_BYTES];
+    KvGeometry geometry;
+    int r;
+
+    r = profile_store_identify(options, identity, &geometry, why);
+    if (r)
+        return r;
+    if (options->path)
+        return profile_load(outp, options->path, identity, &geometry, why);
+    r = find_kept(&kept, options, identity, &geometry, why);
+    if (r || ((!kept || is_plain(kept)) && get_shipped(outp, options, identity, &geometry)))
+        return r;
+    *outp = TAKE(kept);
+    return 0;
 }

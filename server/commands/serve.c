@@ -173,13 +173,6 @@ static void on_load(uv_work_t *work) {
         s->load_result = engine_start(s->model.engine);
 }
 
-static void print_ledger(const Engine *engine) {
-    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
-
-    ledger_print(engine_ledger(engine), &text);
-    fputs(buffer_text(&text), stderr);
-}
-
 static void on_loaded(uv_work_t *work, int status) {
     Server *s = container_of(work, Server, load);
     char address[64];
@@ -197,10 +190,13 @@ static void on_loaded(uv_work_t *work, int status) {
                                .chat_template = s->model.chat_template,
                                .engine = s->model.engine,
                                .profile = s->model.profile,
+                               .plan = &s->model.plan->plan,
+                               .expected_kld = s->model.plan->damage,
                                .tokenizer_info = &s->model.tokenizer_info,
+                               .plan_json = &s->model.plan_json,
                                .created_s = time(NULL) };
     s->api.state = API_READY;
-    print_ledger(s->model.engine);
+    fputs(buffer_text(&s->model.plan_text), stderr);
     http_server_address(s->http, address, sizeof(address));
     log_line(LOG_LEVEL_INFO, "ready", "url=http://%s model=%s", address, s->name);
     notify_send("READY=1\nSTATUS=Serving %s at http://%s", s->name, address);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/commands/served_model.h"
 
+#include "model/identity.h"
 #include "server/api/api_tokenizer_info.h"
 #include "server/commands/backend_open.h"
 #include "server/commands/model_run.h"
+#include "server/commands/plan_report.h"
 #include "util/log.h"
 
 #include <errno.h>
@@ -19,50 +21,73 @@ static int load_chat_template(ServedModel *model, const Config *config, Reason *
     return r == CHAT_TEMPLATE_E_NONE ? 0 : r;
 }
 
-static int load_engine(ServedModel *model, const Config *config, Mailbox *events, Reason *why) {
+static EngineOptions engine_options(const ServedModel *model, const Config *config) {
     EngineOptions options = model_run_engine_options(config);
 
     options.ops = model->ops;
     options.backend = model->backend;
     options.checkpoint = model->checkpoint;
-    options.tokenizer = model->tokenizer;
-    options.plan = model->plan;
-    options.profile = model->profile;
-    options.events = events;
-    return engine_new(&model->engine, &options, why);
+    options.plan = &model->plan->plan;
+    return options;
 }
 
-/* What the cache would be, of the model's shape alone: who gave it too little memory hears so
- * before a profile is measured or weights are read. */
-static int check_cache(const ServedModel *model, const Config *config, Reason *why) {
-    EngineOptions options = model_run_engine_options(config);
-    CLEANUP(free) KvPlan *plan = malloc(sizeof(*plan));
+/* Of the model's shape alone: who gave the cache too little memory hears so before a profile is
+ * measured or weights are read. */
+static int begin_plan(ServedModel *model, const Config *config, EngineOptions *options,
+                      Reason *why) {
+    CachePlanOptions choice = cache_plan_options(config);
     Ledger ledger;
-    int r;
-
-    if (!plan)
-        return reason_set(why, -ENOMEM, "out of memory");
-    r = kv_spec_parse(plan, config->kv, checkpoint_config(model->checkpoint)->n_layers, why);
-    options.ops = model->ops;
-    options.backend = model->backend;
-    options.checkpoint = model->checkpoint;
-    options.plan = plan;
-    return r ? r : engine_plan(&options, &ledger, why);
-}
-
-static int load_plan(ServedModel *model, const Config *config, Reason *why) {
     int r;
 
     model->plan = calloc(1, sizeof(*model->plan));
     if (!model->plan)
         return reason_set(why, -ENOMEM, "out of memory");
-    r = model_run_plan(config, config->kv, checkpoint_config(model->checkpoint)->n_layers,
-                       model->plan, &model->profile, why);
-    if (!r && model->profile)
-        log_line(LOG_LEVEL_INFO, "keys are rounded by the model's profile",
-                 "tokens=%" PRIu64 " wanted=%" PRIu64 " text=%s", model->profile->n_tokens,
-                 model->profile->n_tokens_wanted, model->profile->text_name);
-    return r;
+    *options = engine_options(model, config);
+    r = cache_plan_begin(model->plan, &choice, options, why);
+    return r || model->plan->is_auto ? r : engine_plan(options, &ledger, why);
+}
+
+static int get_profile(ServedModel *model, const Config *config, Reason *why) {
+    ProfileStoreOptions where = model_run_profile_options(config);
+    const Profile *p;
+    int r = profile_store_get(&model->profile, &where, why);
+
+    if (r)
+        return r;
+    p = model->profile;
+    log_line(LOG_LEVEL_INFO, "keys are rounded by the model's profile",
+             "tokens=%" PRIu64 " wanted=%" PRIu64 " text=%s", p->n_tokens, p->n_tokens_wanted,
+             p->text_name);
+    model_run_warn_of_short_profile(config, p);
+    return 0;
+}
+
+static int finish_plan(ServedModel *model, const Config *config, Reason *why) {
+    int r = model->plan->wants_profile ? get_profile(model, config, why) : 0;
+
+    return r ? r : cache_plan_finish(model->plan, model->profile, why);
+}
+
+static int load_engine(ServedModel *model, EngineOptions *options, Mailbox *events, Reason *why) {
+    options->tokenizer = model->tokenizer;
+    options->profile = model->profile;
+    options->events = events;
+    return engine_new(&model->engine, options, why);
+}
+
+static int write_plan(ServedModel *model, Reason *why) {
+    JsonWriter w = JSON_WRITER(&model->plan_json);
+    char identity[HASH128_HEX_BYTES];
+    PlanReport report = { .plan = model->plan,
+                          .ledger = engine_ledger(model->engine),
+                          .profile = model->profile,
+                          .identity = model_identity(model->checkpoint, identity) };
+
+    plan_report_print(&report, &model->plan_text);
+    plan_report_json(&report, &w);
+    return buffer_failed(&model->plan_text) || buffer_failed(&model->plan_json)
+               ? reason_set(why, -ENOMEM, "out of memory")
+               : 0;
 }
 
 static int write_tokenizer_info(ServedModel *model, const Config *config, Reason *why) {
@@ -83,6 +108,7 @@ static int write_tokenizer_info(ServedModel *model, const Config *config, Reason
 int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
     BackendOptions backend = { .device = config->device, .n_threads = config->n_threads };
+    EngineOptions options;
     int r;
 
     on_phase("opening the device", userdata);
@@ -93,7 +119,7 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     r = checkpoint_open(&model->checkpoint, config->model, why);
     if (r)
         return r;
-    r = check_cache(model, config, why);
+    r = begin_plan(model, config, &options, why);
     if (r)
         return r;
     on_phase("loading the tokenizer", userdata);
@@ -104,12 +130,14 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     r = load_chat_template(model, config, why);
     if (r)
         return r;
-    on_phase("getting the model's profile", userdata);
-    r = load_plan(model, config, why);
+    on_phase("planning the cache", userdata);
+    r = finish_plan(model, config, why);
     if (r)
         return r;
     on_phase("loading the weights and making the cache", userdata);
-    r = load_engine(model, config, events, why);
+    r = load_engine(model, &options, events, why);
+    if (!r)
+        r = write_plan(model, why);
     return r ? r : write_tokenizer_info(model, config, why);
 }
 
@@ -122,6 +150,8 @@ void served_model_unload(ServedModel *model) {
     chat_template_free(model->chat_template);
     tokenizer_free(model->tokenizer);
     buffer_deinit(&model->tokenizer_info);
+    buffer_deinit(&model->plan_text);
+    buffer_deinit(&model->plan_json);
     checkpoint_free(model->checkpoint);
     *model = (ServedModel)SERVED_MODEL_NULL;
 }

@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "model/checkpoint.h"
+#include "server/commands/cache_plan.h"
 #include "server/engine/engine.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -18,10 +19,12 @@ typedef struct ServedModel {
     ChatTemplate *chat_template; /* NULL: the model has none */
     const BackendOps *ops;
     Backend *backend;
-    KvPlan *plan;          /* owned */
+    CachePlan *plan;       /* owned */
     Profile *profile;      /* owned; NULL where nothing is quantized */
     Engine *engine;        /* not started */
     Buffer tokenizer_info; /* what GET /tokenizer_info answers */
+    Buffer plan_text;      /* ledger, plan and expected damage, for people */
+    Buffer plan_json;      /* what GET /v1/kv answers */
 } ServedModel;
 
 #define SERVED_MODEL_NULL \

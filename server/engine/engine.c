@@ -29,88 +29,6 @@
 
 /* making */
 
-static int settle_options(EngineOptions *o, Reason *why) {
-    uint32_t max_position = checkpoint_config(o->checkpoint)->max_position;
-
-    if (!o->max_num_seqs || !o->max_batched_tokens)
-        return reason_set(why, -EINVAL, "%s is 0; it must be at least 1",
-                          o->max_num_seqs ? "max_batched_tokens" : "max_num_seqs");
-    if (o->steps_in_flight > STEPS_IN_FLIGHT_MAX)
-        return reason_set(why, -EINVAL, "steps_in_flight is %" PRIu32 "; it must be 1 to %d",
-                          o->steps_in_flight, STEPS_IN_FLIGHT_MAX);
-    if (!o->steps_in_flight)
-        o->steps_in_flight = o->ops && o->ops->is_async ? STEPS_IN_FLIGHT_MAX : 1;
-    if (o->max_model_len > max_position)
-        return reason_set(why, -EINVAL,
-                          "max_model_len is %" PRIu32 ", but the model was made for sequences of "
-                          "at most %" PRIu32 " tokens",
-                          o->max_model_len, max_position);
-    if (!o->max_model_len)
-        o->max_model_len = max_position;
-    /* Each running sequence may have a row in every step. */
-    if (o->max_num_seqs > o->max_batched_tokens)
-        o->max_num_seqs = o->max_batched_tokens;
-    return 0;
-}
-
-/* One for each sequence that runs; as many again for first pages that are only cached. */
-static uint32_t n_sinks_of(uint32_t max_num_seqs, bool prefix_caching) {
-    return prefix_caching && max_num_seqs <= UINT32_MAX / 2 ? 2 * max_num_seqs : max_num_seqs;
-}
-
-static int default_bytes(const EngineOptions *o, uint64_t *bytesp, Reason *why) {
-    MemoryInfo info;
-    int r;
-
-    *bytesp = o->kv_default_bytes ? o->kv_default_bytes : UINT64_MAX;
-    if (o->kv_default_bytes || !o->backend)
-        return 0;
-    r = o->ops->memory_info(o->backend, &info);
-    if (r)
-        return reason_set(why, r,
-                          "the device does not say how much memory it has; give kv_memory or "
-                          "kv_tokens");
-    *bytesp = info.cache_bytes;
-    return 0;
-}
-
-/* Where neither bytes nor tokens are given: room for every sequence at its longest, or what memory
- * there is for it. */
-static int plan_default(const EngineOptions *o, LedgerRequest *request, Ledger *ledger,
-                        Reason *why) {
-    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS, bytes;
-    int r;
-
-    r = default_bytes(o, &bytes, why);
-    if (r)
-        return r;
-    request->kv_tokens = n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
-    r = ledger_plan(ledger, request, why);
-    if (bytes == UINT64_MAX || (!r && ledger->kv_bytes <= bytes))
-        return r;
-    request->kv_memory_bytes = bytes;
-    request->memory_is_default = true;
-    return ledger_plan(ledger, request, why);
-}
-
-int engine_plan(EngineOptions *o, Ledger *ledger, Reason *why) {
-    LedgerRequest request;
-    int r;
-
-    r = settle_options(o, why);
-    if (r)
-        return r;
-    request = (LedgerRequest){ .geometry = decoder_kv_geometry(checkpoint_config(o->checkpoint)),
-                               .kv_memory_bytes = o->kv_memory_bytes,
-                               .kv_tokens = o->kv_tokens,
-                               .plan = o->plan,
-                               .prefix_caching = o->prefix_caching,
-                               .n_sinks = n_sinks_of(o->max_num_seqs, o->prefix_caching),
-                               .max_num_seqs = o->max_num_seqs };
-    return o->kv_memory_bytes || o->kv_tokens ? ledger_plan(ledger, &request, why)
-                                              : plan_default(o, &request, ledger, why);
-}
-
 static void find_ends(Engine *e) {
     Reason doubt = REASON_NULL;
 
@@ -567,6 +485,10 @@ const EndOfTurn *engine_ends(const Engine *e) {
 
 uint32_t engine_max_model_len(const Engine *e) {
     return e->options.max_model_len;
+}
+
+uint32_t engine_n_layers(const Engine *e) {
+    return e->store.geometry.n_layers;
 }
 
 uint32_t engine_max_sequence_tokens(const Engine *e) {

@@ -118,7 +118,8 @@ typedef struct EngineOptions {
     const Checkpoint *checkpoint; /* borrowed */
     const Tokenizer *tokenizer;   /* borrowed */
     uint64_t kv_memory_bytes;     /* 0: from kv_tokens */
-    uint64_t kv_tokens;           /* 0: max_model_len * max_num_seqs, within the next */
+    uint64_t kv_tokens;           /* that must fit, in kv_memory_bytes where those are given; 0:
+                                     max_model_len * max_num_seqs, as far as they fit */
     uint64_t kv_default_bytes; /* the most that a cache of no given size takes; 0: what the backend
                                   tells, or any where there is none */
     uint32_t max_model_len;    /* 0: the model's */
@@ -126,7 +127,8 @@ typedef struct EngineOptions {
     const Profile *profile;    /* borrowed for engine_new; keys are rounded by it; NULL: plainly */
     bool prefix_caching;       /* share full pages between requests */
     bool page_exact; /* prompts are cut at page borders: no answer depends on chunking or caching */
-    uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step */
+    uint32_t max_num_seqs; /* lowered to max_batched_tokens: each may have a row in a step; 0: 64,
+                              or as many as have their tails in a quarter of the cache's memory */
     uint32_t max_batched_tokens;
     uint32_t steps_in_flight; /* 1: a step is collected before the next is launched; 2: after; 0: 2
                                  where the backend is asynchronous, else 1 */
@@ -149,6 +151,25 @@ typedef struct EngineStats {
     atomic_ullong step_tokens;
     atomic_ullong prefix_query_tokens, prefix_hit_tokens;
 } EngineStats;
+
+/* What a cache of these options has to hold and may take, for whoever chooses its formats. */
+typedef struct EngineCacheDemand {
+    KvGeometry geometry;
+    uint64_t bytes_max;       /* UINT64_MAX: any number */
+    bool bytes_are_default;   /* nobody gave them */
+    uint64_t n_tokens;        /* that should fit */
+    bool tokens_are_given;    /* by kv_tokens, and not as max_model_len times max_num_seqs */
+    bool tokens_are_demanded; /* they must: kv_tokens is given, or all of kv_memory_bytes,
+                                 max_model_len and max_num_seqs */
+    uint32_t n_tails, n_sinks;
+    bool seqs_are_default; /* nobody gave max_num_seqs: n_tails may be less */
+} EngineCacheDemand;
+
+/* Fills in the options that have defaults; asks the backend, if there is one, for its memory.
+ * `plan` is not read. -EINVAL, -ENOSPC with the words in `why`. */
+int engine_cache_demand(EngineOptions *options, EngineCacheDemand *demand, Reason *why);
+/* Sink slots of so many sequences. */
+uint32_t engine_sinks(uint32_t max_num_seqs, bool prefix_caching);
 
 /* What engine_new would make of these options, were the backend's memory then as it is now: fills
  * in those that have defaults, and plans the cache. Needs the checkpoint's configuration and no
@@ -208,5 +229,6 @@ const Ledger *engine_ledger(const Engine *engine);
 EngineStats *engine_stats(Engine *engine);
 const EndOfTurn *engine_ends(const Engine *engine); /* the tokens that end an answer */
 uint32_t engine_max_model_len(const Engine *engine);
+uint32_t engine_n_layers(const Engine *engine);
 /* Tokens one sequence could ever hold in this cache: the most n_prompt + max_tokens may be. */
 uint32_t engine_max_sequence_tokens(const Engine *engine);

@@ -400,10 +400,10 @@ int main(int argc, char **argv) {
     tool.geometry = decoder_kv_geometry(tool.session.config);
     if (tool.geometry.head_dim % 32)
         fail("ggml's and KIVI's groups of 32 channels need a head_dim that is a multiple of 32");
-    check(profile_store_measure(&tool.measured,
-                                &(ProfileStoreOptions){ .model_path = tool.model_path,
-                                                        .time_ms_max = UINT64_MAX / 2 },
-                                &why),
+    check(profile_measure(&tool.measured,
+                          &(ProfileStoreOptions){ .model_path = tool.model_path,
+                                                  .time_ms_max = UINT64_MAX / 2 },
+                          &why),
           &why);
     check(weight_moments(&tool.of_weights, tool.session.checkpoint, tool.window, &why), &why);
     check(text_tokens_read(&tokens, tool.model_path, tool.text_path, tool.window, &why), &why);

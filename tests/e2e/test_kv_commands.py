@@ -95,7 +95,8 @@ def test_plan_prints_what_the_daemon_takes(start, models, profiles, spec):
 
 def test_plan_refuses_what_cannot_be(models):
     assert "k5v4" in run("plan", "--model", models / "llama", "--kv", "k5v4", status=1)
-    assert "missing" in run("plan", "--model", models / "llama", "--kv-memory", "1MiB", status=1)
+    assert "missing" in run("plan", "--model", models / "llama", "--kv-memory", "1MiB",
+                            "--max-num-seqs", "64", status=1)
     why = run("plan", "--model", models / "llama", "--max-model-len", "1000000", status=1)
     assert "1000000" in why and "max" in why
 
@@ -270,7 +271,7 @@ def test_the_default_is_f16(models, prompts, tmp_path):
         return path.read_bytes()
 
     assert written() == written("--kv", "f16") != written("--kv", "bf16")
-    assert run("plan", "--model", models / "llama").startswith("kv f16: ")
+    assert run("plan", "--model", models / "llama").startswith("kv auto: ")
 
 
 def test_generate(models, profiles, prompts):

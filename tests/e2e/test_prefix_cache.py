@@ -39,7 +39,7 @@ def test_a_crowd_fits_into_memory_far_too_small_for_it(start):
     assert ample.metric("vllm:num_preemptions_total") == 0
     assert ample.metric("vllm:prefix_cache_hits_total") == 0
 
-    small = start("--kv-memory", 40 * PAGE_BYTES, "--max-num-seqs", 16)
+    small = start("--kv", "f16", "--kv-memory", 40 * PAGE_BYTES, "--max-num-seqs", 16)
     assert small.metric("kvasir_memory_bytes", purpose="kv_pages") == 24 * PAGE_BYTES
     answers = run_all(small)
     assert [answer["choices"] for answer in answers] == expected
@@ -80,7 +80,7 @@ def test_bad_salts_are_refused(daemon, salt):
 
 
 def test_what_can_never_fit_is_refused_with_what_would(start):
-    daemon = start("--kv-memory", 12 * PAGE_BYTES, "--max-num-seqs", 8)
+    daemon = start("--kv", "f16", "--kv-memory", 12 * PAGE_BYTES, "--max-num-seqs", 8)
     body = {"prompt": tokens_of(1, 200), "max_tokens": 57}
     status, answer = daemon.request("/v1/completions", body)
     assert status == 400

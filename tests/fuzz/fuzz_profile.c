@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     fuzz_touch(profile->q_moments, profile_moments_count(profile) * sizeof(float));
+    fuzz_touch(profile->damages, sizeof(profile->damages));
     fuzz_touch(profile->k_covariances, profile_moments_count(profile) * sizeof(float));
     return 0;
 }

@@ -15,7 +15,7 @@ import checks
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # This file holds the bad examples; checks.py the words to look for.
 EXEMPT = {"tests/tidy/test_tidy.py", "tests/tidy/checks.py"}
-BINARY_SUFFIXES = {".xz", ".gz", ".safetensors", ".gguf", ".png", ".bin"}
+BINARY_SUFFIXES = {".xz", ".gz", ".safetensors", ".gguf", ".png", ".bin", ".profile"}
 
 
 def tree_files():

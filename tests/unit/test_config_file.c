@@ -192,8 +192,9 @@ static void test_flag_over_environment_over_file_over_default(void **state) {
     assert_int_equal(config.port, 3);
     assert_int_equal(config.max_choices, 2);
     assert_int_equal(config.max_prompts, 1);
-    assert_int_equal(config.max_num_seqs, 64);
-    assert_string_equal(origin_of(&config, "max_num_seqs", origin, sizeof(origin)), "default");
+    assert_int_equal(config.max_batched_tokens, 256);
+    assert_string_equal(origin_of(&config, "max_batched_tokens", origin, sizeof(origin)),
+                        "default");
     assert_string_equal(origin_of(&config, "max_choices", origin, sizeof(origin)),
                         "environment KVASIR_MAX_CHOICES");
 }

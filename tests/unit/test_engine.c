@@ -729,10 +729,74 @@ static void test_bad_options_are_refused_with_words(void **state) {
     options.max_model_len = 1u << 30;
     assert_int_equal(engine_new(&engine, &options, &why), -EINVAL);
     assert_non_null(strstr(why.text, "max_model_len"));
-    options.max_num_seqs = 0;
+    options.max_batched_tokens = 0;
     assert_int_equal(engine_new(&engine, &options, &why), -EINVAL);
-    assert_non_null(strstr(why.text, "max_num_seqs"));
+    assert_non_null(strstr(why.text, "max_batched_tokens"));
+    options = (EngineOptions){ .ops = &model.ops,
+                               .backend = model.backend,
+                               .checkpoint = model.checkpoint,
+                               .kv_memory_bytes = UINT64_MAX / 2,
+                               .max_batched_tokens = 64 };
+    assert_int_equal(engine_new(&engine, &options, &why), -ENOSPC);
+    assert_non_null(strstr(why.text, "lower kv_memory"));
     assert_null(engine);
+}
+
+/* A quarter of the cache may be tails; at most 64, at least one, and no more than rows of a step.
+ */
+static void test_sequences_follow_from_the_memory(void **state) {
+    static const struct {
+        uint64_t tails_of_memory; /* as many would fill it */
+        uint32_t max_batched_tokens, expected;
+    } cases[] = { { 2, 256, 1 },      { 40, 256, 10 }, { 43, 256, 10 },
+                  { 10000, 256, 64 }, { 10000, 7, 7 }, { UINT64_MAX, 256, 64 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        EngineOptions options = { .checkpoint = model.checkpoint,
+                                  .max_model_len = 128,
+                                  .max_batched_tokens = cases[i].max_batched_tokens };
+        EngineOptions one = options;
+        Reason why = REASON_NULL;
+        Ledger ledger;
+
+        one.max_num_seqs = 1;
+        assert_int_equal(engine_plan(&one, &ledger, &why), 0);
+        options.kv_default_bytes = cases[i].tails_of_memory == UINT64_MAX
+                                       ? 0
+                                       : cases[i].tails_of_memory * ledger.tail_bytes;
+        assert_int_equal(engine_plan(&options, &ledger, &why), 0);
+        assert_int_equal(options.max_num_seqs, cases[i].expected);
+        assert_int_equal(ledger.n_tails, cases[i].expected);
+    }
+}
+
+static void test_what_a_cache_must_hold(void **state) {
+    EngineOptions options = { .checkpoint = model.checkpoint, .max_batched_tokens = 64 };
+    EngineCacheDemand demand;
+    Reason why = REASON_NULL;
+
+    (void)state;
+    assert_int_equal(engine_cache_demand(&options, &demand, &why), 0);
+    assert_true(!demand.tokens_are_demanded && demand.bytes_are_default && demand.seqs_are_default);
+    assert_int_equal(demand.n_tokens, (options.max_model_len + 63) / 64 * 64 * UINT64_C(64));
+    options = (EngineOptions){ .checkpoint = model.checkpoint,
+                               .max_batched_tokens = 64,
+                               .kv_memory_bytes = 1 << 20,
+                               .max_model_len = 100,
+                               .max_num_seqs = 3 };
+    assert_int_equal(engine_cache_demand(&options, &demand, &why), 0);
+    assert_true(demand.tokens_are_demanded && !demand.bytes_are_default &&
+                !demand.seqs_are_default);
+    assert_int_equal(demand.n_tokens, 128 * 3);
+    assert_int_equal(demand.bytes_max, 1 << 20);
+    options.max_num_seqs = 0;
+    assert_int_equal(engine_cache_demand(&options, &demand, &why), 0);
+    assert_false(demand.tokens_are_demanded);
+    options.kv_tokens = 77;
+    assert_int_equal(engine_cache_demand(&options, &demand, &why), 0);
+    assert_true(demand.tokens_are_demanded);
+    assert_int_equal(demand.n_tokens, 77);
 }
 
 static void test_a_cache_of_no_given_size_fits_the_memory(void **state) {
@@ -850,6 +914,8 @@ int main(void) {
         cmocka_unit_test(test_a_lost_backend_ends_every_request_and_those_to_come),
         cmocka_unit_test(test_impossible_requests_end_with_an_error),
         cmocka_unit_test(test_bad_options_are_refused_with_words),
+        cmocka_unit_test(test_sequences_follow_from_the_memory),
+        cmocka_unit_test(test_what_a_cache_must_hold),
         cmocka_unit_test(test_a_cache_of_no_given_size_fits_the_memory),
         cmocka_unit_test(test_stop_drains_or_cancels),
         cmocka_unit_test(test_an_engine_that_never_started_gives_requests_back),

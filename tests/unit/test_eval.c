@@ -247,7 +247,7 @@ static void test_compensated_rounding_is_not_worse_than_plain(void **state) {
     Reason why = REASON_NULL;
 
     (void)state;
-    if (profile_store_measure(&profile, &where, &why))
+    if (profile_measure(&profile, &where, &why))
         fail_msg("%s", why.text);
     for (uint32_t i = 0; i < N_RUNS; i++)
         cache_open(&runs[i].cache, specs[i], i % 2 ? NULL : profile);

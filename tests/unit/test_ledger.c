@@ -103,6 +103,51 @@ static void test_too_little_memory_says_what_is_missing(void **state) {
     assert_null(strstr(why.text, "max_num_seqs"));
 }
 
+static size_t layout_bytes(const KvPlan *plan, uint32_t n_pages) {
+    KvStore store;
+
+    assert_int_equal(kv_store_layout(&store, &(KvShape){ .geometry = geometry,
+                                                         .plan = plan,
+                                                         .n_pages = n_pages,
+                                                         .n_tails = 1,
+                                                         .n_sinks = 1 }),
+                     0);
+    return store.size_bytes;
+}
+
+/* Memory that holds so many pages to the byte gives them, whatever padding there is; tokens beside
+ * it must fit, and what is missing is missing to the byte. */
+static void test_memory_and_tokens(void **state) {
+    KvPlan plan = { 0 };
+    Ledger l;
+
+    (void)state;
+    for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
+        plan.formats[layer][KV_SIDE_K] = KV_FORMAT_3;
+        plan.formats[layer][KV_SIDE_V] = KV_FORMAT_2;
+    }
+    for (uint32_t n_pages = 1; n_pages < 50; n_pages++) {
+        LedgerRequest request = { .geometry = geometry,
+                                  .plan = &plan,
+                                  .kv_memory_bytes = layout_bytes(&plan, n_pages),
+                                  .kv_tokens = n_pages * 64,
+                                  .max_num_seqs = 1,
+                                  .n_sinks = 1 };
+        size_t missing = layout_bytes(&plan, n_pages + 1) - request.kv_memory_bytes;
+        Reason why = REASON_NULL;
+        char words[64];
+
+        assert_int_equal(ledger_plan(&l, &request, &why), 0);
+        assert_int_equal(l.n_pages, n_pages);
+        request.kv_tokens++;
+        assert_int_equal(ledger_plan(&l, &request, &why), -ENOSPC);
+        snprintf(words, sizeof(words), ": %zu bytes are missing; raise kv_memory", missing);
+        assert_non_null(strstr(why.text, words));
+        request.kv_memory_bytes += missing;
+        assert_int_equal(ledger_plan(&l, &request, &why), 0);
+    }
+}
+
 /* Nobody gave kv_memory: no sentence may say what it is. */
 static void test_a_default_is_not_told_as_an_option(void **state) {
     LedgerRequest request = { .geometry = geometry,
@@ -189,6 +234,7 @@ int main(void) {
         cmocka_unit_test(test_tokens_in_pages_out),
         cmocka_unit_test(test_odd_shapes_fit_to_the_byte),
         cmocka_unit_test(test_too_little_memory_says_what_is_missing),
+        cmocka_unit_test(test_memory_and_tokens),
         cmocka_unit_test(test_a_default_is_not_told_as_an_option),
         cmocka_unit_test(test_impossible_requests_are_refused),
         cmocka_unit_test(test_printed_table_holds_every_byte),

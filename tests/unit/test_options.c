@@ -171,6 +171,51 @@ static void test_durations(void **state) {
     REFUSED("allowed: 100ms to 24h", "--idle-timeout", "25h");
 }
 
+static void test_decimals(void **state) {
+    static const struct {
+        const char *text;
+        uint64_t millionths; /* 0: refused */
+        const char *printed;
+    } cases[] = {
+        { "2.75", 2750000, "2.75" }, { "3", 3000000, "3" },    { "1.000001", 1000001, "1.000001" },
+        { "16.0", 16000000, "16" },  { "10", 10000000, "10" }, { "0.5", 0, NULL },
+        { "16.1", 0, NULL },         { "2.0000001", 0, NULL }, { "-2", 0, NULL },
+        { "+2", 0, NULL },           { "2e0", 0, NULL },       { "nan", 0, NULL },
+        { "2.", 0, NULL },           { ".5", 0, NULL },        { "", 0, NULL },
+        { "2 bits", 0, NULL },
+    };
+    const Option *o = option_find("bits", 4, COMMAND_PLAN);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        CLEANUP(config_deinit) Config config = CONFIG_NULL;
+        char text[OPTION_NAME_BYTES_MAX];
+        int r = option_parse(o, &config, cases[i].text, strlen(cases[i].text), NULL);
+
+        assert_int_equal(r, cases[i].millionths ? 0 : -EINVAL);
+        assert_int_equal(config.bits_millionths, cases[i].millionths);
+        if (!r)
+            assert_string_equal(option_format(o, &config, text), cases[i].printed);
+    }
+}
+
+/* 0 stands in files for what nobody gives; a flag or a variable that says it is a mistake. */
+static void test_zero_is_no_budget(void **state) {
+    static const char *const flags[] = { "--kv-memory", "--kv-tokens", "--bits", "--budget" };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
+        const char *words[] = { "0", "00" };
+
+        for (size_t k = 0; k < 2; k++)
+            assert_refused(COMMAND_PLAN, (const char *[]){ flags[i], words[k], NULL }, NULL,
+                           "is nothing; leave it out, or give");
+    }
+    REFUSED("flag --kv-memory: \"0GiB\" is nothing; leave it out, or give 1MiB to 64TiB",
+            "--kv-memory", "0GiB");
+    REFUSED_VARIABLE("environment KVASIR_KV_TOKENS: \"0\" is nothing", "KVASIR_KV_TOKENS=0");
+}
+
 static void test_flags(void **state) {
     CLEANUP(config_deinit) Config config = CONFIG_NULL;
     Reason why = REASON_NULL;
@@ -314,6 +359,8 @@ int main(void) {
         cmocka_unit_test(test_both_ends_of_bounds),
         cmocka_unit_test(test_units),
         cmocka_unit_test(test_durations),
+        cmocka_unit_test(test_decimals),
+        cmocka_unit_test(test_zero_is_no_budget),
         cmocka_unit_test(test_flags),
         cmocka_unit_test(test_short_flags),
         cmocka_unit_test(test_help_is_asked_for),
