@@ -32,7 +32,7 @@ typedef enum DamageSource {
 typedef struct DamageTable {
     DamageSource source;
     uint32_t n_layers;
-    double damages[KV_LAYERS_MAX][KV_SIDES][KV_FORMATS]; /* [n_layers] used; bf16: as f16 */
+    double damages[KV_LAYERS_MAX][KV_SIDES][KV_FORMATS]; /* [n_layers] used; bf16: typical */
 } DamageTable;
 
 /* From the best source that `profile` (NULL: none) has, of `best` and those that come after it. */
