@@ -633,7 +633,7 @@ const Option option_table[] = {
       .topic = TOPIC_COMMAND,
       .commands = COMMAND_PROFILE,
       .fallback = "false",
-      .help = "The same from 1,024 tokens, with 3 bits alone measured by predictions: a tenth of "
+      .help = "The same from 1,024 tokens, with 2 bits alone measured by predictions: a tenth of "
               "the time" },
     { .name = "max_tokens",
       U32(max_tokens),

@@ -25,14 +25,15 @@
 #include <math.h>
 #include <string.h>
 
-/* Formats a level measures directly, widest first; each on both sides. */
+/* Formats a level measures directly, widest first; each on both sides. The quick one takes that
+ * whose damages rise the most above chance. */
 #define DIRECT_MAX (DAMAGES_SEQUENCES / KV_SIDES)
 static const struct {
     uint32_t n_tokens_max; /* where nobody says another */
     uint32_t n_direct;
     KvFormat direct[DIRECT_MAX];
 } levels[] = {
-    [DAMAGES_QUICK] = { 1024, 1, { KV_FORMAT_3 } },
+    [DAMAGES_QUICK] = { 1024, 1, { KV_FORMAT_2 } },
     [DAMAGES_FULL] = { 4096, 3, { KV_FORMAT_4, KV_FORMAT_3, KV_FORMAT_2 } },
 };
 

@@ -19,7 +19,7 @@
 #include <signal.h>
 
 typedef enum DamagesLevel {
-    DAMAGES_QUICK, /* 3 bits directly, on 1,024 tokens */
+    DAMAGES_QUICK, /* 2 bits directly, on 1,024 tokens */
     DAMAGES_FULL,  /* 4, 3 and 2 bits directly, on 4,096 tokens */
 } DamagesLevel;
 

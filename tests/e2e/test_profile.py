@@ -170,12 +170,12 @@ def test_full_lists_the_swaps_where_values_deserve_more(full):
     assert f"keys in {len(figures['swaps']) - failed} of {len(figures['swaps'])} cases" in told
 
 
-def test_quick_measures_three_bits(llama, full, text, tmp_path):
+def test_quick_measures_two_bits(llama, full, text, tmp_path):
     run("profile", "--model", llama, "--quick", "--text", text, "-o", tmp_path / "p", "--json",
         tmp_path / "f")
     figures = json.loads((tmp_path / "f").read_text())
-    assert figures["damages_measured"] == [3] and figures["damage_tokens"] == 1024
-    ratios = [quick[side]["3"] / whole[side]["3"] for side in "kv"
+    assert figures["damages_measured"] == [2] and figures["damage_tokens"] == 1024
+    ratios = [quick[side]["2"] / whole[side]["2"] for side in "kv"
               for quick, whole in zip(figures["damages"], full[2]["damages"])]
     assert all(0.2 < ratio < 5 for ratio in ratios), ratios
 

@@ -150,16 +150,16 @@ static void other_formats_follow_distortions(void **state) {
     assert_int_equal(measure(full, &(DamagesOptions){ .level = DAMAGES_FULL }, 2, N_TOKENS), 0);
     assert_int_equal(measure(quick, &(DamagesOptions){ .level = DAMAGES_QUICK }, 2, N_TOKENS), 0);
     assert_memory_equal(full->distortions, quick->distortions, sizeof(full->distortions));
-    assert_true(full->damages_direct[KV_FORMAT_2] && !quick->damages_direct[KV_FORMAT_2]);
+    assert_true(full->damages_direct[KV_FORMAT_3] && !quick->damages_direct[KV_FORMAT_3]);
     for (uint32_t l = 0; l < full->geometry.n_layers; l++)
         for (int side = 0; side < KV_SIDES; side++) {
             const double *x = full->damages[l][side], *d = full->distortions[l][side];
             const double *y = quick->damages[l][side];
 
-            assert_true(y[KV_FORMAT_3] == x[KV_FORMAT_3]);
+            assert_true(y[KV_FORMAT_2] == x[KV_FORMAT_2]);
             assert_true(x[KV_FORMAT_8] == x[KV_FORMAT_4] * (d[KV_FORMAT_8] / d[KV_FORMAT_4]));
-            assert_true(y[KV_FORMAT_8] == x[KV_FORMAT_3] * (d[KV_FORMAT_8] / d[KV_FORMAT_3]));
-            assert_true(y[KV_FORMAT_2] == x[KV_FORMAT_3] * (d[KV_FORMAT_2] / d[KV_FORMAT_3]));
+            assert_true(y[KV_FORMAT_8] == x[KV_FORMAT_2] * (d[KV_FORMAT_8] / d[KV_FORMAT_2]));
+            assert_true(y[KV_FORMAT_3] == x[KV_FORMAT_2] * (d[KV_FORMAT_3] / d[KV_FORMAT_2]));
             for (int f = KV_FORMAT_8; f < KV_FORMAT_2; f++)
                 assert_true(d[f] > 0 && d[f] < d[f + 1]);
             assert_true(x[KV_FORMAT_F16] == 0 && d[KV_FORMAT_F16] == 0 && d[KV_FORMAT_BF16] == 0);
