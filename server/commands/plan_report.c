@@ -54,8 +54,9 @@ static void print_damage(const PlanReport *r, Buffer *out) {
         buffer_append_text(out, "expected KLD 0: nothing is quantized\n");
         return;
     }
-    buffer_printf(out, "expected KLD %s%.3g nats a token; with K and V swapped %.3g\n",
-                  p->table.source == DAMAGE_MEASURED ? "" : "about ", p->damage, p->swapped_damage);
+    buffer_printf(out, "expected KLD %s%.3g nats a token; with K and V swapped %.3g%s\n",
+                  p->table.source == DAMAGE_MEASURED ? "" : "about ", p->damage, p->swapped_damage,
+                  p->swapped_damage < p->damage ? ", which is less" : "");
     buffer_printf(out, "expected by  %s\n", damage_source_name(p->table.source));
 }
 
