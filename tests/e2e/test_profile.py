@@ -3,6 +3,7 @@
 profiles that come with the program."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -245,3 +246,26 @@ def test_a_shipped_profile_is_found_beside_the_program(llama, full, tmp_path, pl
     again = run(*command, program=kvasird)
     assert "of no use" in again.stderr and "measuring the model's profile" in again.stderr
     assert len(list((tmp_path / "state").iterdir())) == 1
+
+
+def test_the_default_model_has_a_profile():
+    [path] = (ROOT / "config" / "profiles").glob("*.profile")
+    head = head_of(path)
+    assert path.stem == head["model"]
+    assert head["n_tokens"] == head["n_tokens_wanted"] and head["text"] == "built-in"
+    assert head["damages"]["measured"] == [4, 3, 2]
+    rows = (head["damages"]["values"], head["damages"]["errors"], head["distortions"])
+    assert all(len(table) == head["n_layers"] == 30 for table in rows)
+    assert path.read_bytes()[8] == 3
+
+
+def test_the_default_model_is_not_measured(tmp_path):
+    model = os.environ.get("KVASIR_MODEL", "")
+    if not model.endswith("SmolLM2-135M-Instruct.Q4_1.gguf"):
+        pytest.skip("no default model: set KVASIR_MODEL")
+    prompts = tmp_path / "prompts"
+    prompts.write_text('{"input_ids": [[5, 6, 7]]}')
+    told = run("generate", "--model", model, "--kv", "k3v3", "--input", prompts, "--max-tokens", 4,
+               "--state-dir", tmp_path / "state").stderr
+    assert "came with kvasird" in told and "measuring" not in told
+    assert not (tmp_path / "state").exists()
