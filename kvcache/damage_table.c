@@ -117,6 +117,7 @@ static void fill_bf16(DamageTable *t) {
 
 /* Single figures may hang on few tokens: distortions say which of them to doubt. */
 static void fill_measured(DamageTable *t, const Profile *profile) {
+    memcpy(t->errors, profile->damage_errors, t->n_layers * sizeof(*t->errors));
     if (profile->has_distortions)
         damage_estimate(profile, t->damages);
     else

@@ -81,6 +81,7 @@ static KvFormat narrowest(const CachePlan *p) {
 PlannerProblem cache_plan_problem(const CachePlan *p) {
     PlannerProblem problem = { .n_layers = p->demand.geometry.n_layers,
                                .damages = p->table.damages,
+                               .errors = p->table.errors,
                                .bytes_max = UINT64_MAX / 4,
                                .values = p->options.values };
 
