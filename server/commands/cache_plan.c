@@ -18,6 +18,7 @@
 #include "kvcache/store_planner.h"
 #include "util/clock.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -170,14 +171,16 @@ static bool give_up_sequences(CachePlan *p, bool prefix_caching, uint64_t missin
     return true;
 }
 
-/* What a wish comes to: what the memory holds. */
+/* What a wish comes to: what the memory holds, which is less. */
 static int give_up_tokens(CachePlan *p, Reason *why) {
     Ledger ledger;
     int r = narrowest_ledger(p, &ledger, why);
 
-    if (!r)
-        p->demand.n_tokens = ledger.kv_tokens;
-    return r;
+    if (r)
+        return r;
+    assert(ledger.kv_tokens < p->demand.n_tokens);
+    p->demand.n_tokens = ledger.kv_tokens;
+    return 0;
 }
 
 /* Lowers what nobody asked for until it fits. *f16p: all of it does in f16. */
