@@ -538,8 +538,10 @@ const Option option_table[] = {
       .topic = TOPIC_COMMAND,
       .commands = COMMAND_PLAN,
       .unset = "the profile's",
-      .help = "Norms of W_K and W_V as the paper's repository has them, JSON {\"w_k\": [...], "
-              "\"w_v\": [...]}; with --method paper and --budget no model is needed" },
+      .help =
+          "Norms of W_K and W_V as the paper's repository has them, JSON {\"w_k\": [...], "
+          "\"w_v\": [...]}; with --method paper and --budget no model is needed, and only one that "
+          "the command line gives is looked at" },
     { .name = "norm",
       CHOICE(PlanNorm, norm),
       .topic = TOPIC_COMMAND,

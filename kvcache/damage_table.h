@@ -32,7 +32,9 @@ typedef enum DamageSource {
 typedef struct DamageTable {
     DamageSource source;
     uint32_t n_layers;
-    double damages[KV_LAYERS_MAX][KV_SIDES][KV_FORMATS]; /* [n_layers] used; bf16: as f16 */
+    double damages[KV_LAYERS_MAX][KV_SIDES][KV_FORMATS]; /* [n_layers] used; bf16: typical */
+    double errors[KV_LAYERS_MAX][KV_SIDES]
+                 [KV_FORMATS]; /* standard errors of measured ones; else 0 */
 } DamageTable;
 
 /* From the best source that `profile` (NULL: none) has, of `best` and those that come after it. */

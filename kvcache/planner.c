@@ -70,15 +70,47 @@ static uint32_t bits_of(KvFormat format) {
 
 /* pairs */
 
-bool planner_admits(const PlannerProblem *p, uint32_t layer, KvFormat k, KvFormat v) {
+/* Two damages, or two sums of them over layers, with the squares of their errors. */
+typedef struct Swap {
+    double wide_values, wide_keys;
+    double error_squared; /* of the difference, all damages as independent */
+} Swap;
+
+static double square_of_error(const PlannerProblem *p, uint32_t layer, KvSide side, KvFormat f) {
+    double error = p->errors ? p->errors[layer][side][f] : 0;
+
+    return error * error;
+}
+
+/* Adds what layer has to say of K at `narrow` and V at `wide`, and of the reverse. */
+static void add_swap(Swap *swap, const PlannerProblem *p, uint32_t layer, KvFormat narrow,
+                     KvFormat wide) {
     const double(*d)[KV_FORMATS] = p->damages[layer];
+
+    swap->wide_values += d[KV_SIDE_K][narrow] + d[KV_SIDE_V][wide];
+    swap->wide_keys += d[KV_SIDE_K][wide] + d[KV_SIDE_V][narrow];
+    for (KvSide side = 0; side < KV_SIDES; side++)
+        swap->error_squared +=
+            square_of_error(p, layer, side, narrow) + square_of_error(p, layer, side, wide);
+}
+
+static bool proves_wide_values(const Swap *swap) {
+    double difference = swap->wide_keys - swap->wide_values;
+
+    return difference > 0 && difference * difference > 4 * swap->error_squared;
+}
+
+bool planner_admits(const PlannerProblem *p, uint32_t layer, KvFormat k, KvFormat v) {
+    Swap swap = { .error_squared = 0 };
 
     if (!p->menu[k] || !p->menu[v])
         return false;
     if (bits_of(v) <= bits_of(k) || p->values == PLANNER_VALUES_ANY)
         return true;
-    return p->values == PLANNER_VALUES_PROVEN &&
-           d[KV_SIDE_K][k] + d[KV_SIDE_V][v] < d[KV_SIDE_K][v] + d[KV_SIDE_V][k];
+    if (p->values == PLANNER_VALUES_NARROWER)
+        return false;
+    add_swap(&swap, p, layer, k, v);
+    return proves_wide_values(&swap);
 }
 
 static Item item_of(const PlannerProblem *p, uint32_t layer, KvFormat k, KvFormat v) {
@@ -124,14 +156,15 @@ static PlannerAnswer judge_pair(const PlannerProblem *p, KvFormat k, KvFormat v,
 
 /* As planner_admits of one layer, but that all layers together must prove it. */
 static bool admits_uniform(const PlannerProblem *p, KvFormat k, KvFormat v) {
-    KvPlan plan;
+    Swap swap = { .error_squared = 0 };
 
     if (!p->menu[k] || !p->menu[v])
         return false;
     if (bits_of(v) <= bits_of(k) || p->values == PLANNER_VALUES_ANY)
         return true;
-    return p->values == PLANNER_VALUES_PROVEN &&
-           judge_pair(p, k, v, &plan).damage < judge_pair(p, v, k, &plan).damage;
+    for (uint32_t layer = 0; layer < p->n_layers; layer++)
+        add_swap(&swap, p, layer, k, v);
+    return p->values == PLANNER_VALUES_PROVEN && proves_wide_values(&swap);
 }
 
 int planner_solve_uniform(KvPlan *plan, PlannerAnswer *answer, const PlannerProblem *p) {

@@ -19,13 +19,16 @@
  * that was measured, also where norms say otherwise. */
 typedef enum PlannerValues {
     PLANNER_VALUES_NARROWER, /* never */
-    PLANNER_VALUES_PROVEN,   /* where swapping the layer's two formats would do more damage */
+    PLANNER_VALUES_PROVEN, /* where swapping the layer's two formats would surely do more damage: by
+                              more than twice the standard error of the difference */
     PLANNER_VALUES_ANY,
 } PlannerValues;
 
 typedef struct PlannerProblem {
     uint32_t n_layers;                             /* 1 .. KV_LAYERS_MAX */
     const double (*damages)[KV_SIDES][KV_FORMATS]; /* [n_layers], finite; borrowed */
+    const double (*errors)[KV_SIDES][KV_FORMATS];  /* [n_layers], their standard errors; borrowed;
+                                                      NULL: they have none */
     uint64_t bytes[KV_SIDES][KV_FORMATS];          /* that a side of one layer takes */
     uint64_t bytes_max;                            /* that all layers may take, below 2^62 */
     bool menu[KV_FORMATS];                         /* formats that may be chosen; not all false */

@@ -18,6 +18,7 @@
 #include "kvcache/store_planner.h"
 #include "util/clock.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -45,13 +46,14 @@ static int read_menu(CachePlan *p, Reason *why) {
 
     r = kv_menu_parse(&menu, p->options.menu ? p->options.menu : MENU_DEFAULT, false, why);
     if (r)
-        return reason_prefix(why, r, "menu: ");
+        return reason_prefix(why, r, "flag --menu: ");
     kv_menu_formats(&menu, p->menu);
     if (!can_quantize && !p->menu[KV_FORMAT_F16])
-        return reason_set(why, -EINVAL,
-                          "menu: \"%s\" has no format for heads of %u channels; below 16 bits they "
-                          "must be a multiple of 8 and at most %d",
-                          p->options.menu, p->demand.geometry.head_dim, KV_HEAD_DIM_MAX);
+        return reason_set(
+            why, -EINVAL,
+            "flag --menu: \"%s\" has no format for heads of %u channels; below 16 bits they "
+            "must be a multiple of 8 and at most %d",
+            p->options.menu, p->demand.geometry.head_dim, KV_HEAD_DIM_MAX);
     return 0;
 }
 
@@ -80,6 +82,7 @@ static KvFormat narrowest(const CachePlan *p) {
 PlannerProblem cache_plan_problem(const CachePlan *p) {
     PlannerProblem problem = { .n_layers = p->demand.geometry.n_layers,
                                .damages = p->table.damages,
+                               .errors = p->table.errors,
                                .bytes_max = UINT64_MAX / 4,
                                .values = p->options.values };
 
@@ -168,14 +171,16 @@ static bool give_up_sequences(CachePlan *p, bool prefix_caching, uint64_t missin
     return true;
 }
 
-/* What a wish comes to: what the memory holds. */
+/* What a wish comes to: what the memory holds, which is less. */
 static int give_up_tokens(CachePlan *p, Reason *why) {
     Ledger ledger;
     int r = narrowest_ledger(p, &ledger, why);
 
-    if (!r)
-        p->demand.n_tokens = ledger.kv_tokens;
-    return r;
+    if (r)
+        return r;
+    assert(ledger.kv_tokens < p->demand.n_tokens);
+    p->demand.n_tokens = ledger.kv_tokens;
+    return 0;
 }
 
 /* Lowers what nobody asked for until it fits. *f16p: all of it does in f16. */
@@ -336,7 +341,7 @@ static int paper_input(PaperInput *input, const CachePlan *p, const Profile *pro
             input->problem.widths[input->problem.n_widths++] = kv_formats[f].bits;
     if (input->budget > 0 && input->budget < input->problem.widths[0])
         return reason_set(why, -EINVAL,
-                          "budget: %g bits are less than the narrowest of the menu, %g",
+                          "flag --budget: %g bits are less than the narrowest of the menu, %g",
                           input->budget, input->problem.widths[0]);
     return find_norms(input, p, profile, why);
 }
@@ -371,7 +376,7 @@ static int solve_bits(CachePlan *p, PlannerProblem *problem, PlannerFn fn, void 
     if (r == PLANNER_E_FULL)
         return reason_set(
             why, -ENOSPC,
-            "bits: %g bits an element are less than the narrowest formats of the menu "
+            "flag --bits: %g bits an element are less than the narrowest formats of the menu "
             "take with their metadata, %.4f",
             bits, 8 * (double)answer.bytes / n_elements);
     return r;

@@ -84,8 +84,8 @@ static int check_paper_budget(double budget, const KvMenu *menu, Reason *why) {
                           "model");
     if (budget < menu->widths[0])
         return reason_set(why, -EINVAL,
-                          "budget: %g bits are less than the narrowest of the menu, %g", budget,
-                          menu->widths[0]);
+                          "flag --budget: %g bits are less than the narrowest of the menu, %g",
+                          budget, menu->widths[0]);
     return 0;
 }
 
@@ -100,10 +100,10 @@ static int plan_norms(const Config *config, Reason *why) {
 
     r = norms_file_load(&norms, config->norms_path, why);
     if (r)
-        return reason_prefix(why, r, "norms: ");
+        return reason_prefix(why, r, "flag --norms: ");
     r = kv_menu_parse(&menu, config->menu ? config->menu : PAPER_MENU_DEFAULT, true, why);
     if (r)
-        return reason_prefix(why, r, "menu: ");
+        return reason_prefix(why, r, "flag --menu: ");
     r = check_paper_budget(budget, &menu, why);
     if (r)
         return r;
@@ -131,7 +131,7 @@ static int profile_of_norms(Profile **outp, const char *path, const KvGeometry *
         r = reason_set(why, -EINVAL, "%s: norms of %u layers; the model has %u", path,
                        norms.n_layers, geometry->n_layers);
     if (r)
-        return reason_prefix(why, r, "norms: ");
+        return reason_prefix(why, r, "flag --norms: ");
     r = profile_new(&profile, geometry);
     if (r)
         return reason_set(why, r, "no profile can be made of this shape of model");
@@ -219,6 +219,16 @@ static int plan_model(const Config *config, const BackendOps *ops, Backend *back
 
 /* options that contradict each other */
 
+/* Norms for the paper's method are about some other model than the one that the environment or a
+ * config file names for serve. */
+static bool has_model(const Config *config) {
+    const Option *option = option_find("model", strlen("model"), COMMAND_PLAN);
+    bool is_for_norms = config->norms_path && config->method == PLAN_METHOD_PAPER;
+
+    return config->model &&
+           (!is_for_norms || config->origins[option - option_table].kind == CONFIG_FROM_FLAG);
+}
+
 static int check_without_model(const Config *config, Reason *why) {
     if (!config->norms_path || config->method != PLAN_METHOD_PAPER)
         return reason_set(why, -EINVAL,
@@ -259,7 +269,7 @@ static int run(const Config *config, Reason *why) {
 
     if (r)
         return r;
-    if (!config->model) {
+    if (!has_model(config)) {
         r = check_without_model(config, why);
         return r ? r : plan_norms(config, why);
     }

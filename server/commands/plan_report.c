@@ -27,6 +27,11 @@ static bool is_exact(const PlanReport *r) {
     return r->plan->damage == 0 && !kv_plan_quantizes(&r->plan->plan, n_layers_of(r));
 }
 
+/* Rather than given, or f16 because all fits. */
+static bool was_chosen(const CachePlan *p) {
+    return p->is_auto && p->wants_profile;
+}
+
 /* words */
 
 static void print_side(const PlanReport *r, KvSide side, Buffer *out) {
@@ -54,9 +59,11 @@ static void print_damage(const PlanReport *r, Buffer *out) {
         buffer_append_text(out, "expected KLD 0: nothing is quantized\n");
         return;
     }
-    buffer_printf(out, "expected KLD %s%.3g nats a token; with K and V swapped %.3g\n",
-                  p->table.source == DAMAGE_MEASURED ? "" : "about ", p->damage, p->swapped_damage);
-    buffer_printf(out, "expected by  %s\n", damage_source_name(p->table.source));
+    buffer_printf(out, "expected KLD %s%.3g nats a token; with K and V swapped %.3g%s\n",
+                  p->table.source == DAMAGE_MEASURED ? "" : "about ", p->damage, p->swapped_damage,
+                  p->swapped_damage < p->damage ? ", which is less" : "");
+    if (!was_chosen(p) || p->chosen_by != p->table.source)
+        buffer_printf(out, "expected by  %s\n", damage_source_name(p->table.source));
 }
 
 void plan_report_print(const PlanReport *r, Buffer *out) {
@@ -65,7 +72,7 @@ void plan_report_print(const PlanReport *r, Buffer *out) {
     ledger_print(r->ledger, out);
     print_side(r, KV_SIDE_K, out);
     print_side(r, KV_SIDE_V, out);
-    if (p->is_auto && p->wants_profile)
+    if (was_chosen(p))
         buffer_printf(out, "chosen by    %s, method %s, in %.1f ms\n",
                       damage_source_name(p->chosen_by), method_names[p->options.method],
                       p->milliseconds);
@@ -128,7 +135,7 @@ static void put_choice(const PlanReport *r, JsonWriter *w) {
 
     json_put_text(w, "kv", p->options.spec);
     json_put_text(w, "method", p->is_auto ? method_names[p->options.method] : "given");
-    if (p->is_auto && p->wants_profile)
+    if (was_chosen(p))
         json_put_text(w, "chosen_by", source_keys[p->chosen_by]);
     json_put_double(w, "expected_kld", p->damage);
     json_put_double(w, "swapped_kld", p->swapped_damage);

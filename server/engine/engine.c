@@ -58,6 +58,7 @@ static int make_store(Engine *e, Reason *why) {
     if (r)
         return reason_set(why, r, "the KV cache cannot be laid out");
     r = decoder_reserve(e->decoder, o->max_num_seqs, e->n_step_pages_max, why);
+    e->options.weights_are_made = true;
     if (!r)
         r = engine_plan(&e->options, &e->ledger, why);
     if (r)

@@ -122,6 +122,7 @@ typedef struct EngineOptions {
                                      max_model_len * max_num_seqs, as far as they fit */
     uint64_t kv_default_bytes; /* the most that a cache of no given size takes; 0: what the backend
                                   tells, or any where there is none */
+    bool weights_are_made;     /* the backend's memory has them already, as it tells it */
     uint32_t max_model_len;    /* 0: the model's */
     const KvPlan *plan;        /* borrowed; NULL: f16 */
     const Profile *profile;    /* borrowed for engine_new; keys are rounded by it; NULL: plainly */

@@ -73,6 +73,35 @@ static int check_given_bytes(const EngineOptions *o, Reason *why) {
                       o->kv_memory_bytes, o->ops->name, info.total_bytes);
 }
 
+static uint64_t values_of(const Checkpoint *checkpoint, TensorRole role, uint32_t layer) {
+    const TensorView *tensor = checkpoint_tensor(checkpoint, role, layer);
+
+    return tensor ? (uint64_t)tensor->shape[0] * tensor->shape[1] : 0;
+}
+
+/* About what weights will take of a device that keeps them in memory of its own, as activations
+ * are. The CPU's cache has a share of the memory that leaves room for them. */
+static uint64_t bytes_to_come(const EngineOptions *o) {
+    uint64_t n = 0;
+
+    if (o->weights_are_made || !o->ops->is_async)
+        return 0;
+    for (TensorRole role = 0; role < TENSOR_ROLES; role++)
+        for (uint32_t layer = 0; layer < checkpoint_config(o->checkpoint)->n_layers; layer++)
+            if (layer == 0 || role >= TENSOR_ATTENTION_NORM)
+                n += values_of(o->checkpoint, role, layer);
+    return n * o->ops->act_bytes;
+}
+
+/* What a cache may take, once weights are there: the same share of what is then free. */
+static uint64_t cache_bytes(const EngineOptions *o, const MemoryInfo *info) {
+    uint64_t to_come = bytes_to_come(o);
+
+    if (to_come >= info->free_bytes)
+        return 0;
+    return (uint64_t)((double)info->cache_bytes * (1 - (double)to_come / (double)info->free_bytes));
+}
+
 /* UINT64_MAX: nobody knows, which is no matter where tokens are given. */
 static int default_bytes(const EngineOptions *o, uint64_t *bytesp, Reason *why) {
     MemoryInfo info;
@@ -88,7 +117,7 @@ static int default_bytes(const EngineOptions *o, uint64_t *bytesp, Reason *why) 
         return reason_set(why, r,
                           "the device does not say how much memory it has; give kv_memory or "
                           "kv_tokens");
-    *bytesp = info.cache_bytes;
+    *bytesp = cache_bytes(o, &info);
     return 0;
 }
 

@@ -17,9 +17,12 @@ PAGE_BYTES = N_LAYERS * N_KV_HEADS * HEAD_DIM * 64 * 2 * 2  # in f16; a tail's, 
 WIDTHS = {16, 8, 6, 4, 3, 2}
 
 
-def run(*arguments, status=0):
+CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("KVASIR_")}
+
+
+def run(*arguments, status=0, environment=CLEAN):
     result = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True,
-                            timeout=120, stdin=subprocess.DEVNULL)
+                            timeout=120, stdin=subprocess.DEVNULL, env=environment)
     assert result.returncode == status, result.stderr
     return result.stderr if status else result.stdout
 
@@ -85,7 +88,7 @@ def test_norms_that_are_none(tmp_path, content, words):
     path = tmp_path / "norms.json"
     path.write_text(content)
     why = run("plan", "--method", "paper", "--norms", path, "--budget", "4", status=1)
-    assert why.startswith("kvasird: norms: ") and why.count("\n") == 1
+    assert why.startswith("kvasird: flag --norms: ") and why.count("\n") == 1
     for word in words:
         assert word in why
 
@@ -108,11 +111,18 @@ def test_norms_that_are_none(tmp_path, content, words):
 ])
 def test_bad_options_of_the_papers_method(norms, options, words):
     command = [program(), "plan", "--method", "paper", "--norms", norms / "frobenius", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=CLEAN)
     assert ended.returncode in (1, 2) and ended.stdout == ""
     assert ended.stderr.count("\n") == 1
     for word in words:
         assert word in ended.stderr, ended.stderr
+
+
+def test_a_model_of_the_environment_is_not_the_norms_model(norms, model):
+    options = ["plan", "--method", "paper", "--norms", norms / "spectral", "--budget", "4",
+               "--json"]
+    assert run(*options) == run(*options, environment={**CLEAN, "KVASIR_MODEL": str(model)})
+    assert "32 layers; the model has 3" in run(*options, model, status=1)
 
 
 def test_no_model_and_no_norms():
@@ -222,7 +232,7 @@ def test_nobody_asked_for_tokens(plan):
 ])
 def test_bad_options(model, tmp_path, options, words):
     command = [program(), "plan", model, "--state-dir", tmp_path, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=CLEAN)
     assert ended.returncode in (1, 2) and ended.stdout == ""
     for word in words:
         assert word in ended.stderr, ended.stderr

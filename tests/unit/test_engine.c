@@ -771,6 +771,26 @@ static void test_sequences_follow_from_the_memory(void **state) {
     }
 }
 
+/* A plan is made before weights are, and must leave room for them on a device of its own memory. */
+static void test_weights_to_come_are_counted(void **state) {
+    EngineOptions options = { .ops = &model.ops,
+                              .backend = model.backend,
+                              .checkpoint = model.checkpoint,
+                              .max_batched_tokens = 64 };
+    EngineCacheDemand before, after;
+    Reason why = REASON_NULL;
+    MemoryInfo info;
+
+    (void)state;
+    assert_int_equal(model.ops.memory_info(model.backend, &info), 0);
+    assert_int_equal(engine_cache_demand(&options, &before, &why), 0);
+    options.weights_are_made = true;
+    assert_int_equal(engine_cache_demand(&options, &after, &why), 0);
+    assert_true(after.bytes_max && after.bytes_max <= info.total_bytes);
+    if (info.cache_bytes < info.free_bytes) /* a share of the total, which does not move */
+        assert_int_equal(before.bytes_max < after.bytes_max, model.ops.is_async);
+}
+
 static void test_what_a_cache_must_hold(void **state) {
     EngineOptions options = { .checkpoint = model.checkpoint, .max_batched_tokens = 64 };
     EngineCacheDemand demand;
@@ -915,6 +935,7 @@ int main(void) {
         cmocka_unit_test(test_impossible_requests_end_with_an_error),
         cmocka_unit_test(test_bad_options_are_refused_with_words),
         cmocka_unit_test(test_sequences_follow_from_the_memory),
+        cmocka_unit_test(test_weights_to_come_are_counted),
         cmocka_unit_test(test_what_a_cache_must_hold),
         cmocka_unit_test(test_a_cache_of_no_given_size_fits_the_memory),
         cmocka_unit_test(test_stop_drains_or_cancels),

@@ -264,6 +264,29 @@ static void test_values_have_more_bits_only_where_they_may(void **state) {
     assert_int_equal(wider_layers(problem_of_swap(1, 9, 1, 2), PLANNER_VALUES_ANY), 0);
 }
 
+/* A difference of 7, of four damages that are each unsure by `error`. */
+static void test_chance_proves_nothing(void **state) {
+    static double errors[1][KV_SIDES][KV_FORMATS];
+    PlannerProblem p = problem_of_swap(1, 2, 1, 9);
+
+    (void)state;
+    p.errors = (const double(*)[KV_SIDES][KV_FORMATS])errors;
+    for (int i = 0; i < 2; i++) {
+        double error = i ? 1.76 : 1.74; /* twice the root of four squares is 7 at 1.75 */
+        PlannerAnswer answer;
+        KvPlan plan;
+
+        for (KvSide side = 0; side < KV_SIDES; side++)
+            for (KvFormat f = 0; f < KV_FORMATS; f++)
+                errors[0][side][f] = error;
+        assert_int_equal(wider_layers(p, PLANNER_VALUES_PROVEN), !i);
+        assert_int_equal(wider_layers(p, PLANNER_VALUES_ANY), 1);
+        p.values = PLANNER_VALUES_PROVEN;
+        assert_int_equal(planner_solve_uniform(&plan, &answer, &p), 0);
+        assert_int_equal(planner_count_wider_values(&plan, 1), !i);
+    }
+}
+
 static void test_a_tie_with_the_swap_proves_nothing(void **state) {
     PlannerProblem even = problem_of_swap(1, 5, 1, 5);
 
@@ -352,6 +375,7 @@ int main(void) {
         cmocka_unit_test(test_large_problems_agree_with_a_table),
         cmocka_unit_test(test_equal_layers),
         cmocka_unit_test(test_values_have_more_bits_only_where_they_may),
+        cmocka_unit_test(test_chance_proves_nothing),
         cmocka_unit_test(test_a_tie_with_the_swap_proves_nothing),
         cmocka_unit_test(test_no_plan_is_worse_than_its_swap),
         cmocka_unit_test(test_the_best_uniform_pair),

@@ -200,10 +200,11 @@ static void test_any_flipped_bit_is_refused(void **state) {
     read_file(&content);
     for (size_t i = 0; i < content.size; i++) {
         char bit = (char)(1 << random_below(&random, 8));
+        bool is_version_2 = i == 8 && bit == 1; /* which is read as well */
 
         content.data[i] ^= bit;
         write_file(content.data, content.size);
-        assert_refused(i < 8 ? "not a profile" : i < 12 ? "version" : "checksum");
+        assert_refused(i < 8 ? "not a profile" : i < 12 && !is_version_2 ? "version" : "checksum");
         content.data[i] ^= bit;
     }
     write_file(content.data, content.size);
