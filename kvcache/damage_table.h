@@ -7,10 +7,11 @@
  *
  *   measured      each one run by itself: what the profile's second level holds, steadied by
  *                 kvcache/damage_estimate.h
- *   distortions   local errors, weighted by what attention makes of them, and brought to the size
- * of what formats typically do norms         what formats typically do, divided among the layers of
- * a side as ||W||^2 says, spectral or Frobenius typical       what formats do to a small model that
- * was measured, the same in each layer
+ *   distortions   local errors, weighted by what attention makes of them, and brought to the
+ *                 size of what formats typically do
+ *   norms         what formats typically do, divided among the layers of a side as ||W||^2 says,
+ *                 spectral or Frobenius
+ *   typical       what formats do to a small model that was measured, the same in each layer
  *
  * All but the first are estimates. Norms divide a side's damage among its layers, and do not say
  * how keys compare with values: there they mislead (the default model has ||W_K|| < ||W_V|| in a

@@ -11,11 +11,12 @@
  * The file, little-endian:
  *
  *   magic "KVASPROF"        8 bytes
- *   version                 u32, PROFILE_VERSION; or 2, whose head has less
- * (kvcache/profile_head.h) head size               u32, bytes of the head head JSON:
- * kvcache/profile_head.h zeros                   up to a multiple of 64 bytes body f32: q_moments,
- * then k_covariances checksum                16 bytes: XXH3-128 of everything before it, low half
- * first
+ *   version                 u32, PROFILE_VERSION; or 2, which is still read
+ *   head size               u32, bytes of the head
+ *   head                    JSON, see kvcache/profile_head.h; in version 2 it has less
+ *   zeros                   up to a multiple of 64 bytes
+ *   body                    f32: q_moments, then k_covariances
+ *   checksum                16 bytes: XXH3-128 of everything before it, low half first
  *
  * A file is taken whole or refused: damaged, of another version, of another model. Moments are
  * kept as sums, so that a measurement that was cut short goes on where it ended, and gives the
