@@ -182,6 +182,11 @@ static void put_norms(const PlanReport *r, Buffer *out) {
         buffer_append_text(out, "<h3>Frobenius norms of the weights</h3>\n");
         put_bars(out, "Frobenius norms", r->profile->k_norms, r->profile->v_norms, n);
     }
+    if (r->profile && r->profile->has_spectral_norms) {
+        buffer_append_text(out, "<h3>Spectral norms of the weights</h3>\n");
+        put_bars(out, "spectral norms", r->profile->k_spectral_norms, r->profile->v_spectral_norms,
+                 n);
+    }
     put_damage_bars(r, KV_FORMAT_2, out);
     put_damage_bars(r, KV_FORMAT_4, out);
 }
