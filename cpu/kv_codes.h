@@ -35,6 +35,11 @@ typedef struct CpuKvCodes {
 
 #define KV_BITS_UNPACKED 32
 
+/* Of a scale, which is not negative; 0 of 0. */
+static inline float kv_inverse(float scale) {
+    return scale > 0 ? 1 / scale : 0;
+}
+
 /* Up to how many bits a table turns steps to floats in fewer operations than arithmetic does. */
 #if defined(__AVX512F__)
 #define KV_STEPS_TABLE_BITS 4

@@ -160,7 +160,7 @@ KV_INLINE void kv_key_search(uint32_t bits, const Rounding *r, uint32_t t, CpuKv
         uint32_t c = order[i];
         CpuKeySteps steps = {
             .scale = v_set1(s->scales[c]),
-            .inverse = v_set1(s->scales[c] > 0 ? 1 / s->scales[c] : 0),
+            .inverse = v_set1(kv_inverse(s->scales[c])),
             .center = v_set1(s->offsets[c]),
             .middle = (float)(1u << (bits - 1)) - 0.5f,
             .top = (float)((1u << bits) - 1),

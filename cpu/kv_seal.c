@@ -86,10 +86,6 @@ static void fit_uniform(KvFormat format, const KvBlockLayout *l, uint8_t *block,
     *centerp = center;
 }
 
-static float inverse_of(float scale) {
-    return scale > 0 ? 1 / scale : 0;
-}
-
 /* One vector's worth of lanes to uniform steps; `x` becomes what the codes stand for. */
 static inline void round_uniform(uint32_t bits, Vf scale, Vf inverse, Vf center, Vf *x,
                                  uint8_t *codes) {
@@ -156,7 +152,7 @@ static void seal_k(KvFormat format, uint32_t head_dim, const KvBlockLayout *l,
     for (uint32_t i = 0; i < head_dim; i++) {
         uint32_t c = rounding_order(rounding)[i];
         Vf scale = v_set1(s->scales[c]), center = v_set1(s->offsets[c]);
-        Vf inverse = v_set1(inverse_of(s->scales[c]));
+        Vf inverse = v_set1(kv_inverse(s->scales[c]));
         float error[LANES];
 
         for (uint32_t t = 0; t < LANES; t += V_LANES) {
@@ -188,7 +184,7 @@ static void seal_v_uniform(KvFormat format, uint32_t head_dim, const KvBlockLayo
         }
     for (uint32_t t = 0; t < LANES; t++) {
         fit_uniform(format, l, block, t, low[t], high[t], &scale[t], &center[t]);
-        inverse[t] = inverse_of(scale[t]);
+        inverse[t] = kv_inverse(scale[t]);
     }
     for (uint32_t c = 0; c < head_dim; c++)
         for (uint32_t t = 0; t < LANES; t += V_LANES) {
@@ -263,7 +259,7 @@ static void seal_v_levels(KvFormat format, uint32_t head_dim, const KvBlockLayou
         }
         v_store(square, squares);
         for (uint32_t i = 0; i < V_LANES; i++)
-            unit[i] = info->levels_per_sigma * inverse_of(sqrtf(square[i] / (float)head_dim));
+            unit[i] = info->levels_per_sigma * kv_inverse(sqrtf(square[i] / (float)head_dim));
         units = v_load(unit);
         if (format == KV_FORMAT_2)
             products = trellis_levels(info, 2, &table, head_dim, t, units, s);

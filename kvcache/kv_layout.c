@@ -144,9 +144,18 @@ size_t kv_store_page_bytes(const KvStore *store) {
     return bytes;
 }
 
+size_t kv_tail_bytes(const KvGeometry *g) {
+    return kv_block_bytes(g, KV_FORMAT_F16, KV_SIDE_K) * g->n_kv_heads * KV_SIDES * g->n_layers;
+}
+
+uint32_t kv_pages_of_tokens(uint64_t n_tokens) {
+    uint64_t n_pages = n_tokens / KV_PAGE_TOKENS + !!(n_tokens % KV_PAGE_TOKENS);
+
+    return n_pages < UINT32_MAX ? (uint32_t)n_pages : UINT32_MAX - 1;
+}
+
 size_t kv_store_tail_bytes(const KvStore *store) {
-    return store->tail_block_bytes * store->geometry.n_kv_heads * KV_SIDES *
-           store->geometry.n_layers;
+    return kv_tail_bytes(&store->geometry);
 }
 
 size_t kv_store_sink_bytes(const KvStore *store) {

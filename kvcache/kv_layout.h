@@ -127,6 +127,12 @@ int kv_store_layout(KvStore *store, const KvShape *shape);
 /* Bytes of one KV head of one page. */
 size_t kv_block_bytes(const KvGeometry *geometry, KvFormat format, KvSide side);
 
+/* Bytes one tail slot takes over all layers and both sides. */
+size_t kv_tail_bytes(const KvGeometry *geometry);
+/* Pages that hold so many tokens; at most UINT32_MAX - 1, as page ids are 32 bits and the last
+ * value is nobody's. */
+uint32_t kv_pages_of_tokens(uint64_t n_tokens);
+
 /* Bytes one page takes over all layers and both sides. */
 size_t kv_store_page_bytes(const KvStore *store);
 /* Bytes one tail slot takes, one sink slot, all roundings, and all transforms. */

@@ -74,17 +74,9 @@ static int lay_out(KvStore *store, const LedgerRequest *request, uint64_t n_page
                                               .n_sinks = request->n_sinks });
 }
 
-static uint64_t pages_wanted(const LedgerRequest *request) {
-    uint64_t n_pages =
-        request->kv_tokens / KV_PAGE_TOKENS + !!(request->kv_tokens % KV_PAGE_TOKENS);
-
-    /* Page ids are 32 bits, and the last value is nobody's. */
-    return n_pages < UINT32_MAX ? n_pages : UINT32_MAX - 1;
-}
-
 /* Of a budget that must hold tokens as well. */
 static int check_tokens(const LedgerRequest *request, const KvStore *store, Reason *why) {
-    uint64_t missing = 0, n_pages = pages_wanted(request);
+    uint64_t missing = 0, n_pages = kv_pages_of_tokens(request->kv_tokens);
     KvStore wanted;
 
     if (!request->kv_memory_bytes || n_pages <= store->n_pages)
@@ -104,7 +96,7 @@ static int pages_of_tokens(const LedgerRequest *request, uint64_t *n_pagesp, Rea
     if (!request->kv_tokens)
         return reason_set(why, -EINVAL,
                           "neither kv_memory nor kv_tokens is given; the KV cache needs one");
-    *n_pagesp = pages_wanted(request);
+    *n_pagesp = kv_pages_of_tokens(request->kv_tokens);
     return 0;
 }
 

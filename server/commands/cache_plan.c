@@ -95,10 +95,9 @@ PlannerProblem cache_plan_problem(const CachePlan *p) {
 
 static StoreDemand store_demand(const CachePlan *p) {
     const EngineCacheDemand *d = &p->demand;
-    uint64_t n_pages = d->n_tokens / KV_PAGE_TOKENS + !!(d->n_tokens % KV_PAGE_TOKENS);
 
     return (StoreDemand){ .geometry = d->geometry,
-                          .n_pages = n_pages < UINT32_MAX ? n_pages : UINT32_MAX - 1,
+                          .n_pages = kv_pages_of_tokens(d->n_tokens),
                           .n_tails = d->n_tails,
                           .n_sinks = d->n_sinks,
                           .bytes_max = d->bytes_max };
@@ -160,9 +159,7 @@ static int refuse_demand(const CachePlan *p, const PlannerAnswer *needed, Reason
 /* Gives up as many of the sequences that nobody asked for as the missing bytes take. */
 static bool give_up_sequences(CachePlan *p, bool prefix_caching, uint64_t missing_bytes) {
     EngineCacheDemand *d = &p->demand;
-    uint64_t tail_bytes = kv_block_bytes(&d->geometry, KV_FORMAT_F16, KV_SIDE_K) *
-                          d->geometry.n_kv_heads * d->geometry.n_layers * KV_SIDES;
-    uint64_t n = missing_bytes / tail_bytes + 1;
+    uint64_t n = missing_bytes / kv_tail_bytes(&d->geometry) + 1;
 
     if (!d->seqs_are_default || d->n_tails == 1)
         return false;

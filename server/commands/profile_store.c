@@ -195,6 +195,12 @@ static int load_kept(Profile **outp, const char *path, const char *identity,
     return access(path, F_OK) ? 0 : profile_load(outp, path, identity, geometry, why);
 }
 
+static void warn_of_no_use(const char *message, Reason *why) {
+    log_line(LOG_LEVEL_WARNING, message, "reason=\"%s\"", why->text);
+    reason_log_origin(why);
+    *why = (Reason)REASON_NULL;
+}
+
 static int get_kept(Profile **outp, const ProfileStoreOptions *options, const char *path,
                     const char *identity, const KvGeometry *geometry, Reason *why) {
     CLEANUP(profile_free) Profile *kept = NULL;
@@ -210,12 +216,8 @@ static int get_kept(Profile **outp, const ProfileStoreOptions *options, const ch
         *outp = TAKE(kept);
         return 0;
     }
-    if (r) { /* Ours to mend: nobody asked for this file by name. */
-        log_line(LOG_LEVEL_WARNING, "the kept profile is of no use and will be replaced",
-                 "reason=\"%s\"", why->text);
-        reason_log_origin(why);
-        *why = (Reason)REASON_NULL;
-    }
+    if (r) /* Ours to mend: nobody asked for this file by name. */
+        warn_of_no_use("the kept profile is of no use and will be replaced", why);
     return measure_and_keep(outp, options, path, why);
 }
 
@@ -247,9 +249,7 @@ static int find_kept(Profile **outp, const ProfileStoreOptions *options, const c
     r = load_kept(outp, buffer_text(&path), identity, geometry, why);
     if (!r || r == -ENOMEM)
         return r;
-    log_line(LOG_LEVEL_WARNING, "the kept profile is of no use", "reason=\"%s\"", why->text);
-    reason_log_origin(why);
-    *why = (Reason)REASON_NULL;
+    warn_of_no_use("the kept profile is of no use", why);
     return 0;
 }
 

@@ -34,9 +34,7 @@ static int check_limits(const EngineOptions *o, Reason *why) {
 /* Tails are memory of the cache, too: a small one has room for those of fewer sequences. */
 static uint32_t default_num_seqs(const EngineOptions *o, uint64_t bytes_max) {
     KvGeometry g = decoder_kv_geometry(checkpoint_config(o->checkpoint));
-    uint64_t tail_bytes =
-        kv_block_bytes(&g, KV_FORMAT_F16, KV_SIDE_K) * g.n_kv_heads * g.n_layers * KV_SIDES;
-    uint64_t n = bytes_max / TAILS_SHARE / tail_bytes;
+    uint64_t n = bytes_max / TAILS_SHARE / kv_tail_bytes(&g);
 
     return n < 1 ? 1 : n < MAX_NUM_SEQS_DEFAULT ? (uint32_t)n : MAX_NUM_SEQS_DEFAULT;
 }
@@ -132,9 +130,7 @@ static int find_bytes_max(const EngineOptions *o, uint64_t *bytesp, Reason *why)
 
 /* Room for every sequence at its longest, in whole pages. */
 static uint64_t tokens_of_all(const EngineOptions *o) {
-    uint64_t n_pages = (o->max_model_len + UINT64_C(63)) / KV_PAGE_TOKENS;
-
-    return n_pages * KV_PAGE_TOKENS * o->max_num_seqs;
+    return (uint64_t)kv_pages_of_tokens(o->max_model_len) * KV_PAGE_TOKENS * o->max_num_seqs;
 }
 
 int engine_cache_demand(EngineOptions *o, EngineCacheDemand *demand, Reason *why) {
