@@ -176,6 +176,37 @@ static void print_table(Eval *e) {
     }
 }
 
+/* Damage grows with what lies behind a token: a window of one bin says nothing of that. */
+static void print_by_position(const Eval *e) {
+    uint32_t n_bins = eval_bin(e->config->window - 1) + 1;
+
+    if (n_bins == 1)
+        return;
+    printf("\nKLD by position in the window, below\n%-12s", "kv");
+    for (uint32_t bin = 0; bin < n_bins; bin++)
+        printf(" %9u", eval_bin_end(bin));
+    printf("\n");
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        const EvalStats *stats = &e->runs[e->runs[i].is_reference ? 0 : i].stats;
+
+        printf("%-12s", e->runs[i].name);
+        for (uint32_t bin = 0; bin < n_bins; bin++)
+            printf(" %9.6f", eval_bin_kld(stats, bin));
+        printf("\n");
+    }
+}
+
+static void put_bins(const Eval *e, const EvalStats *stats, JsonWriter *w) {
+    json_begin_array(w, "kld_by_position");
+    for (uint32_t bin = 0; bin <= eval_bin(e->config->window - 1); bin++) {
+        json_begin_object(w, NULL);
+        json_put_u64(w, "below", eval_bin_end(bin));
+        json_put_double(w, "kld", eval_bin_kld(stats, bin));
+        json_end_object(w);
+    }
+    json_end_array(w);
+}
+
 static void put_run(const Eval *e, uint32_t i, JsonWriter *w, const char *key) {
     Figures f = figures_of(e, i);
 
@@ -188,6 +219,7 @@ static void put_run(const Eval *e, uint32_t i, JsonWriter *w, const char *key) {
     json_put_double(w, "kld_se", f.kld_error);
     json_put_double(w, "kld_p99", f.kld_p99);
     json_put_double(w, "top1", f.top1);
+    put_bins(e, &e->runs[e->runs[i].is_reference ? 0 : i].stats, w);
     json_put_double(w, "bytes_per_token", f.bytes_per_token);
     json_put_double(w, "tokens_per_gib", f.tokens_per_gib);
     json_end_object(w);
@@ -238,6 +270,7 @@ static int run(const Config *config, Reason *why) {
     if (r)
         return reason_set(why, r, "the model could not be run: %s", strerror(-r));
     print_table(&e);
+    print_by_position(&e);
     return config->json_path ? write_json(&e, &json, why) : 0;
 }
 

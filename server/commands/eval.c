@@ -32,7 +32,25 @@ double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk,
     return kld < 0 ? 0 : kld;
 }
 
-static int keep_kld(EvalStats *stats, double kld) {
+uint32_t eval_bin(uint32_t position) {
+    uint32_t bin = 0;
+
+    while (position >= eval_bin_end(bin))
+        bin++;
+    return bin;
+}
+
+uint32_t eval_bin_end(uint32_t bin) {
+    return EVAL_BIN_TOKENS << bin;
+}
+
+double eval_bin_kld(const EvalStats *stats, uint32_t bin) {
+    return stats->bins[bin].kld / (double)stats->bins[bin].n_tokens;
+}
+
+static int keep_kld(EvalStats *stats, double kld, uint32_t position) {
+    EvalBin *bin = &stats->bins[eval_bin(position)];
+
     if (stats->n_tokens == stats->klds_capacity) {
         size_t capacity = stats->klds_capacity ? stats->klds_capacity * 2 : 4096;
         float *klds = realloc(stats->klds, capacity * sizeof(*klds));
@@ -46,6 +64,8 @@ static int keep_kld(EvalStats *stats, double kld) {
     stats->kld += kld;
     stats->kld_squares += kld * kld;
     stats->n_tokens++;
+    bin->kld += kld;
+    bin->n_tokens++;
     return 0;
 }
 
@@ -62,13 +82,14 @@ static void add_squares(EvalStats *stats, const float *reference, const float *l
     stats->reference_squares += all;
 }
 
-/* `next`: the tokens after each row; the last row of a window has none. */
+/* `at`: position of the first row; `next`: the tokens after each row; the last row of a window has
+ * none. */
 static int compare(EvalStats *stats, const EvalChunk *reference, const EvalChunk *chunk,
-                   const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
+                   uint32_t at, const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
     for (uint32_t i = 0; i < chunk->n; i++) {
         const float *p = reference->logits + (size_t)i * n_vocab;
         const float *q = chunk->logits + (size_t)i * n_vocab;
-        int r = keep_kld(stats, eval_chunk_divergence(reference, chunk, i, n_vocab));
+        int r = keep_kld(stats, eval_chunk_divergence(reference, chunk, i, n_vocab), at + i);
 
         if (r)
             return r;
@@ -83,7 +104,7 @@ static int compare(EvalStats *stats, const EvalChunk *reference, const EvalChunk
 }
 
 static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, EvalChunk chunks[2],
-                     const uint32_t *tokens, uint32_t n, uint32_t n_next) {
+                     uint32_t at, const uint32_t *tokens, uint32_t n, uint32_t n_next) {
     for (uint32_t i = 0; i < n_runs; i++) {
         EvalChunk *chunk = i ? &chunks[1] : &chunks[0];
         int r;
@@ -94,7 +115,7 @@ static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, EvalChunk
         if (!r)
             r = eval_chunk_read(chunk, session, 0, n);
         if (!r)
-            r = compare(&runs[i].stats, &chunks[0], chunk, tokens + 1, n_next,
+            r = compare(&runs[i].stats, &chunks[0], chunk, at, tokens + 1, n_next,
                         session->config->n_vocab);
         if (r)
             return r;
@@ -119,7 +140,8 @@ int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *t
         for (uint32_t at = 0; at < window; at += KV_PAGE_TOKENS) {
             uint32_t n_now = window - at < KV_PAGE_TOKENS ? window - at : KV_PAGE_TOKENS;
             uint32_t n_next = at + n_now < window ? n_now : n_now - 1;
-            int r = run_chunk(session, runs, n_runs, chunks, tokens + first + at, n_now, n_next);
+            int r =
+                run_chunk(session, runs, n_runs, chunks, at, tokens + first + at, n_now, n_next);
 
             if (r)
                 return r;

@@ -23,6 +23,16 @@ int eval_chunk_read(EvalChunk *chunk, Session *session, uint32_t first, uint32_t
 double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk, uint32_t row,
                              uint32_t n_vocab);
 
+/* Rows by their position in the window: the first EVAL_BIN_TOKENS are bin 0, and each bin that
+ * follows has as many as all before it. */
+#define EVAL_BIN_TOKENS 512
+#define EVAL_BINS 12 /* up to 2^20 tokens, the longest window */
+
+typedef struct EvalBin {
+    uint64_t n_tokens;
+    double kld; /* sum over them */
+} EvalBin;
+
 typedef struct EvalStats {
     uint64_t n_tokens;       /* rows compared */
     uint64_t n_predictions;  /* rows with a next token in their window */
@@ -33,6 +43,7 @@ typedef struct EvalStats {
     double reference_squares;
     float *klds; /* [n_tokens] of each row, owned; for percentiles */
     size_t klds_capacity;
+    EvalBin bins[EVAL_BINS];
 } EvalStats;
 
 typedef struct EvalRun {
@@ -57,6 +68,11 @@ double eval_kld(const EvalStats *stats);
 double eval_kld_error(const EvalStats *stats); /* standard error of the mean, rows as independent */
 double eval_kld_percentile(EvalStats *stats, double share); /* sorts */
 double eval_same_top(const EvalStats *stats);               /* share of rows */
+
+uint32_t eval_bin(uint32_t position);
+/* The position behind the bin's last. */
+uint32_t eval_bin_end(uint32_t bin);
+double eval_bin_kld(const EvalStats *stats, uint32_t bin); /* mean */
 
 /* ||logits - reference|| / ||reference||: for models so sure of themselves, as made-up test models
  * are, that a divergence says nothing. */

@@ -127,6 +127,7 @@ def test_eval_figures(figures, name):
         assert row["tokens_per_gib"] == pytest.approx(2**30 / row["bytes_per_token"])
         assert row["bits_with_tails"] > row["bits"]
         assert 0 <= row["top1"] <= 1 and row["kld_p99"] >= row["kld"] >= 0
+        assert row["kld_by_position"] == [{"below": 512, "kld": pytest.approx(row["kld"])}]
     exact, bf16 = result["reference"], result["specs"][0]
     assert exact["kv"] == "f16" and exact.keys() == bf16.keys()
     assert (exact["kld"], exact["kld_p99"], exact["top1"], exact["bits"]) == (0, 0, 1, 16)

@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { WINDOW = 300, N_WINDOWS = 2, N_TOKENS = N_WINDOWS * WINDOW };
+enum { WINDOW = 600, N_WINDOWS = 2, N_TOKENS = N_WINDOWS * WINDOW };
 
 static char directory[64], model_path[80];
 static Session session;
@@ -100,6 +100,19 @@ static void test_equal_rows_have_no_error(void **state) {
     assert_true(eval_kld_error(&stats) < 1e-8); /* and no NaN of a variance below 0 */
 }
 
+static void test_bins_double(void **state) {
+    static const uint32_t ends[] = { 512, 1024, 2048, 4096 };
+
+    (void)state;
+    for (uint32_t bin = 0; bin < 4; bin++) {
+        assert_int_equal(eval_bin_end(bin), ends[bin]);
+        assert_int_equal(eval_bin(ends[bin] - 1), bin);
+        assert_int_equal(eval_bin(ends[bin]), bin + 1);
+    }
+    assert_int_equal(eval_bin(0), 0);
+    assert_int_equal(eval_bin((1u << 20) - 1), EVAL_BINS - 1);
+}
+
 /* runs */
 
 /* f32 [N_TOKENS][n_vocab]: logits of every window in chunks of a page. */
@@ -141,6 +154,7 @@ static uint32_t best_of(const float *x, uint32_t n) {
 
 typedef struct ByHand {
     double log_loss, kld, kld_squares, kld_max, error, norm;
+    double late_kld; /* of rows at 512 and later */
     uint64_t n_predictions, n_same_top;
 } ByHand;
 
@@ -158,6 +172,7 @@ static ByHand sum_by_hand(const float *reference, const float *logits) {
             sums.norm = hypot(sums.norm, p[j]);
         }
         sums.kld += kld;
+        sums.late_kld += i % WINDOW < 512 ? 0 : kld;
         sums.kld_squares += kld * kld;
         sums.kld_max = fmax(sums.kld_max, kld);
         sums.n_same_top += best_of(p, n_vocab) == best_of(q, n_vocab);
@@ -182,6 +197,8 @@ static void check_by_hand(EvalStats *stats, const ByHand *sums) {
     assert_near(eval_kld(stats), sums->kld / N_TOKENS, 1e-3);
     assert_near(stats->kld_squares, sums->kld_squares, 1e-3);
     assert_near(eval_kld_percentile(stats, 1), sums->kld_max, 1e-3);
+    assert_near(eval_bin_kld(stats, 0), (sums->kld - sums->late_kld) / (N_WINDOWS * 512), 1e-3);
+    assert_near(eval_bin_kld(stats, 1), sums->late_kld / (N_WINDOWS * (WINDOW - 512)), 1e-3);
     assert_near(eval_logit_error(stats), sums->error / sums->norm, 1e-5);
 }
 
@@ -252,8 +269,8 @@ static void test_compensated_rounding_is_not_worse_than_plain(void **state) {
     for (uint32_t i = 0; i < N_RUNS; i++)
         cache_open(&runs[i].cache, specs[i], i % 2 ? NULL : profile);
     read_text("LICENSE", &text);
-    assert_true(text.n >= 2100);
-    assert_int_equal(eval_run(&session, runs, N_RUNS, text.ids, 2100, WINDOW, NULL, NULL), 0);
+    assert_true(text.n >= 4 * WINDOW);
+    assert_int_equal(eval_run(&session, runs, N_RUNS, text.ids, 4 * WINDOW, WINDOW, NULL, NULL), 0);
     for (uint32_t i = 0; i < N_RUNS; i++) {
         klds[i] = eval_kld(&runs[i].stats);
         session_cache_deinit(&runs[i].cache);
@@ -269,6 +286,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_statistics_of_given_numbers),
         cmocka_unit_test(test_equal_rows_have_no_error),
+        cmocka_unit_test(test_bins_double),
         cmocka_unit_test(test_a_run_is_the_sum_over_its_logits),
         cmocka_unit_test(test_compensated_rounding_is_not_worse_than_plain),
     };
