@@ -14,8 +14,9 @@ A daemon is started for each --kv, and asked:
   passkey   a number of five digits, told once in --passkey-tokens tokens of filler, at ten depths,
             with as many seeds as --passkey says. accuracy: the share of answers that begin with it
 
-Standard errors are those of a share. A passage of LAMBADA is two or three pages, and what a step has
-brought is read exactly while that step lasts: so steps are short unless --step-tokens says other.
+Standard errors are those of a share. A passage of LAMBADA is two or three pages, and what a step
+has brought is read exactly while that step lasts: so steps are short unless --step-tokens says
+otherwise.
 Standard library only; not part of the tests: on a processor it takes hours.
 """
 
