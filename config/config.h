@@ -153,6 +153,7 @@ typedef struct Config {
     bool ignore_eos;
     uint32_t chunk;
     uint32_t max_tokens;
+    uint32_t prompt_tokens;
     bool quick;
     bool full;
     bool all_matrices;

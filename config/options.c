@@ -710,6 +710,17 @@ const Option option_table[] = {
       .commands = COMMAND_GENERATE,
       .fallback = "false",
       .help = "Go on past the model's end-of-sequence token" },
+    { .name = "prompt_tokens",
+      U32(prompt_tokens),
+      .topic = TOPIC_COMMAND,
+      .commands = COMMAND_BENCH,
+      .metavar = "TOKENS",
+      .min = 1,
+      .max = 1u << 20,
+      .fallback = "2000",
+      .help =
+          "Length of the prompt that is measured, with the cache of --kv and with an f16 one; at "
+          "most what the model was made for" },
     { .name = "json",
       PATH(json_path),
       .file = OPTION_FILE_OUTPUT,

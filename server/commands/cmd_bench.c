@@ -22,7 +22,6 @@
 #define SHORT_PROMPT_TOKENS 16
 #define DECODE_TOKENS 128
 #define DECODE_SEQUENCES 16
-#define PROMPT_TOKENS 2000
 #define CONTEXT_TOKENS 4000
 
 typedef struct Figures {
@@ -33,6 +32,7 @@ typedef struct Figures {
     SgemmRate product;               /* library NULL: none is installed */
     BenchWork work;
     double decode_s, decode_batch_s, prompt_s; /* of a step, a step, a prompt */
+    double prompt_f16_s;                       /* of the same prompt with an f16 cache */
     BenchAttention attention[KV_FORMATS];
     double write_s[KV_FORMATS]; /* of a prompt's token */
 } Figures;
@@ -157,15 +157,20 @@ static int measure_decode(BenchRun *b, Reason *why) {
 
 static int measure_prompt(BenchRun *b, Reason *why) {
     Figures *f = &b->figures;
+    KvPlan exact;
     int r;
 
-    r = bench_prefill(&b->session, &b->plan, b->n_prompt, &f->prompt_s, why);
+    r = kv_spec_parse(&exact, "f16", b->session.config->n_layers, why);
+    if (!r)
+        r = bench_prefill(&b->session, &exact, b->n_prompt, &f->prompt_f16_s, why);
+    if (!r)
+        r = bench_prefill(&b->session, &b->plan, b->n_prompt, &f->prompt_s, why);
     if (r)
         return r;
     printf("\nprompt, kv %s, %u tokens in steps of %u\n", model_run_spec(b->config), b->n_prompt,
            MODEL_RUN_STEP_TOKENS);
-    printf("                %9.1f tokens/s   %.1f G multiply-adds/s", b->n_prompt / f->prompt_s,
-           prompt_madds_per_s(b) * 1e-9);
+    printf("                %9.1f tokens/s   %.2f of f16's   %.1f G multiply-adds/s",
+           b->n_prompt / f->prompt_s, f->prompt_f16_s / f->prompt_s, prompt_madds_per_s(b) * 1e-9);
     if (f->product.library)
         printf("   %.2f of the library's", prompt_madds_per_s(b) / f->product.madds_per_s);
     printf("\n");
@@ -280,6 +285,7 @@ static void put_prompt(const BenchRun *b, JsonWriter *w) {
     json_begin_object(w, "prompt");
     json_put_u64(w, "tokens", b->n_prompt);
     json_put_double(w, "tokens_per_s", b->n_prompt / f->prompt_s);
+    json_put_double(w, "f16_tokens_per_s", b->n_prompt / f->prompt_f16_s);
     json_put_double(w, "madds_per_s", prompt_madds_per_s(b));
     json_put_double(w, "of_product",
                     f->product.library ? prompt_madds_per_s(b) / f->product.madds_per_s : NAN);
@@ -336,7 +342,7 @@ static int run(const Config *config, Reason *why) {
     if (max_position <= SHORT_PROMPT_TOKENS)
         return reason_set(why, -EINVAL, "%s: made for only %u tokens, too few to measure",
                           config->model, max_position);
-    b.n_prompt = min_u32(PROMPT_TOKENS, max_position);
+    b.n_prompt = min_u32(config->prompt_tokens, max_position);
     b.n_decode = min_u32(DECODE_TOKENS, max_position - SHORT_PROMPT_TOKENS);
     b.figures.work = bench_work(&b.session);
     r = measure_machine(&b, why);

@@ -32,7 +32,8 @@ def numbers(value):
 
 def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
     path = tmp_path / "figures.json"
-    result = bench("--model", model, "--threads", 2, "--kv", "k4v2", "--json", path)
+    result = bench("--model", model, "--threads", 2, "--kv", "k4v2", "--prompt-tokens",
+                   300, "--json", path)
     assert result.returncode == 0, result.stderr
     for line in ("machine", "memory", "1 sequence", "16 sequences", "prompt", "attention alone"):
         assert line in result.stdout
@@ -47,6 +48,7 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
         decode["tokens_per_s"] / decode["floor_tokens_per_s"])
     assert decode["batch_gain"] == pytest.approx(
         decode["batch_tokens_per_s"] / decode["tokens_per_s"])
+    assert figures["prompt"]["tokens"] == 300 and figures["prompt"]["f16_tokens_per_s"] > 0
     # bf16 weights: two bytes each.
     assert model_figures["weight_bytes"] == 2 * model_figures["parameters"]
 
