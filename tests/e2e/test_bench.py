@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import program, unpack_model
 
-SPECS = ["bf16", "f16", "k8v8", "k6v6", "k4v4", "k3v3", "k2v2"]
+SPECS = ["bf16", "f16", "k8v8", "k6v6", "k5v5", "k4v4", "k3v3", "k2v2"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, program
 
-SPECS = ["k8v8", "k6v6", "k4v4", "k3v3", "k2v2"]
+SPECS = ["k8v8", "k6v6", "k5v5", "k4v4", "k3v3", "k2v2"]
 FIGURES = {"kv", "bits", "bits_with_tails", "ppl", "kld", "kld_se", "kld_p99", "top1",
            "bytes_per_token", "tokens_per_gib"}
 N_LAYERS, N_KV_HEADS, HEAD_DIM = 3, 2, 64
@@ -184,7 +184,7 @@ def test_line_ends_do_not_matter(models, profiles, text, tmp_path):
 def test_bits_are_those_of_the_format(figures):
     """A scale and a center for a key's channel of 64 tokens and for a value's token of 64 channels;
     two bytes each at 8 bits, one below; no center for values at 4 bits and below."""
-    for row, bits in zip(figures["llama"]["specs"][1:], (8, 6, 4, 3, 2)):
+    for row, bits in zip(figures["llama"]["specs"][1:], (8, 6, 5, 4, 3, 2)):
         meta_bytes = 2 if bits == 8 else 1
         k_bits = bits + 2 * 8 * meta_bytes / 64
         v_bits = bits + (1 if bits <= 4 else 2) * 8 * meta_bytes / HEAD_DIM
