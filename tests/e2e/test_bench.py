@@ -59,7 +59,7 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, complaint", [
-    (["--kv", "k5v5"], "k5v5"),
+    (["--kv", "k7v7"], "k7v7"),
     (["--json", "/nonexistent/figures.json"], "/nonexistent/figures.json"),
 ])
 def test_what_cannot_be_done_is_said(model, arguments, complaint):

@@ -94,7 +94,7 @@ def test_plan_prints_what_the_daemon_takes(start, models, profiles, spec):
 
 
 def test_plan_refuses_what_cannot_be(models):
-    assert "k5v4" in run("plan", "--model", models / "llama", "--kv", "k5v4", status=1)
+    assert "k7v4" in run("plan", "--model", models / "llama", "--kv", "k7v4", status=1)
     assert "missing" in run("plan", "--model", models / "llama", "--kv-memory", "1MiB",
                             "--max-num-seqs", "64", status=1)
     why = run("plan", "--model", models / "llama", "--max-model-len", "1000000", status=1)
@@ -142,7 +142,7 @@ def test_another_reference(models, profiles, text, tmp_path):
     assert [row["kv"] for row in result["specs"]] == ["bf16", "f16"]
     assert result["reference"]["kv"] == "bf16"
     assert result["specs"][0]["kld"] == 0 < result["specs"][1]["kld"]
-    assert "k5v5" in run(*arguments, "--reference", "k5v5", status=1)
+    assert "k7v7" in run(*arguments, "--reference", "k7v7", status=1)
 
 
 def test_the_reference_is_not_run_twice(models, profiles, text, tmp_path):
