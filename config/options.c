@@ -508,7 +508,8 @@ const Option option_table[] = {
       .topic = TOPIC_COMMAND,
       .commands = COMMAND_PLAN,
       .metavar = "WIDTHS",
-      .unset = "16,8,6,5,4,3,2; 16,8,6,4,3,2 for method paper; 8,6,4,3,2 where only --norms is given",
+      .unset = "16,8,6,5,4,3,2; 16,8,6,4,3,2 for method paper; 8,6,4,3,2 where only --norms is "
+               "given",
       .help = "Bits that kv auto may choose, separated by commas" },
     { .name = "bits",
       DECIMAL(bits_millionths),

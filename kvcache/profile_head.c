@@ -296,18 +296,19 @@ static int parse_first_level(const json_t *head, Profile *out, Reason *why) {
 
 /* Whether tables are of the formats but 5 bits: a file's rows are all alike, so the first one that
  * is found tells. */
-static bool has_short_rows(const json_t *head) {
+static bool has_short_rows(const json_t *head, uint32_t version) {
     const json_t *table = json_object_get(json_object_get(head, "damages"), "values");
 
     if (!table)
         table = json_object_get(head, "distortions");
-    return json_array_size(json_array_get(table, 0)) == KV_SIDES * formats_but_5.n;
+    return table && (version < PROFILE_VERSION ||
+                     json_array_size(json_array_get(table, 0)) == KV_SIDES * formats_but_5.n);
 }
 
 static int parse_second_level(const json_t *head, uint32_t version, Profile *out, Reason *why) {
     int r = parse_spectral_norms(head, out, why);
 
-    out->lacks_5_bits = version < 4 || has_short_rows(head);
+    out->lacks_5_bits = has_short_rows(head, version);
     if (!r)
         r = parse_damages(head, out, why);
     return r ? r : parse_distortions(head, out, why);
