@@ -146,8 +146,8 @@ const Option option_table[] = {
       .metavar = "SPEC",
       .fallback = "auto",
       .help =
-          "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 4, "
-          "3 or 2 bits), plan:FILE with a pair for each layer, or auto: f16 if all that has to "
+          "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 5, "
+          "4, 3 or 2 bits), plan:FILE with a pair for each layer, or auto: f16 if all that has to "
           "fit does, else the formats that do least damage. kv_tokens must fit, at any width, and "
           "so must max_model_len times max_num_seqs where both are given with kv_memory; where "
           "nobody asks for them, no format below 4 bits is taken to make room. Chosen at the "
@@ -159,8 +159,8 @@ const Option option_table[] = {
       .commands = COMMAND_LOGITS | COMMAND_GENERATE | COMMAND_BENCH,
       .metavar = "SPEC",
       .fallback = "f16",
-      .help = "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 4, "
-              "3 or 2 bits), or plan:FILE with a pair for each layer" },
+      .help = "How keys and values are stored: f16, bf16, a pair like k4v2 (each side 16, 8, 6, 5, "
+              "4, 3 or 2 bits), or plan:FILE with a pair for each layer" },
     { .name = "profile",
       PATH(profile),
       .file = OPTION_FILE_INPUT,
@@ -508,7 +508,8 @@ const Option option_table[] = {
       .topic = TOPIC_COMMAND,
       .commands = COMMAND_PLAN,
       .metavar = "WIDTHS",
-      .unset = "16,8,6,4,3,2; 8,6,4,3,2 where only --norms is given",
+      .unset = "16,8,6,5,4,3,2; 16,8,6,4,3,2 for method paper; 8,6,4,3,2 where only --norms is "
+               "given",
       .help = "Bits that kv auto may choose, separated by commas" },
     { .name = "bits",
       DECIMAL(bits_millionths),

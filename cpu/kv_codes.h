@@ -186,6 +186,8 @@ KV_INLINE uint32_t kv_plane_bits(KvFormat format, uint32_t i) {
         return i ? 0 : 8;
     case KV_FORMAT_6:
         return i ? 2 : 4;
+    case KV_FORMAT_5:
+        return i ? 1 : 4;
     case KV_FORMAT_4:
         return i ? 0 : 4;
     case KV_FORMAT_3:

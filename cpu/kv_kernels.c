@@ -291,6 +291,9 @@ static void scores(KvFormat format, float *out, const float *queries, const void
     case KV_FORMAT_6:
         scores_by(KV_FORMAT_6, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
+    case KV_FORMAT_5:
+        scores_by(KV_FORMAT_5, &l, block, next, out, queries, n_queries, head_dim, s);
+        break;
     case KV_FORMAT_4:
         scores_by(KV_FORMAT_4, &l, block, next, out, queries, n_queries, head_dim, s);
         break;
@@ -461,6 +464,9 @@ static void values(KvFormat format, float *out, float *weights, const void *bloc
         break;
     case KV_FORMAT_6:
         values_by(KV_FORMAT_6, &l, block, next, out, weights, n_queries, low, high, s);
+        break;
+    case KV_FORMAT_5:
+        values_by(KV_FORMAT_5, &l, block, next, out, weights, n_queries, low, high, s);
         break;
     case KV_FORMAT_4:
         values_by(KV_FORMAT_4, &l, block, next, out, weights, n_queries, low, high, s);

@@ -183,7 +183,9 @@ static void seal_v_uniform(KvFormat format, uint32_t head_dim, const KvBlockLayo
             v_store(high + t, v_max(x, v_load(high + t)));
         }
     for (uint32_t t = 0; t < LANES; t++) {
-        fit_uniform(format, l, block, t, low[t], high[t], &scale[t], &center[t]);
+        float cut = (high[t] - low[t]) * 0.5f * (1 - kv_value_range(format));
+
+        fit_uniform(format, l, block, t, low[t] + cut, high[t] - cut, &scale[t], &center[t]);
         inverse[t] = kv_inverse(scale[t]);
     }
     for (uint32_t c = 0; c < head_dim; c++)
@@ -345,6 +347,9 @@ void KV_SEAL(KvFormat format, KvSide side, uint32_t head_dim, const uint16_t *ta
         break;
     case KV_FORMAT_6:
         pack_codes(KV_FORMAT_6, side, &l, s, block);
+        break;
+    case KV_FORMAT_5:
+        pack_codes(KV_FORMAT_5, side, &l, s, block);
         break;
     case KV_FORMAT_4:
         pack_codes(KV_FORMAT_4, side, &l, s, block);

@@ -258,7 +258,7 @@ static __device__ inline void unpack_sixteen(const CudaKvFormat &f, const uint8_
                                              const uint8_t *plane1, uint32_t head_dim,
                                              uint32_t first_token, const CudaKvMeta &meta,
                                              __half *tile, uint32_t pitch, bool is_bare) {
-    constexpr bool has_centers = SIDE == KV_SIDE_K || BITS >= 6;
+    constexpr bool has_centers = SIDE == KV_SIDE_K || BITS > 4;
     uint32_t lane = threadIdx.x % CUDA_WARP, n = head_dim / CUDA_KV_UNIT;
 
     for (uint32_t i_unit = lane; i_unit < 2 * n; i_unit += CUDA_WARP) {
@@ -302,6 +302,9 @@ static __device__ inline void unpack_any(const CudaKvFormat &f, const uint8_t *p
         break;
     case KV_FORMAT_6:
         UNPACK(6, 4, 2);
+        break;
+    case KV_FORMAT_5:
+        UNPACK(5, 4, 1);
         break;
     case KV_FORMAT_4:
         UNPACK(4, 4, 0);

@@ -189,13 +189,15 @@ static __device__ inline void seal_values_uniform(const CudaKvFormat &f, const C
     float value;
 
     if (share == 0) {
-        float low = m.x[t], high = m.x[t];
+        float low = m.x[t], high = m.x[t], cut;
 
         for (uint32_t c = 1; c < n; c++) {
             low = fminf(low, m.x[c * SEAL_PITCH + t]);
             high = fmaxf(high, m.x[c * SEAL_PITCH + t]);
         }
-        fit_uniform(f, m, block, t, low, high);
+        cut = __fmul_rn(__fmul_rn(__fsub_rn(high, low), 0.5f),
+                        __fsub_rn(1, kv_value_range(f.format)));
+        fit_uniform(f, m, block, t, __fadd_rn(low, cut), __fsub_rn(high, cut));
     }
     __syncthreads();
     for (uint32_t c = share; c < n; c += SEAL_SHARES)

@@ -19,6 +19,7 @@ const KvFormatInfo kv_formats[KV_FORMATS] = {
     [KV_FORMAT_F16] = { .name = "f16", .bits = 16 },
     [KV_FORMAT_8] = { .name = "8", .bits = 8, .n_planes = 1, .planes = { 8 }, .meta_bytes = 2 },
     [KV_FORMAT_6] = { .name = "6", .bits = 6, .n_planes = 2, .planes = { 4, 2 }, .meta_bytes = 1 },
+    [KV_FORMAT_5] = { .name = "5", .bits = 5, .n_planes = 2, .planes = { 4, 1 }, .meta_bytes = 1 },
     [KV_FORMAT_4] = { .name = "4",
                       .bits = 4,
                       .n_planes = 1,

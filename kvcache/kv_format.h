@@ -21,10 +21,11 @@
  * into its softmax weight, and the inner loop stays integer -> float -> multiply-add. A block never
  * needs a byte of another.
  *
- * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 3 = 2 + 1; the first plane
- * holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes, and code j
- * sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a shift of whole
- * registers, whatever n. All vectors of one plane lie together, which keeps planes aligned.
+ * Codes of b bits are cut into planes of 8, 4, 2 or 1 bits (6 = 4 + 2, 5 = 4 + 1, 3 = 2 + 1; the
+ * first plane holds the low bits). In a plane of p bits a vector of n codes takes n p / 8 bytes,
+ * and code j sits in byte j mod (n p / 8), at bit p (j / (n p / 8)): unpacking is a mask and a
+ * shift of whole registers, whatever n. All vectors of one plane lie together, which keeps planes
+ * aligned.
  *
  * Within a plane codes of a trellis (V at 3 and 2 bits) are placed otherwise: a whole run of 64
  * channels in 16-bit words, a shorter one as a plain row of bits, the first code lowest.
@@ -32,12 +33,12 @@
  *   1-bit plane   channel 8 k + l is at bit 2 k of word l, l < 4; channel 8 k + l + 4 above it
  *
  * What a code stands for:
- *   uniform    x = scale * (code - 2^(b-1) + 1/2) + center             K at every width; V at 8, 6
- *   levels     x = scale * level[code]                                 V at 4
- *   trellis    x = scale * level[i], i by kvcache/value_trellis.h      V at 3, 2
- * At 8 bits scale and center are IEEE half floats. At 6 bits and below a scale is one byte, an
- * index into the scales below, and a center is a signed byte c that means c * scale / 2: 16-bit
- * metadata would cost a quarter of a bit per element and buy 7% of the damage, 14% at 6 bits.
+ *   uniform    x = scale * (code - 2^(b-1) + 1/2) + center            K at every width; V at 8, 6,
+ * 5 levels     x = scale * level[code]                                V at 4 trellis    x = scale *
+ * level[i], i by kvcache/value_trellis.h     V at 3, 2 At 8 bits scale and center are IEEE half
+ * floats. At 6 bits and below a scale is one byte, an index into the scales below, and a center is
+ * a signed byte c that means c * scale / 2: 16-bit metadata would cost a quarter of a bit per
+ * element and buy 7% of the damage, 14% at 6 bits.
  *
  * `levels` are Lloyd and Max's for a normal density (S. Lloyd, "Least squares quantization in PCM",
  * 1982; J. Max, 1960), those of a trellis are trained on one. All are whole 64ths, and as such fit
@@ -48,7 +49,8 @@
  *           Scales are from the values as they come. Then channels are rounded in the order of
  *           kvcache/rounding.h, the error of each moving those to come; how far that looks ahead
  *           is the backend's (BackendOps.rounding_paths).
- *   values  A token is brought to units of levels by its own deviation, sqrt(sum of squares /
+ *   values  Uniform steps of a token span the share kv_value_range of its range, about its middle.
+ *           Else a token is brought to units of levels by its own deviation, sqrt(sum of squares /
  *           head_dim) = levels_per_sigma, and takes the nearest levels, or the codes of the best
  *           path: the one with the least sum of squared errors, each added to the sum by a fused
  *           multiply-add in f32. Of two equal paths into a state the one from the lower state
@@ -102,14 +104,35 @@ static inline bool kv_format_has_trellis(KvFormat format, KvSide side) {
  *   2 bits   .80 .0227   .85 .0199   .90 .0212
  *   3 bits   .90 .0043   .93 .0034   .95 .0034   .97 .0037   1 .0041
  *   4 bits   .93 .0011   .94 .0010   .96 .00085  .98 .00084  1 .00084
+ * and over its first 4,096:
+ *   5 bits   .98 .000197   .985 .000211   1 .000246
  * `is_compensated`: by a rounding that is not plain. */
 DEVICE_FN float kv_key_range(KvFormat format, bool is_compensated) {
     if (!is_compensated)
         return 1;
-    return format == KV_FORMAT_2 ? 0.85f : format == KV_FORMAT_3 ? 0.95f : 1;
+    switch (format) {
+    case KV_FORMAT_5:
+        return 0.98f;
+    case KV_FORMAT_3:
+        return 0.95f;
+    case KV_FORMAT_2:
+        return 0.85f;
+    default:
+        return 1;
+    }
 }
 
-/* The format of that many bits (16: f16; 8, 6, 4, 3, 2), or KV_FORMATS. */
+/* The share of a token's range that uniform steps of values span, about its middle: at 5 bits a
+ * little less than all. Of normal values of 64, 128 and 256 channels, error / square (in 1/1000):
+ *   share 1  2.04 2.48 2.93   .97  1.90 2.32 2.76   .94  2.06 2.35 2.69   .9  2.89 2.79 2.86
+ * where 32 Lloyd-Max levels, whose unbiased scale takes half the metadata, have 2.48 2.58 2.62: per
+ * bit that is as much as the steps with 64 channels and share 1. KLD of values alone, as above over
+ * 4,096 tokens: share 1 .000162, .97 .000153. */
+DEVICE_FN float kv_value_range(KvFormat format) {
+    return format == KV_FORMAT_5 ? 0.97f : 1;
+}
+
+/* The format of that many bits (16: f16; 8, 6, 5, 4, 3, 2), or KV_FORMATS. */
 KvFormat kv_format_of_bits(uint32_t bits);
 
 /* Where the parts of a block lie. */

@@ -56,6 +56,7 @@ typedef enum KvFormat {
     KV_FORMAT_F16,
     KV_FORMAT_8,
     KV_FORMAT_6,
+    KV_FORMAT_5,
     KV_FORMAT_4,
     KV_FORMAT_3,
     KV_FORMAT_2,

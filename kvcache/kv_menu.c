@@ -13,8 +13,9 @@ typedef struct Width {
 } Width;
 
 static const Width widths[] = {
-    { "1", 1, true },  { "1.58", 1.58, true }, { "2", 2, false }, { "3", 3, false },
-    { "4", 4, false }, { "6", 6, false },      { "8", 8, false }, { "16", 16, false },
+    { "1", 1, true },  { "1.58", 1.58, true }, { "2", 2, false },
+    { "3", 3, false }, { "4", 4, false },      { "5", 5, false },
+    { "6", 6, false }, { "8", 8, false },      { "16", 16, false },
 };
 #define N_WIDTHS (sizeof(widths) / sizeof(*widths))
 
@@ -33,7 +34,7 @@ static int add_word(bool chosen[N_WIDTHS], const char *word, size_t n, bool of_p
 
     if (i == N_WIDTHS)
         return reason_set(
-            why, -EINVAL, "\"%.*s\" is no width; a menu has some of 16, 8, 6, 4, 3 and 2 bits%s",
+            why, -EINVAL, "\"%.*s\" is no width; a menu has some of 16, 8, 6, 5, 4, 3 and 2 bits%s",
             n < 32 ? (int)n : 32, word, of_paper ? ", or the paper's 1.58 and 1" : "");
     if (chosen[i])
         return reason_set(why, -EINVAL, "%s is given twice", widths[i].text);

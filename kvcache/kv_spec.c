@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define WIDTHS "16 (f16), 8, 6, 4, 3 or 2"
+#define WIDTHS "16 (f16), 8, 6, 5, 4, 3 or 2"
 
 static int layer_side(KvFormat *out, const json_t *layer, const char *side, Reason *why) {
     uint32_t bits = 0;

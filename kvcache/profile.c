@@ -279,11 +279,11 @@ static int check_envelope(const MappedFile *file, Reason *why) {
         return reason_set(why, -EINVAL, "not a profile: it does not begin with \"" MAGIC "\"");
     if (file->size < PREFIX_BYTES + sizeof(stored))
         return reason_set(why, -EINVAL, "cut: only %zu bytes are left of the profile", file->size);
-    if (u32_at(file->data + VERSION_AT) != PROFILE_VERSION &&
-        u32_at(file->data + VERSION_AT) != PROFILE_VERSION_OLD)
+    if (u32_at(file->data + VERSION_AT) > PROFILE_VERSION ||
+        u32_at(file->data + VERSION_AT) < PROFILE_VERSION_OLDEST)
         return reason_set(why, -EINVAL,
-                          "a profile of version %" PRIu32 "; this kvasird reads versions %d and %d",
-                          u32_at(file->data + VERSION_AT), PROFILE_VERSION_OLD, PROFILE_VERSION);
+                          "a profile of version %" PRIu32 "; this kvasird reads versions %d to %d",
+                          u32_at(file->data + VERSION_AT), PROFILE_VERSION_OLDEST, PROFILE_VERSION);
     hashed_bytes = file->size - sizeof(stored);
     memcpy(&stored, file->data + hashed_bytes, sizeof(stored));
     computed = hash128(file->data, hashed_bytes, 0);

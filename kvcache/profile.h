@@ -11,9 +11,9 @@
  * The file, little-endian:
  *
  *   magic "KVASPROF"        8 bytes
- *   version                 u32, PROFILE_VERSION; or 2, which is still read
+ *   version                 u32, PROFILE_VERSION; or 2 or 3, which are still read
  *   head size               u32, bytes of the head
- *   head                    JSON, see kvcache/profile_head.h; in version 2 it has less
+ *   head                    JSON, see kvcache/profile_head.h; in versions 2 and 3 it has less
  *   zeros                   up to a multiple of 64 bytes
  *   body                    f32: q_moments, then k_covariances
  *   checksum                16 bytes: XXH3-128 of everything before it, low half first
@@ -33,7 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROFILE_VERSION 3
+#define PROFILE_VERSION 4
 #define PROFILE_TEXT_NAME_BYTES 128
 
 /* A number for each layer, side and format; 0 where the format has 16 bits. [n_layers] used. */
@@ -62,7 +62,9 @@ typedef struct Profile {
                                                                                 values */
 
     /* The second level. What it holds of a layer is used by plans alone; no page depends on it. */
-    bool has_damages; /* of every layer */
+    bool lacks_5_bits; /* files of version 3 had no such format: what the tables below say of 5 bits
+                          is the geometric mean of 4 and 6, as D(b) = alpha beta^-b has it */
+    bool has_damages;  /* of every layer */
     uint32_t
         n_layers_measured;    /* layers that have damages and distortions so far, from the first */
     uint64_t n_damage_tokens; /* each damage is a mean over */

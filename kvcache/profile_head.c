@@ -7,15 +7,25 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
-#define ROW_NUMBERS (KV_SIDES * N_ROW_FORMATS)
+/* The formats of a row of a table, in its order; each side has them all. */
+typedef struct RowFormats {
+    size_t n;
+    KvFormat formats[6];
+} RowFormats;
 
-/* The formats of a row of a table, in its order. */
-static const KvFormat row_formats[] = {
-    KV_FORMAT_8, KV_FORMAT_6, KV_FORMAT_4, KV_FORMAT_3, KV_FORMAT_2,
+static const RowFormats all_formats = {
+    6, { KV_FORMAT_8, KV_FORMAT_6, KV_FORMAT_5, KV_FORMAT_4, KV_FORMAT_3, KV_FORMAT_2 }
 };
-#define N_ROW_FORMATS (sizeof(row_formats) / sizeof(*row_formats))
+static const RowFormats formats_but_5 = {
+    5, { KV_FORMAT_8, KV_FORMAT_6, KV_FORMAT_4, KV_FORMAT_3, KV_FORMAT_2 }
+};
+
+static const RowFormats *row_formats(bool lacks_5_bits) {
+    return lacks_5_bits ? &formats_but_5 : &all_formats;
+}
 
 /* write */
 
@@ -27,30 +37,30 @@ static void put_norms(JsonWriter *writer, const char *key, const double *norms, 
 }
 
 static void put_table(JsonWriter *writer, const char *key, const ProfileTable table,
-                      uint32_t n_layers) {
+                      const RowFormats *row, uint32_t n_layers) {
     json_begin_array(writer, key);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
         json_begin_array(writer, NULL);
-        for (size_t i = 0; i < ROW_NUMBERS; i++)
-            json_put_double(writer, NULL,
-                            table[layer][i / N_ROW_FORMATS][row_formats[i % N_ROW_FORMATS]]);
+        for (size_t i = 0; i < KV_SIDES * row->n; i++)
+            json_put_double(writer, NULL, table[layer][i / row->n][row->formats[i % row->n]]);
         json_end_array(writer);
     }
     json_end_array(writer);
 }
 
 static void put_damages(JsonWriter *writer, const Profile *profile) {
+    const RowFormats *row = row_formats(profile->lacks_5_bits);
     uint32_t n_layers = profile_damage_layers(profile);
 
     json_begin_object(writer, "damages");
     json_put_u64(writer, "tokens", profile->n_damage_tokens);
     json_begin_array(writer, "measured");
-    for (size_t i = 0; i < N_ROW_FORMATS; i++)
-        if (profile->damages_direct[row_formats[i]])
-            json_put_u64(writer, NULL, kv_formats[row_formats[i]].bits);
+    for (size_t i = 0; i < row->n; i++)
+        if (profile->damages_direct[row->formats[i]])
+            json_put_u64(writer, NULL, kv_formats[row->formats[i]].bits);
     json_end_array(writer);
-    put_table(writer, "values", profile->damages, n_layers);
-    put_table(writer, "errors", profile->damage_errors, n_layers);
+    put_table(writer, "values", profile->damages, row, n_layers);
+    put_table(writer, "errors", profile->damage_errors, row, n_layers);
     json_end_object(writer);
 }
 
@@ -75,7 +85,8 @@ void profile_head_write(const Profile *profile, Buffer *out) {
     if (profile_damage_layers(profile))
         put_damages(&writer, profile);
     if (profile_distortion_layers(profile))
-        put_table(&writer, "distortions", profile->distortions, profile_distortion_layers(profile));
+        put_table(&writer, "distortions", profile->distortions, row_formats(profile->lacks_5_bits),
+                  profile_distortion_layers(profile));
     json_end_object(&writer);
 }
 
@@ -132,27 +143,33 @@ static int parse_norms(const json_t *head, const char *key, uint32_t n_layers, d
 }
 
 /* A row of a table for `layer`. */
-static int parse_row(const json_t *row, const char *key, uint32_t layer, ProfileTable out,
-                     Reason *why) {
+static int parse_row(const json_t *row, const RowFormats *formats, const char *key, uint32_t layer,
+                     ProfileTable out, Reason *why) {
     const json_t *number;
     size_t i;
 
-    if (!json_is_array(row) || json_array_size(row) != ROW_NUMBERS)
+    if (!json_is_array(row) || json_array_size(row) != KV_SIDES * formats->n)
         return reason_set(why, -EINVAL,
                           "key \"%s\": row %" PRIu32 ": expected %zu numbers, found %zu", key,
-                          layer, ROW_NUMBERS, json_array_size(row));
+                          layer, KV_SIDES * formats->n, json_array_size(row));
     json_array_foreach(row, i, number) {
         if (!json_is_number(number))
             return reason_set(why, -EINVAL, "key \"%s\": row %" PRIu32 ": entry %zu is no number",
                               key, layer, i);
-        out[layer][i / N_ROW_FORMATS][row_formats[i % N_ROW_FORMATS]] = json_number_value(number);
+        out[layer][i / formats->n][formats->formats[i % formats->n]] = json_number_value(number);
     }
     return 0;
 }
 
+/* What the row says where it has no 5 bits. */
+static void fill_5_bits(double row[KV_SIDES][KV_FORMATS]) {
+    for (int side = 0; side < KV_SIDES; side++)
+        row[side][KV_FORMAT_5] = sqrt(fmax(row[side][KV_FORMAT_6] * row[side][KV_FORMAT_4], 0));
+}
+
 /* Up to n_layers_max rows, whose count goes to *n_layersp. */
-static int parse_table(const json_t *object, const char *key, uint32_t n_layers_max,
-                       ProfileTable out, uint32_t *n_layersp, Reason *why) {
+static int parse_table(const json_t *object, const char *key, bool lacks_5_bits,
+                       uint32_t n_layers_max, ProfileTable out, uint32_t *n_layersp, Reason *why) {
     const json_t *rows = NULL, *row;
     size_t layer;
     int r;
@@ -165,15 +182,18 @@ static int parse_table(const json_t *object, const char *key, uint32_t n_layers_
                           "key \"%s\": expected 1 to %" PRIu32 " rows, one a layer, found %zu", key,
                           n_layers_max, json_array_size(rows));
     json_array_foreach(rows, layer, row) {
-        r = parse_row(row, key, (uint32_t)layer, out, why);
+        r = parse_row(row, row_formats(lacks_5_bits), key, (uint32_t)layer, out, why);
         if (r)
             return r;
+        if (lacks_5_bits)
+            fill_5_bits(out[layer]);
     }
     *n_layersp = (uint32_t)json_array_size(rows);
     return 0;
 }
 
-static int parse_measured(const json_t *damages, bool out[KV_FORMATS], Reason *why) {
+static int parse_measured(const json_t *damages, bool lacks_5_bits, bool out[KV_FORMATS],
+                          Reason *why) {
     const json_t *formats = NULL, *item;
     size_t i;
     int r;
@@ -186,9 +206,10 @@ static int parse_measured(const json_t *damages, bool out[KV_FORMATS], Reason *w
         KvFormat format =
             json_as_i64(item, 2, 8, &bits) ? kv_format_of_bits((uint32_t)bits) : KV_FORMATS;
 
-        if (format == KV_FORMATS)
+        if (format == KV_FORMATS || (lacks_5_bits && format == KV_FORMAT_5))
             return reason_set(why, -EINVAL,
-                              "key \"measured\": entry %zu is none of 8, 6, 4, 3 and 2", i);
+                              "key \"measured\": entry %zu is none of 8, 6, %s4, 3 and 2", i,
+                              lacks_5_bits ? "" : "5, ");
         out[format] = true;
     }
     return 0;
@@ -203,11 +224,13 @@ static int parse_damages(const json_t *head, Profile *out, Reason *why) {
         return r == JSON_E_ABSENT ? 0 : r;
     r = parse_count(damages, "tokens", &out->n_damage_tokens, why);
     if (!r)
-        r = parse_measured(damages, out->damages_direct, why);
+        r = parse_measured(damages, out->lacks_5_bits, out->damages_direct, why);
     if (!r)
-        r = parse_table(damages, "values", n_layers, out->damages, &out->n_layers_measured, why);
+        r = parse_table(damages, "values", out->lacks_5_bits, n_layers, out->damages,
+                        &out->n_layers_measured, why);
     if (!r)
-        r = parse_table(damages, "errors", n_layers, out->damage_errors, &n_errors, why);
+        r = parse_table(damages, "errors", out->lacks_5_bits, n_layers, out->damage_errors,
+                        &n_errors, why);
     if (!r && n_errors != out->n_layers_measured)
         r = reason_set(why, -EINVAL, "%" PRIu32 " rows of values, but %" PRIu32 " of errors",
                        out->n_layers_measured, n_errors);
@@ -222,7 +245,8 @@ static int parse_distortions(const json_t *head, Profile *out, Reason *why) {
 
     if (!is_partial && !json_object_get(head, "distortions"))
         return 0;
-    r = parse_table(head, "distortions", n_layers, out->distortions, &n_rows, why);
+    r = parse_table(head, "distortions", out->lacks_5_bits, n_layers, out->distortions, &n_rows,
+                    why);
     if (r)
         return r;
     if (n_rows != (is_partial ? out->n_layers_measured : n_layers))
@@ -244,7 +268,7 @@ static int parse_spectral_norms(const json_t *head, Profile *out, Reason *why) {
     return r ? r : parse_norms(head, "v_spectral_norms", n_layers, out->v_spectral_norms, why);
 }
 
-/* What versions 2 and 3 have in common. */
+/* What all versions have in common. */
 static int parse_first_level(const json_t *head, Profile *out, Reason *why) {
     KvGeometry *g = &out->geometry;
     Hash128 identity;
@@ -270,9 +294,21 @@ static int parse_first_level(const json_t *head, Profile *out, Reason *why) {
     return r ? r : parse_norms(head, "v_norms", g->n_layers, out->v_norms, why);
 }
 
-static int parse_second_level(const json_t *head, Profile *out, Reason *why) {
+/* Whether tables are of the formats but 5 bits: a file's rows are all alike, so the first one that
+ * is found tells. */
+static bool has_short_rows(const json_t *head, uint32_t version) {
+    const json_t *table = json_object_get(json_object_get(head, "damages"), "values");
+
+    if (!table)
+        table = json_object_get(head, "distortions");
+    return table && (version < PROFILE_VERSION ||
+                     json_array_size(json_array_get(table, 0)) == KV_SIDES * formats_but_5.n);
+}
+
+static int parse_second_level(const json_t *head, uint32_t version, Profile *out, Reason *why) {
     int r = parse_spectral_norms(head, out, why);
 
+    out->lacks_5_bits = has_short_rows(head, version);
     if (!r)
         r = parse_damages(head, out, why);
     return r ? r : parse_distortions(head, out, why);
@@ -287,7 +323,7 @@ int profile_head_parse(Profile *out, uint32_t version, const char *text, size_t 
         r = reason_set(why, -EINVAL, "expected an object");
     if (!r)
         r = parse_first_level(head, out, why);
-    if (!r && version != PROFILE_VERSION_OLD)
-        r = parse_second_level(head, out, why);
+    if (!r && version != PROFILE_VERSION_OLDEST)
+        r = parse_second_level(head, version, out, why);
     return r ? reason_prefix(why, r, "its head: ") : 0;
 }

@@ -7,22 +7,23 @@
  *   model, n_layers, n_kv_heads, head_dim, n_tokens, n_tokens_wanted, text
  *   k_norms, v_norms                      [n_layers]
  *
- * and, each where it was measured; in a file of version 2, of which nothing else differs, never:
+ * and, each where it was measured; in a file of version 2 never:
  *
  *   k_spectral_norms, v_spectral_norms    [n_layers]
  *   damages                               an object: tokens, measured (the formats, by their bits,
  *                                         whose damages are direct), values and errors, tables
  *   distortions                           a table
  *
- * A table has a row for each layer that was measured, from the first; a row has ten numbers: of
- * keys at 8, 6, 4, 3 and 2 bits, then of values. Damages of some layers only come with distortions
- * of the same.
+ * A table has a row for each layer that was measured, from the first; a row has twelve numbers: of
+ * keys at 8, 6, 5, 4, 3 and 2 bits, then of values. All rows of a file have ten, without those of 5
+ * bits, where that format was not measured, which in a file of version 3 is always so. Damages of
+ * some layers only come with distortions of the same.
  */
 
 #include "kvcache/profile.h"
 #include "util/buffer.h"
 
-#define PROFILE_VERSION_OLD 2
+#define PROFILE_VERSION_OLDEST 2
 
 /* Layers whose damages, and whose distortions, the profile holds. */
 static inline uint32_t profile_damage_layers(const Profile *profile) {

@@ -23,7 +23,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define MENU_DEFAULT "16,8,6,4,3,2"
+#define MENU_DEFAULT "16,8,6,5,4,3,2"
+#define MENU_DEFAULT_OF_PAPER "16,8,6,4,3,2" /* of the widths that its authors tried, and f16 */
 #define WISH_BITS_MIN 4
 
 CachePlanOptions cache_plan_options(const Config *config) {
@@ -39,12 +40,18 @@ CachePlanOptions cache_plan_options(const Config *config) {
 
 /* the menu */
 
+static const char *menu_text(const CachePlanOptions *options) {
+    if (options->menu)
+        return options->menu;
+    return options->method == PLAN_METHOD_PAPER ? MENU_DEFAULT_OF_PAPER : MENU_DEFAULT;
+}
+
 static int read_menu(CachePlan *p, Reason *why) {
     bool can_quantize = store_planner_quantizes(&p->demand.geometry);
     KvMenu menu;
     int r;
 
-    r = kv_menu_parse(&menu, p->options.menu ? p->options.menu : MENU_DEFAULT, false, why);
+    r = kv_menu_parse(&menu, menu_text(&p->options), false, why);
     if (r)
         return reason_prefix(why, r, "flag --menu: ");
     kv_menu_formats(&menu, p->menu);

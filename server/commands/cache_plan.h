@@ -22,7 +22,7 @@ typedef struct CachePlanOptions {
     const char *spec; /* of option kv */
     PlanMethod method;
     PlanNorm norm;              /* of method paper */
-    const char *menu;           /* NULL: every format */
+    const char *menu;           /* NULL: the formats that the method has by default */
     PlannerValues values;       /* where damages are measured; else never wider, unless ANY */
     uint64_t budget_millionths; /* of method paper: mean bits of codes; 0: what fits */
     uint64_t bits_millionths;   /* mean bits of an element with its metadata, instead of memory

@@ -182,7 +182,7 @@ static int measure_prompt(BenchRun *b, Reason *why) {
 /* As --kv has it. */
 static const char *spec_of(KvFormat format) {
     static const char *const specs[KV_FORMATS] = { "bf16", "f16",  "k8v8", "k6v6",
-                                                   "k4v4", "k3v3", "k2v2" };
+                                                   "k5v5", "k4v4", "k3v3", "k2v2" };
 
     return specs[format];
 }

@@ -35,7 +35,7 @@ static const char page_head[] =
     "svg{width:100%;height:auto;font:12px system-ui,sans-serif}\n"
     "svg text{fill:currentColor}td,th{padding:.1em .8em .1em 0;text-align:left}\n"
     ".b text{fill:#fff}.b2 rect{fill:#7f1d1d}.b3 rect{fill:#b45309}.b4 rect{fill:#4d7c0f}\n"
-    ".b6 rect{fill:#0f766e}.b8 rect{fill:#1d4ed8}.b16 rect{fill:#4338ca}\n"
+    ".b5 rect{fill:#15803d}.b6 rect{fill:#0f766e}.b8 rect{fill:#1d4ed8}.b16 rect{fill:#4338ca}\n"
     ".grid{stroke:var(--grid)}.k{fill:var(--k)}.v{fill:var(--v)}\n"
     ".curve{fill:none;stroke:var(--k);stroke-width:2}\n"
     ".pair{fill:var(--v)}.mark{fill:var(--mark)}\n"

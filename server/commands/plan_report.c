@@ -52,6 +52,11 @@ static void print_wider(const PlanReport *r, Buffer *out) {
                                 : ": as was asked for\n");
 }
 
+/* Whether the figures of 5 bits are none of that width. */
+static bool lacks_5_bits(const PlanReport *r) {
+    return r->profile && r->profile->lacks_5_bits && r->plan->table.source <= DAMAGE_DISTORTIONS;
+}
+
 static void print_damage(const PlanReport *r, Buffer *out) {
     const CachePlan *p = r->plan;
 
@@ -64,6 +69,10 @@ static void print_damage(const PlanReport *r, Buffer *out) {
                   p->swapped_damage < p->damage ? ", which is less" : "");
     if (!was_chosen(p) || p->chosen_by != p->table.source)
         buffer_printf(out, "expected by  %s\n", damage_source_name(p->table.source));
+    if (lacks_5_bits(r))
+        buffer_append_text(out,
+                           "at 5 bits    as if between 4 and 6: the profile is older than that "
+                           "format, which kvasird profile --full adds\n");
 }
 
 void plan_report_print(const PlanReport *r, Buffer *out) {

@@ -257,8 +257,9 @@ static const struct {
 } pairs[] = {
     { "bf16", KV_FORMAT_BF16, KV_FORMAT_BF16 }, { "f16", KV_FORMAT_F16, KV_FORMAT_F16 },
     { "k8v8", KV_FORMAT_8, KV_FORMAT_8 },       { "k6v6", KV_FORMAT_6, KV_FORMAT_6 },
-    { "k4v4", KV_FORMAT_4, KV_FORMAT_4 },       { "k4v2", KV_FORMAT_4, KV_FORMAT_2 },
-    { "k3v3", KV_FORMAT_3, KV_FORMAT_3 },       { "k2v2", KV_FORMAT_2, KV_FORMAT_2 },
+    { "k5v5", KV_FORMAT_5, KV_FORMAT_5 },       { "k4v4", KV_FORMAT_4, KV_FORMAT_4 },
+    { "k4v2", KV_FORMAT_4, KV_FORMAT_2 },       { "k3v3", KV_FORMAT_3, KV_FORMAT_3 },
+    { "k2v2", KV_FORMAT_2, KV_FORMAT_2 },
 };
 #define N_PAIRS (sizeof(pairs) / sizeof(*pairs))
 

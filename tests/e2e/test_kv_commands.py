@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, program
 
-SPECS = ["k8v8", "k6v6", "k4v4", "k3v3", "k2v2"]
+SPECS = ["k8v8", "k6v6", "k5v5", "k4v4", "k3v3", "k2v2"]
 FIGURES = {"kv", "bits", "bits_with_tails", "ppl", "kld", "kld_se", "kld_p99", "top1",
            "bytes_per_token", "tokens_per_gib"}
 N_LAYERS, N_KV_HEADS, HEAD_DIM = 3, 2, 64
@@ -94,7 +94,7 @@ def test_plan_prints_what_the_daemon_takes(start, models, profiles, spec):
 
 
 def test_plan_refuses_what_cannot_be(models):
-    assert "k5v4" in run("plan", "--model", models / "llama", "--kv", "k5v4", status=1)
+    assert "k7v4" in run("plan", "--model", models / "llama", "--kv", "k7v4", status=1)
     assert "missing" in run("plan", "--model", models / "llama", "--kv-memory", "1MiB",
                             "--max-num-seqs", "64", status=1)
     why = run("plan", "--model", models / "llama", "--max-model-len", "1000000", status=1)
@@ -143,7 +143,7 @@ def test_another_reference(models, profiles, text, tmp_path):
     assert [row["kv"] for row in result["specs"]] == ["bf16", "f16"]
     assert result["reference"]["kv"] == "bf16"
     assert result["specs"][0]["kld"] == 0 < result["specs"][1]["kld"]
-    assert "k5v5" in run(*arguments, "--reference", "k5v5", status=1)
+    assert "k7v7" in run(*arguments, "--reference", "k7v7", status=1)
 
 
 def test_the_reference_is_not_run_twice(models, profiles, text, tmp_path):
@@ -185,7 +185,7 @@ def test_line_ends_do_not_matter(models, profiles, text, tmp_path):
 def test_bits_are_those_of_the_format(figures):
     """A scale and a center for a key's channel of 64 tokens and for a value's token of 64 channels;
     two bytes each at 8 bits, one below; no center for values at 4 bits and below."""
-    for row, bits in zip(figures["llama"]["specs"][1:], (8, 6, 4, 3, 2)):
+    for row, bits in zip(figures["llama"]["specs"][1:], (8, 6, 5, 4, 3, 2)):
         meta_bytes = 2 if bits == 8 else 1
         k_bits = bits + 2 * 8 * meta_bytes / 64
         v_bits = bits + (1 if bits <= 4 else 2) * 8 * meta_bytes / HEAD_DIM

@@ -14,7 +14,7 @@ from conftest import ROOT, program, unpack_model
 PAPER = json.loads((ROOT / "tests" / "data" / "paper_allocations.json").read_text())
 N_LAYERS, N_KV_HEADS, HEAD_DIM = 3, 2, 64
 PAGE_BYTES = N_LAYERS * N_KV_HEADS * HEAD_DIM * 64 * 2 * 2  # in f16; a tail's, too
-WIDTHS = {16, 8, 6, 4, 3, 2}
+WIDTHS = {16, 8, 6, 5, 4, 3, 2}
 
 
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("KVASIR_")}
@@ -102,7 +102,7 @@ def test_norms_that_are_none(tmp_path, content, words):
     (["--budget", "2.0000001"], ["--budget", "6 decimals"]),
     (["--budget", "1.5"], ["budget: 1.5", "narrowest", "2"]),
     ([], ["give --budget"]),
-    (["--budget", "4", "--menu", "8,5"], ["menu", '"5" is no width', "1.58"]),
+    (["--budget", "4", "--menu", "8,7"], ["menu", '"7" is no width', "1.58"]),
     (["--budget", "4", "--menu", ""], ["menu"]),
     (["--budget", "4", "--menu", "8,8"], ["menu", "twice"]),
     (["--budget", "4", "--bits", "4"], ["--budget", "--bits"]),
@@ -290,6 +290,23 @@ def measured(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("plan_measured") / "llama.profile"
     run("profile", "--model", model, "--full", "--quick", "--max-tokens", "256", "-o", path)
     return path
+
+
+@pytest.mark.parametrize("method", ["auto", "ratequant", "uniform"])
+def test_there_are_5_bits_between_4_and_6(plan, profile, method):
+    result = plan("--profile", profile, "--method", method, "--bits", "5.25", "--json")
+    assert 5 in result["k"] + result["v"]
+    if method == "uniform":
+        assert set(result["k"] + result["v"]) == {5} and result["bits"] == 5.25
+    menu = ["--menu", "8,6,4,3,2"]
+    without = plan("--profile", profile, "--method", method, "--bits", "5.25", "--json", *menu)
+    assert 5 not in without["k"] + without["v"]
+
+
+def test_the_papers_menu_has_5_bits_where_asked_for(plan, profile):
+    options = ["--profile", profile, "--method", "paper", "--bits", "5.25", "--json"]
+    assert 5 not in plan(*options)["k"] + plan(*options)["v"]
+    assert 5 in plan(*options, "--menu", "5")["k"]
 
 
 @pytest.mark.parametrize("bits", ["2.5", "3", "3.75", "5"])

@@ -21,7 +21,7 @@ METHODS = {"auto": [], "ratequant": ["--method", "ratequant"],
            "paper-frobenius": ["--method", "paper", "--norm", "frobenius"],
            "paper-spectral": ["--method", "paper", "--norm", "spectral"]}
 BITS = ("2.5", "2.75", "3.0", "3.25", "3.5", "4.0", "5.0", "6.25")
-PAIRS = ("k2v2", "k3v2", "k4v2", "k3v3", "k4v4", "k6v6")
+PAIRS = ("k2v2", "k3v2", "k4v2", "k3v3", "k4v4", "k5v5", "k6v6")
 COLORS = {"auto": "#d62728", "ratequant": "#1f77b4", "paper-frobenius": "#2ca02c",
           "paper-spectral": "#9467bd", "uniform pairs": "#7f7f7f"}
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 460, 70, 20, 180, 50

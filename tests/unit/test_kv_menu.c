@@ -23,6 +23,10 @@ static void test_menus(void **state) {
     assert_true(formats[KV_FORMAT_F16] && formats[KV_FORMAT_8] && formats[KV_FORMAT_4] &&
                 formats[KV_FORMAT_2]);
     assert_false(formats[KV_FORMAT_BF16] || formats[KV_FORMAT_6] || formats[KV_FORMAT_3]);
+    assert_int_equal(kv_menu_parse(&menu, "6,5", false, &why), 0);
+    kv_menu_formats(&menu, formats);
+    for (int f = 0; f < KV_FORMATS; f++)
+        assert_int_equal(formats[f], f == KV_FORMAT_6 || f == KV_FORMAT_5);
     assert_int_equal(kv_menu_parse(&menu, "1.58,1", true, &why), 0);
     assert_true(menu.n == 2 && menu.widths[0] == 1 && menu.widths[1] == 1.58);
 }
@@ -36,14 +40,14 @@ static void test_bad_menus(void **state) {
         { ",", "\"\" is no width", false },
         { "8,", "\"\" is no width", false },
         { "8, 4", "\" 4\" is no width", false },
-        { "8,5", "\"5\" is no width", false },
+        { "8,7", "\"7\" is no width", false },
         { "8;4", "\"8;4\" is no width", false },
         { "32", "\"32\" is no width", true },
         { "04", "\"04\" is no width", false },
         { "-4", "\"-4\" is no width", false },
         { "4.0", "\"4.0\" is no width", false },
         { "nan", "\"nan\" is no width", true },
-        { "1.58", "\"1.58\" is no width; a menu has some of 16, 8, 6, 4, 3 and 2 bits", false },
+        { "1.58", "\"1.58\" is no width; a menu has some of 16, 8, 6, 5, 4, 3 and 2 bits", false },
         { "1", "\"1\" is no width", false },
         { "8,4,8", "8 is given twice", false },
         { "1.580", "or the paper's 1.58 and 1", true },

@@ -8,7 +8,7 @@
 
 #define N_LAYERS 3
 
-static const uint32_t widths[] = { 16, 8, 6, 4, 3, 2 };
+static const uint32_t widths[] = { 16, 8, 6, 5, 4, 3, 2 };
 
 #define N_WIDTHS (sizeof(widths) / sizeof(widths[0]))
 
@@ -56,7 +56,7 @@ static void test_16_bits(void **state) {
 static void test_bad_specs_are_refused_by_name(void **state) {
     static const char *const bad[] = {
         "",       "k",     "k4",    "k4v",           "v4k4",           "k4v4 ", " k4v4",
-        "K4V4",   "k5v4",  "k4v7",  "k4v1",          "k0v0",           "kv",    "k-4v4",
+        "K4V4",   "k9v4",  "k4v7",  "k4v1",          "k0v0",           "kv",    "k-4v4",
         "k4v4v4", "k4,v4", "k+4v4", "k32v32",        "k04v4",          "k4v04", "fp8",
         "bf16 ",  "f16 ",  "f32",   "k4294967300v4", "k99999999999v4",
     };
@@ -127,8 +127,8 @@ static void test_bad_plan_files_are_refused_with_the_place(void **state) {
           "4 entries" },
         { "{\"layers\": [{\"k\":4,\"v\":2},{\"k\":4,\"v\":2},4]}", "layer 2" },
         { "{\"layers\": [{\"k\":4,\"v\":2},{\"k\":4},{\"k\":4,\"v\":2}]}", "layer 1: " },
-        { "{\"layers\": [{\"k\":4,\"v\":2},{\"k\":4,\"v\":5},{\"k\":4,\"v\":2}]}",
-          "\"v\" is 5 bits" },
+        { "{\"layers\": [{\"k\":4,\"v\":2},{\"k\":4,\"v\":7},{\"k\":4,\"v\":2}]}",
+          "\"v\" is 7 bits" },
         { "{\"layers\": [{\"k\":\"4\",\"v\":2},{\"k\":4,\"v\":2},{\"k\":4,\"v\":2}]}", "layer 0" },
         { "{\"layers\": [{\"k\":4.5,\"v\":2},{\"k\":4,\"v\":2},{\"k\":4,\"v\":2}]}", "layer 0" },
         { "{\"layers\": [{\"k\":-4,\"v\":2},{\"k\":4,\"v\":2},{\"k\":4,\"v\":2}]}", "layer 0" },

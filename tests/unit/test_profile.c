@@ -354,7 +354,7 @@ static void test_fields_before_the_head_are_checked_too(void **state) {
     memcpy(content.data + 12, &head_bytes, sizeof(head_bytes));
     content.data[8] = PROFILE_VERSION + 1;
     write_checksummed(&content);
-    assert_refused("version 4; this kvasird reads versions 2 and 3");
+    assert_refused("version 5; this kvasird reads versions 2 to 4");
     content.data[8] = PROFILE_VERSION;
     assert_true((HEAD_AT + head_bytes) % 64 != 0);
     content.data[HEAD_AT + head_bytes] = 1;

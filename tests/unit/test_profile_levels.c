@@ -7,8 +7,8 @@
 
 #include "tests/unit/profile_files.h"
 
-static const KvFormat narrow[] = { KV_FORMAT_8, KV_FORMAT_6, KV_FORMAT_4, KV_FORMAT_3,
-                                   KV_FORMAT_2 };
+static const KvFormat narrow[] = { KV_FORMAT_8, KV_FORMAT_6, KV_FORMAT_5,
+                                   KV_FORMAT_4, KV_FORMAT_3, KV_FORMAT_2 };
 #define N_NARROW (sizeof(narrow) / sizeof(*narrow))
 
 static void fill_table(ProfileTable table, uint32_t n_layers, Random *random) {
@@ -54,6 +54,7 @@ static void assert_same_levels(const Profile *a, const Profile *b) {
     assert_int_equal(a->has_damages, b->has_damages);
     assert_int_equal(a->has_distortions, b->has_distortions);
     assert_int_equal(a->n_layers_measured, b->n_layers_measured);
+    assert_int_equal(a->lacks_5_bits, b->lacks_5_bits);
     assert_true(a->n_damage_tokens == b->n_damage_tokens);
     assert_memory_equal(a->damages_direct, b->damages_direct, sizeof(a->damages_direct));
     assert_memory_equal(a->damages, b->damages, sizeof(a->damages));
@@ -129,11 +130,12 @@ static const char head[] = "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_k
                            "\"text\": \"t\", \"k_norms\": [1, 2.5], \"v_norms\": [0, 1e-3], "
                            "\"k_spectral_norms\": [0.5, 2], \"v_spectral_norms\": [0, 1e-4], "
                            "\"damages\": {\"tokens\": 64, \"measured\": [4, 2], \"values\": ["
-                           "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]], "
-                           "\"errors\": ["
-                           "[1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1, 11]]}, "
-                           "\"distortions\": ["
-                           "[0, 0.125, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1, 12]]}";
+                           "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], "
+                           "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]], \"errors\": ["
+                           "[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "
+                           "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 13]]}, \"distortions\": ["
+                           "[0, 0.125, 0.25, 0, 0, 0, 0, 0, 0, 0, 0, 0], "
+                           "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 12]]}";
 
 static void columns_are_the_widths_of_keys_then_of_values(void **state) {
     CLEANUP(profile_free) Profile *profile = NULL;
@@ -143,12 +145,15 @@ static void columns_are_the_widths_of_keys_then_of_values(void **state) {
     write_composed(head, strlen(head), body, BODY_FLOATS);
     profile = load_saved();
     assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_8] == 1e-6);
-    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_2] == 4);
-    assert_true(profile->damages[0][KV_SIDE_V][KV_FORMAT_8] == 5);
-    assert_true(profile->damages[0][KV_SIDE_V][KV_FORMAT_2] == 9);
+    assert_false(profile->lacks_5_bits);
+    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_5] == 2);
+    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_2] == 5);
+    assert_true(profile->damages[0][KV_SIDE_V][KV_FORMAT_8] == 6);
+    assert_true(profile->damages[0][KV_SIDE_V][KV_FORMAT_2] == 11);
     assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_F16] == 0);
-    assert_true(profile->damage_errors[1][KV_SIDE_V][KV_FORMAT_2] == 11);
+    assert_true(profile->damage_errors[1][KV_SIDE_V][KV_FORMAT_2] == 13);
     assert_true(profile->distortions[0][KV_SIDE_K][KV_FORMAT_6] == 0.125);
+    assert_true(profile->distortions[0][KV_SIDE_K][KV_FORMAT_5] == 0.25);
     assert_true(profile->k_spectral_norms[1] == 2);
     assert_true(profile->damages_direct[KV_FORMAT_4] && profile->damages_direct[KV_FORMAT_2]);
     assert_false(profile->damages_direct[KV_FORMAT_3] || profile->damages_direct[KV_FORMAT_F16]);
@@ -169,9 +174,66 @@ static void files_of_version_2_are_read(void **state) {
     assert_false(profile->has_damages || profile->has_distortions || profile->has_spectral_norms);
     assert_true(profile->q_moments[5] == 3 && profile->k_norms[1] == 2.5);
     assert_int_equal(profile->n_tokens, 6);
-    save(profile); /* as version 3 */
+    save(profile); /* as the version of today */
     again = load_saved();
     assert_true(hash128_equal(profile_hash(profile), profile_hash(again)));
+}
+
+static const char head_but_5[] =
+    "{\"model\": \"" IDENTITY "\", \"n_layers\": 2, \"n_kv_heads\": 3, \"head_dim\": 4, "
+    "\"n_tokens\": 7, \"n_tokens_wanted\": 7, \"text\": \"t\", \"k_norms\": [1, 2.5], "
+    "\"v_norms\": [0, 1e-3], \"damages\": {\"tokens\": 64, \"measured\": [4, 2], "
+    "\"values\": [[1, 4, 9, 3, 4, 5, 6, 6, 8, 9], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]], "
+    "\"errors\": [[1, 0, 2, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 4, 16, 1, 1]]}, "
+    "\"distortions\": [[0, 0.125, 0.5, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]]}";
+
+/* 5 bits are between 4 and 6 then. That is told apart from what was measured, and not written. */
+static void files_of_version_3_had_no_5_bits(void **state) {
+    CLEANUP(profile_free) Profile *profile = NULL, *again = NULL;
+    float body[BODY_FLOATS] = { 0 };
+
+    (void)state;
+    write_version(3, head_but_5, strlen(head_but_5), body, BODY_FLOATS);
+    profile = load_saved();
+    assert_true(profile->lacks_5_bits && profile->has_damages && profile->has_distortions);
+    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_6] == 4);
+    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_5] == 6);
+    assert_true(profile->damages[0][KV_SIDE_K][KV_FORMAT_4] == 9);
+    assert_true(profile->damages[0][KV_SIDE_V][KV_FORMAT_2] == 9);
+    assert_true(profile->damage_errors[0][KV_SIDE_K][KV_FORMAT_5] == 0);
+    assert_true(profile->damage_errors[1][KV_SIDE_V][KV_FORMAT_5] == 8);
+    assert_true(profile->distortions[0][KV_SIDE_K][KV_FORMAT_5] == 0.25);
+    save(profile);
+    again = load_saved();
+    assert_true(again->lacks_5_bits);
+    assert_same_levels(again, profile);
+}
+
+static void rows_of_a_file_have_5_bits_or_none_has(void **state) {
+    static const struct {
+        uint32_t version;
+        const char *from, *to, *fault;
+    } edits[] = {
+        { 3, "[4, 2]", "[4, 5]", "entry 1 is none of 8, 6, 4, 3 and 2" },
+        { 4, "[4, 2]", "[4, 5]", "entry 1 is none of 8, 6, 4, 3 and 2" },
+        { 3, "8, 9]", "8, 9, 1, 1]", "row 0: expected 10 numbers, found 12" },
+        { 4, "8, 9]", "8, 9, 1, 1]", "row 1: expected 12 numbers, found 10" },
+        { 4, "16, 1, 1]", "16, 1, 1, 1, 1]", "row 1: expected 10 numbers, found 12" },
+        { 4, "4, 9", "4, -9", "damages of layer 0, keys in 4 are -9" },
+    };
+    float body[BODY_FLOATS] = { 0 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(*edits); i++) {
+        const char *at = strstr(head_but_5, edits[i].from);
+        char edited[1024];
+
+        assert_non_null(at);
+        snprintf(edited, sizeof(edited), "%.*s%s%s", (int)(at - head_but_5), head_but_5,
+                 edits[i].to, at + strlen(edits[i].from));
+        write_version(edits[i].version, edited, strlen(edited), body, BODY_FLOATS);
+        assert_refused(edits[i].fault);
+    }
 }
 
 /* Prefix caches know pages by it. */
@@ -201,7 +263,7 @@ static void heads_that_say_something_else_are_refused(void **state) {
         { "\"tokens\": 64", "\"tokens\": 0", "means over 0 tokens" },
         { "\"tokens\": 64", "\"tokens\": -64", "tokens" },
         { "\"tokens\": 64", "\"token\": 64", "damages: key \"tokens\" is missing" },
-        { "[4, 2]", "[4, 5]", "entry 1 is none of 8, 6, 4, 3 and 2" },
+        { "[4, 2]", "[4, 7]", "entry 1 is none of 8, 6, 5, 4, 3 and 2" },
         { "[4, 2]", "[16]", "entry 0 is none of" },
         { "[4, 2]", "[\"4\"]", "entry 0 is none of" },
         { "[4, 2]", "7", "measured" },
@@ -210,14 +272,15 @@ static void heads_that_say_something_else_are_refused(void **state) {
         { "1e-6", "1e999", "not valid JSON" },
         { "1e-6", "NaN", "not valid JSON" },
         { "1e-6", "\"1\"", "row 0: entry 0 is no number" },
-        { "1e-6, ", "", "row 0: expected 10 numbers, found 9" },
-        { "1e-6, ", "1, 1, ", "row 0: expected 10 numbers, found 11" },
-        { "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9], ", "", "1 rows of values, but 2 of errors" },
-        { "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9], ", "[], [], ", "expected 1 to 2 rows" },
-        { "11]", "-11]", "damage_errors of layer 1, values in 2 are -11" },
+        { "1e-6, ", "", "row 0: expected 12 numbers, found 11" },
+        { "1e-6, ", "1, 1, ", "row 0: expected 12 numbers, found 13" },
+        { "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], ", "", "1 rows of values, but 2 of errors" },
+        { "[1e-6, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], ", "[], [], ", "expected 1 to 2 rows" },
+        { "13]", "-13]", "damage_errors of layer 1, values in 2 are -13" },
         { "0.125", "-0.125", "distortions of layer 0, keys in 6 are -0.125" },
         { "12]", "12], 12", "expected 1 to 2 rows" },
-        { "[0, 0.125, 0, 0, 0, 0, 0, 0, 0, 0], ", "", "\"distortions\": expected 2 rows, found 1" },
+        { "[0, 0.125, 0.25, 0, 0, 0, 0, 0, 0, 0, 0, 0], ", "",
+          "\"distortions\": expected 2 rows, found 1" },
         { "[[0, 0.125", "[{}, [0, 0.125", "expected 1 to 2 rows" },
     };
     float body[BODY_FLOATS] = { 0 };
@@ -296,6 +359,8 @@ int main(void) {
         cmocka_unit_test(damages_do_not_change_the_hash),
         cmocka_unit_test(columns_are_the_widths_of_keys_then_of_values),
         cmocka_unit_test(files_of_version_2_are_read),
+        cmocka_unit_test(files_of_version_3_had_no_5_bits),
+        cmocka_unit_test(rows_of_a_file_have_5_bits_or_none_has),
         cmocka_unit_test(a_profile_has_the_hash_it_had_in_version_2),
         cmocka_unit_test(heads_that_say_something_else_are_refused),
         cmocka_unit_test(damages_of_some_layers_come_with_their_distortions),

@@ -183,14 +183,15 @@ static void seal_keys(KvFormat format, uint32_t head_dim, float *x, const Roundi
 /* values */
 
 static void seal_value_uniform(KvFormat format, uint32_t head_dim, float *x) {
-    float low = INFINITY, high = -INFINITY;
+    float low = INFINITY, high = -INFINITY, cut;
     Steps s;
 
     for (uint32_t c = 0; c < head_dim; c++) {
         low = fminf(low, x[c]);
         high = fmaxf(high, x[c]);
     }
-    s = steps_of(format, low, high);
+    cut = (high - low) * 0.5f * (1 - kv_value_range(format));
+    s = steps_of(format, low + cut, high - cut);
     for (uint32_t c = 0; c < head_dim; c++)
         x[c] = value_of(&s, code_of(&s, x[c]));
 }
