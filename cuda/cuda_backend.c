@@ -12,6 +12,7 @@
 #include "cuda/rows.h"
 #include "cuda/seal.h"
 #include "cuda/status.h"
+#include "kvcache/rounding.h"
 #include "util/cleanup.h"
 
 #include <assert.h>
@@ -448,7 +449,7 @@ const BackendOps cuda_ops = {
     .act_bytes = 2,
     .residual_bytes = 4,
     .row_exact = false,
-    .rounding_paths = 1,
+    .rounding_paths = ROUNDING_PATHS_MAX,
     .is_async = true,
     .free = cuda_free,
     .memory_new = cuda_memory_new,
