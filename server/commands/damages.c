@@ -12,7 +12,7 @@
  * layers above. Logits of the f16 model are computed again for each layer: keeping them would take
  * 200 KB a token.
  *
- * All sums are made by one thread, token by token.
+ * Sums over tokens are made by one thread, in their order.
  */
 #include "server/commands/damages.h"
 
@@ -65,6 +65,7 @@ typedef struct Damages {
     char *variants;     /* [n_variants][KV_PAGE_TOKENS] behind the layer at hand */
     char *exact, *here; /* [KV_PAGE_TOKENS] behind its attention, in f16 and in a format */
     EvalChunk reference, chunk;
+    CpuTeam *team;                 /* for their rows */
     uint32_t *pages, *page_tokens; /* of the step at hand */
 
     KvStore upper;                        /* f16, all layers; a sequence for each variant */
@@ -97,6 +98,7 @@ static Damages *damages_free(Damages *d) {
     free(d->chunk.logits);
     free(d->pages);
     free(d->page_tokens);
+    cpu_team_free(d->team);
     free(d);
     return NULL;
 }
@@ -169,7 +171,8 @@ static int set_up(Damages *d, Reason *why) {
     r = take_memory(d);
     if (r)
         return reason_set(why, r, "out of memory");
-    return open_upper(d, why);
+    r = cpu_team_new(&d->team, d->session->options.n_threads, why);
+    return r ? r : open_upper(d, why);
 }
 
 /* hidden states */
@@ -361,7 +364,7 @@ static int run_layer(Damages *d, uint32_t layer, uint32_t at) {
     if (!r)
         r = put_hidden(d, d->outputs + at * d->row_bytes, KV_PAGE_TOKENS);
     if (!r)
-        r = eval_chunk_read(&d->reference, d->session, 0, KV_PAGE_TOKENS);
+        r = eval_chunk_read(&d->reference, d->session, d->team, 0, KV_PAGE_TOKENS);
     /* At last the layer in f16 to its end: nothing reads these inputs any more. */
     if (!r)
         r = put_hidden(d, d->exact, KV_PAGE_TOKENS);
@@ -371,16 +374,18 @@ static int run_layer(Damages *d, uint32_t layer, uint32_t at) {
 }
 
 static int add_divergences(Damages *d, uint32_t i_variant, KvSide side, KvFormat format) {
-    int r = eval_chunk_read(&d->chunk, d->session, i_variant * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
+    double klds[KV_PAGE_TOKENS];
+    int r =
+        eval_chunk_read(&d->chunk, d->session, d->team, i_variant * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
 
-    for (uint32_t i = 0; !r && i < KV_PAGE_TOKENS; i++) {
-        double kld =
-            eval_chunk_divergence(&d->reference, &d->chunk, i, d->session->config->n_vocab);
-
-        d->sums.klds[side][format] += kld;
-        d->sums.kld_squares[side][format] += kld * kld;
+    if (r)
+        return r;
+    eval_chunk_divergences(&d->reference, &d->chunk, d->team, d->session->config->n_vocab, klds);
+    for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
+        d->sums.klds[side][format] += klds[i];
+        d->sums.kld_squares[side][format] += klds[i] * klds[i];
     }
-    return r;
+    return 0;
 }
 
 /* The upper step. */
