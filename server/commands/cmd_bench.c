@@ -323,6 +323,7 @@ static int run(const Config *config, Reason *why) {
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
                                             .device = config->device,
+                                            .gpu_memory_bytes = config->gpu_memory_bytes,
                                             .n_threads = config->n_threads,
                                             .max_step_tokens = MODEL_RUN_STEP_TOKENS,
                                             .max_logit_rows = DECODE_SEQUENCES,
