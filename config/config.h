@@ -100,6 +100,7 @@ typedef struct Config {
     uint32_t max_waiting_requests;
     uint64_t max_waiting_tokens;
     char *device;
+    uint64_t gpu_memory_bytes;
     uint32_t n_threads;
 
     /* http */

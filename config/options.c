@@ -263,6 +263,19 @@ const Option option_table[] = {
       .fallback = "auto",
       .help = "What computes: cpu; cuda, or cuda:1 for the second GPU; auto is a GPU if there is "
               "one that can be used" },
+    { .name = "gpu_memory",
+      BYTES(gpu_memory_bytes),
+      .topic = TOPIC_MEMORY,
+      .commands = IS_SERVER | RUNS_MODEL | COMMAND_PLAN,
+      .min = MIB,
+      .max = 64 * TIB,
+      .fallback = "0",
+      .unset = "all that is free",
+      .refuses_zero = true,
+      .help =
+          "The most that weights, scratch and cache may take of the GPU's memory, all together; "
+          "what its driver takes, some hundred MiB, comes on top. Where kv_memory is not given "
+          "the cache has a part of what is left of it. Not for device cpu" },
     { .name = "threads",
       U32(n_threads),
       .topic = TOPIC_BATCHING,

@@ -19,11 +19,12 @@ int cuda_attention_scratch_init(CudaAttentionScratch *scratch, const CudaStep *s
     int r;
 
     *scratch = CudaAttentionScratch{};
-    r = cuda_status(cudaMalloc(&scratch->partials, partials_bytes));
+    scratch->memory = step->memory;
+    r = cuda_memory_take(step->memory, (void **)&scratch->partials, partials_bytes);
     if (!r)
-        r = cuda_status(cudaMalloc(&scratch->sums, sums_bytes));
+        r = cuda_memory_take(step->memory, (void **)&scratch->sums, sums_bytes);
     if (!r)
-        r = cuda_status(cudaMalloc(&scratch->counters, counters_bytes));
+        r = cuda_memory_take(step->memory, (void **)&scratch->counters, counters_bytes);
     if (!r)
         r = cuda_status(cudaMemset(scratch->counters, 0, counters_bytes));
     if (r) {
@@ -35,9 +36,9 @@ int cuda_attention_scratch_init(CudaAttentionScratch *scratch, const CudaStep *s
 }
 
 void cuda_attention_scratch_deinit(CudaAttentionScratch *scratch) {
-    cudaFree(scratch->partials);
-    cudaFree(scratch->sums);
-    cudaFree(scratch->counters);
+    cuda_memory_give(scratch->memory, scratch->partials);
+    cuda_memory_give(scratch->memory, scratch->sums);
+    cuda_memory_give(scratch->memory, scratch->counters);
     *scratch = CudaAttentionScratch{};
 }
 

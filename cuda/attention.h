@@ -13,6 +13,7 @@
 #define CUDA_HEAD_DIM_MAX KV_HEAD_DIM_MAX
 
 typedef struct CudaAttentionScratch {
+    CudaMemory *memory; /* borrowed */
     float *partials;    /* [max_partials, n_kv_heads, CUDA_TILE_QUERIES, head_dim] */
     float *sums;        /* [max_partials, n_kv_heads, CUDA_TILE_QUERIES, 2]: maximum, sum */
     uint32_t *counters; /* [max_partials, n_kv_heads], zeros between ops */

@@ -8,6 +8,7 @@
 #include "cuda/attention.h"
 #include "cuda/blas.h"
 #include "cuda/cuda_backend.h"
+#include "cuda/memory.h"
 #include "cuda/sampler.h"
 #include "cuda/step.h"
 #include "cuda/weight.h"
@@ -18,6 +19,7 @@ struct Backend {
     uint32_t n_sm;
     bool is_small; /* cuda_product_is_small */
     cudaStream_t stream;
+    CudaMemory memory;
     CudaStaging staging;
     CudaBlas *blas;
     float *scales; /* device, kv_scales */

@@ -53,7 +53,8 @@ struct CudaBlas {
     void *library;
     Functions f;
     cublasLtHandle_t handle;
-    void *workspace; /* device */
+    CudaMemory *memory; /* borrowed; of the workspace */
+    void *workspace;    /* device */
     Plan plans[PLANS];
 };
 
@@ -137,7 +138,7 @@ CudaBlas *cuda_blas_free(CudaBlas *blas) {
         return NULL;
     for (size_t i = 0; i < PLANS; i++)
         plan_free(blas, &blas->plans[i]);
-    cudaFree(blas->workspace);
+    cuda_memory_give(blas->memory, blas->workspace);
     if (blas->handle)
         blas->f.destroy(blas->handle);
     /* The library stays loaded: it has threads and handlers of its own. */
@@ -145,9 +146,11 @@ CudaBlas *cuda_blas_free(CudaBlas *blas) {
     return NULL;
 }
 
-int cuda_blas_reserve(CudaBlas *blas, size_t *bytesp) {
+int cuda_blas_reserve(CudaBlas *blas, CudaMemory *memory, size_t *bytesp) {
     if (!blas->workspace) {
-        int r = cuda_status(cudaMalloc(&blas->workspace, WORKSPACE_BYTES));
+        int r = cuda_memory_take(memory, &blas->workspace, WORKSPACE_BYTES);
+
+        blas->memory = memory;
 
         if (r)
             return r;

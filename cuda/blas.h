@@ -7,6 +7,7 @@
  * is ten times the size of everything else.
  */
 
+#include "cuda/memory.h"
 #include "cuda/product.h"
 #include "util/reason.h"
 
@@ -16,7 +17,7 @@ typedef struct CudaBlas CudaBlas;
 int cuda_blas_new(CudaBlas **outp, Reason *why);
 CudaBlas *cuda_blas_free(CudaBlas *blas);
 /* Takes the library's workspace, once; adds its bytes to *bytesp. */
-int cuda_blas_reserve(CudaBlas *blas, size_t *bytesp);
+int cuda_blas_reserve(CudaBlas *blas, CudaMemory *memory, size_t *bytesp);
 /* One part of a product, without its bias. n_in and n_out are multiples of 8, and all addresses of
  * 16. */
 int cuda_blas_product(CudaBlas *blas, cudaStream_t stream, const CudaProduct *product,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The op table: every op checks nothing that the CPU's does not, launches, and returns. State: the
- * GPU's stream, weights' staging, the step at hand and what reserve took. Runs on the engine's
- * thread; the GPU is another, and is waited for in step_wait, sync, download and memory_free alone.
+ * GPU's stream and memory, weights' staging, the step at hand and what reserve took. Runs on the
+ * engine's thread; the GPU is another, and is waited for in step_wait, sync, download and
+ * memory_free alone.
  */
 #include "cuda/backend.h"
 
@@ -12,6 +13,7 @@
 #include "cuda/rows.h"
 #include "cuda/seal.h"
 #include "cuda/status.h"
+#include "kvcache/rounding.h"
 #include "util/cleanup.h"
 
 #include <assert.h>
@@ -44,14 +46,11 @@ static int cuda_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, c
     int r;
 
     choose_device(backend);
-    r = cuda_status(cudaMalloc(&memory, size_bytes));
-    if (!r)
-        r = cuda_status(cudaMemsetAsync(memory, 0, size_bytes, backend->stream));
-    if (r == -ENOMEM)
-        return reason_set(why, r,
-                          "the GPU has no memory for %s: %zu bytes were refused; lower kv_memory, "
-                          "max_num_seqs or max_batched_tokens",
-                          purpose, size_bytes);
+    r = cuda_memory_take(&backend->memory, &memory, size_bytes);
+    if (r)
+        return cuda_memory_refused(&backend->memory, r, purpose,
+                                   "lower kv_memory, max_num_seqs or max_batched_tokens", why);
+    r = cuda_status(cudaMemsetAsync(memory, 0, size_bytes, backend->stream));
     if (r)
         return reason_set(why, r, "the GPU was lost when it was asked for memory for %s", purpose);
     *outp = (DevAddr)(uintptr_t)memory;
@@ -60,20 +59,22 @@ static int cuda_memory_new(Backend *backend, DevAddr *outp, size_t size_bytes, c
 
 static void cuda_memory_free(Backend *backend, DevAddr address) {
     choose_device(backend);
-    cudaFree(pointer(address));
+    cuda_memory_give(&backend->memory, pointer(address));
 }
 
 static int cuda_memory_info(Backend *backend, MemoryInfo *info) {
-    size_t free_bytes, total_bytes;
+    size_t free_bytes, total_bytes, max_bytes = backend->memory.max_bytes;
     int r;
 
     choose_device(backend);
     r = cuda_status(cudaMemGetInfo(&free_bytes, &total_bytes));
     if (r)
         return r;
-    *info = (MemoryInfo){ .total_bytes = total_bytes,
-                          .free_bytes = free_bytes,
-                          .cache_bytes = (uint64_t)(CACHE_SHARE * (double)free_bytes) };
+    free_bytes = cuda_memory_left(&backend->memory, free_bytes);
+    *info =
+        (MemoryInfo){ .total_bytes = max_bytes && max_bytes < total_bytes ? max_bytes : total_bytes,
+                      .free_bytes = free_bytes,
+                      .cache_bytes = (uint64_t)(CACHE_SHARE * (double)free_bytes) };
     return 0;
 }
 
@@ -160,25 +161,26 @@ static int cuda_reserve(Backend *backend, const ReserveArgs *args, size_t *bytes
         return r;
     has_tiles = cuda_prefill_has(args->geometry.head_dim) &&
                 cuda_prefill_prepare(args->geometry.head_dim) == 0;
-    r = cuda_step_init(&backend->step, args, backend->n_sm, has_tiles, bytesp);
+    r = cuda_step_init(&backend->step, &backend->memory, args, backend->n_sm, has_tiles, bytesp);
     if (r == -EINVAL)
         return reason_set(why, -ENOTSUP, "%u distinct windows; device cuda has room for %u",
                           args->n_windows, CUDA_WINDOWS_MAX);
     if (r)
-        return reason_set(why, r,
-                          "the GPU has no memory for the input of a step; lower "
-                          "max_batched_tokens or max_num_seqs");
+        return cuda_memory_refused(&backend->memory, r, "the input of a step",
+                                   "lower max_batched_tokens or max_num_seqs", why);
     r = cuda_attention_scratch_init(&backend->attention, &backend->step, bytesp);
     if (r)
-        return reason_set(why, r, "the GPU has no memory for the scratch of attention");
-    r = cuda_sampler_init(&backend->sampler, args->max_sequences, args->n_vocab, bytesp);
+        return cuda_memory_refused(&backend->memory, r, "the scratch of attention",
+                                   "lower kv_memory or max_batched_tokens", why);
+    r = cuda_sampler_init(&backend->sampler, &backend->memory, args->max_sequences, args->n_vocab,
+                          bytesp);
     if (r)
-        return reason_set(why, r,
-                          "the GPU has no memory for sampling in %u slots; lower max_num_seqs",
-                          args->max_sequences);
-    r = cuda_blas_reserve(backend->blas, bytesp);
+        return cuda_memory_refused(&backend->memory, r, "sampling in as many slots",
+                                   "lower max_num_seqs", why);
+    r = cuda_blas_reserve(backend->blas, &backend->memory, bytesp);
     if (r)
-        return reason_set(why, r, "the GPU has no memory for the workspace of products");
+        return cuda_memory_refused(&backend->memory, r, "the workspace of products",
+                                   "lower kv_memory", why);
     backend->is_reserved = true;
     return 0;
 }
@@ -374,7 +376,8 @@ static Backend *cuda_free(Backend *backend) {
         release(backend);
     cuda_blas_free(backend->blas);
     cuda_staging_deinit(&backend->staging);
-    cudaFree(backend->scales);
+    cuda_memory_give(&backend->memory, backend->scales);
+    cuda_memory_deinit(&backend->memory);
     if (backend->stream)
         cudaStreamDestroy(backend->stream);
     free(backend);
@@ -416,9 +419,9 @@ static int take_resources(Backend *backend) {
     int r = cuda_status(cudaStreamCreateWithFlags(&backend->stream, cudaStreamNonBlocking));
 
     if (!r)
-        r = cuda_staging_init(&backend->staging, STAGING_BYTES);
+        r = cuda_staging_init(&backend->staging, &backend->memory, STAGING_BYTES);
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&backend->scales, sizeof(kv_scales)));
+        r = cuda_memory_take(&backend->memory, (void **)&backend->scales, sizeof(kv_scales));
     if (!r)
         r = cuda_status(
             cudaMemcpy(backend->scales, kv_scales, sizeof(kv_scales), cudaMemcpyHostToDevice));
@@ -431,6 +434,7 @@ int cuda_backend_new(Backend **outp, const CudaBackendOptions *options, Reason *
 
     if (!backend)
         return reason_set(why, -ENOMEM, "out of memory");
+    backend->memory.max_bytes = options->max_bytes;
     r = check_device(backend, options->i_device, why);
     if (!r)
         r = cuda_blas_new(&backend->blas, why);
@@ -438,7 +442,8 @@ int cuda_backend_new(Backend **outp, const CudaBackendOptions *options, Reason *
         return r;
     r = take_resources(backend);
     if (r)
-        return reason_set(why, r, "GPU cuda:%u has no memory for staging", options->i_device);
+        return cuda_memory_refused(&backend->memory, r, "the staging of weights",
+                                   "take another GPU", why);
     *outp = TAKE(backend);
     return 0;
 }
@@ -448,7 +453,7 @@ const BackendOps cuda_ops = {
     .act_bytes = 2,
     .residual_bytes = 4,
     .row_exact = false,
-    .rounding_paths = 1,
+    .rounding_paths = ROUNDING_PATHS_MAX,
     .is_async = true,
     .free = cuda_free,
     .memory_new = cuda_memory_new,

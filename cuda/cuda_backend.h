@@ -11,7 +11,8 @@
 #include "backend/ops.h"
 
 typedef struct CudaBackendOptions {
-    uint32_t i_device; /* as the driver counts them */
+    uint32_t i_device;  /* as the driver counts them */
+    uint64_t max_bytes; /* of its memory, for all that the backend takes; 0: no limit */
 } CudaBackendOptions;
 
 extern const BackendOps cuda_ops;

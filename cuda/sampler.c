@@ -10,23 +10,25 @@
 
 enum { USES_BIAS = 1, USES_COUNTS = 2 };
 
-int cuda_sampler_init(CudaSampler *sampler, uint32_t n_slots, uint32_t n_vocab, size_t *bytesp) {
+int cuda_sampler_init(CudaSampler *sampler, CudaMemory *memory, uint32_t n_slots, uint32_t n_vocab,
+                      size_t *bytesp) {
     size_t table_bytes = (size_t)n_slots * n_vocab * 4, slots_bytes = n_slots * sizeof(CudaSlot);
     CudaSlots *d = &sampler->device;
     CudaSlot greedy = { .top_p = 1, .repetition_penalty = 1 };
     int r;
 
-    *sampler = (CudaSampler){ .device = { .n_slots = n_slots, .n_vocab = n_vocab } };
+    *sampler =
+        (CudaSampler){ .device = { .n_slots = n_slots, .n_vocab = n_vocab }, .memory = memory };
     sampler->is_used = calloc(n_slots, 1);
     r = sampler->is_used ? 0 : -ENOMEM;
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&d->slots, slots_bytes));
+        r = cuda_memory_take(memory, (void **)&d->slots, slots_bytes);
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&d->drawn, n_slots * sizeof(*d->drawn)));
+        r = cuda_memory_take(memory, (void **)&d->drawn, n_slots * sizeof(*d->drawn));
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&d->bias, table_bytes));
+        r = cuda_memory_take(memory, (void **)&d->bias, table_bytes);
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&d->counts, table_bytes));
+        r = cuda_memory_take(memory, (void **)&d->counts, table_bytes);
     if (!r)
         r = cuda_status(cudaMemset(d->bias, 0, table_bytes));
     if (!r)
@@ -44,10 +46,10 @@ int cuda_sampler_init(CudaSampler *sampler, uint32_t n_slots, uint32_t n_vocab, 
 }
 
 void cuda_sampler_deinit(CudaSampler *sampler) {
-    cudaFree(sampler->device.slots);
-    cudaFree(sampler->device.drawn);
-    cudaFree(sampler->device.bias);
-    cudaFree(sampler->device.counts);
+    cuda_memory_give(sampler->memory, sampler->device.slots);
+    cuda_memory_give(sampler->memory, sampler->device.drawn);
+    cuda_memory_give(sampler->memory, sampler->device.bias);
+    cuda_memory_give(sampler->memory, sampler->device.counts);
     free(sampler->is_used);
     *sampler = (CudaSampler){ .is_used = NULL };
 }

@@ -32,6 +32,7 @@ typedef struct CudaSlots {
 } CudaSlots;
 
 typedef struct CudaSampler {
+    CudaMemory *memory; /* borrowed */
     CudaSlots device;
     uint8_t *is_used; /* host, [n_slots]: bits of the tables that are not zeros */
 } CudaSampler;
@@ -57,7 +58,8 @@ extern "C" {
 #endif
 
 /* Adds its bytes to *bytesp. Error: nothing is held. */
-int cuda_sampler_init(CudaSampler *sampler, uint32_t n_slots, uint32_t n_vocab, size_t *bytesp);
+int cuda_sampler_init(CudaSampler *sampler, CudaMemory *memory, uint32_t n_slots, uint32_t n_vocab,
+                      size_t *bytesp);
 void cuda_sampler_deinit(CudaSampler *sampler);
 /* The op slot_set; `staging` carries lists. */
 int cuda_sampler_set(CudaSampler *sampler, CudaStaging *staging, cudaStream_t stream, uint32_t slot,

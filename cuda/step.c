@@ -58,15 +58,16 @@ static size_t place(CudaStep *step, uint8_t *base) {
     return at;
 }
 
-int cuda_step_init(CudaStep *step, const ReserveArgs *reserve, uint32_t n_sm, bool has_tiles,
-                   size_t *bytesp) {
+int cuda_step_init(CudaStep *step, CudaMemory *memory, const ReserveArgs *reserve, uint32_t n_sm,
+                   bool has_tiles, size_t *bytesp) {
     size_t results_bytes = reserve->max_rows * sizeof(SampleResult), device_bytes;
     uint32_t n_tiles;
     int r;
 
     if (reserve->n_windows > CUDA_WINDOWS_MAX)
         return -EINVAL;
-    *step = (CudaStep){ .reserve = *reserve, .n_sm = n_sm, .has_tiles = has_tiles };
+    *step =
+        (CudaStep){ .memory = memory, .reserve = *reserve, .n_sm = n_sm, .has_tiles = has_tiles };
     step->group = reserve->n_heads / reserve->geometry.n_kv_heads;
     step->reserve.windows = NULL;
     step->n_windows = reserve->n_windows;
@@ -79,9 +80,9 @@ int cuda_step_init(CudaStep *step, const ReserveArgs *reserve, uint32_t n_sm, bo
     step->max_seals = reserve->max_rows / KV_PAGE_TOKENS + reserve->max_sequences;
     device_bytes = place(step, NULL);
     step->pinned_bytes = device_bytes;
-    r = cuda_status(cudaMalloc((void **)&step->device, device_bytes));
+    r = cuda_memory_take(memory, (void **)&step->device, device_bytes);
     if (!r)
-        r = cuda_status(cudaMalloc((void **)&step->results, results_bytes));
+        r = cuda_memory_take(memory, (void **)&step->results, results_bytes);
     if (!r)
         r = cuda_status(cudaMallocHost((void **)&step->pinned, CUDA_STEP_RING * device_bytes));
     if (!r)
@@ -101,8 +102,8 @@ int cuda_step_init(CudaStep *step, const ReserveArgs *reserve, uint32_t n_sm, bo
 }
 
 void cuda_step_deinit(CudaStep *step) {
-    cudaFree(step->device);
-    cudaFree(step->results);
+    cuda_memory_give(step->memory, step->device);
+    cuda_memory_give(step->memory, step->results);
     cudaFreeHost(step->pinned);
     cudaFreeHost(step->results_host);
     for (int i = 0; i < CUDA_STEP_RING; i++)

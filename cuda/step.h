@@ -10,6 +10,7 @@
  */
 
 #include "backend/ops.h"
+#include "cuda/memory.h"
 
 #include <cuda_runtime_api.h>
 
@@ -54,6 +55,7 @@ typedef struct CudaPlan {
 } CudaPlan;
 
 typedef struct CudaStep {
+    CudaMemory *memory;  /* borrowed */
     ReserveArgs reserve; /* windows: NULL */
     uint32_t n_sm, group;
     bool has_tiles; /* many rows of a sequence are tiles */
@@ -77,8 +79,8 @@ extern "C" {
 #endif
 
 /* Adds device and pinned bytes to *bytesp. Error: nothing is held. */
-int cuda_step_init(CudaStep *step, const ReserveArgs *reserve, uint32_t n_sm, bool has_tiles,
-                   size_t *bytesp);
+int cuda_step_init(CudaStep *step, CudaMemory *memory, const ReserveArgs *reserve, uint32_t n_sm,
+                   bool has_tiles, size_t *bytesp);
 void cuda_step_deinit(CudaStep *step);
 
 /* Sends the input on its way, and cuts attention. */

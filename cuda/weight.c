@@ -16,14 +16,14 @@ CLEANUP_DEFINE(Weight, cuda_weight_free);
 
 /* staging */
 
-int cuda_staging_init(CudaStaging *staging, size_t chunk_bytes) {
+int cuda_staging_init(CudaStaging *staging, CudaMemory *memory, size_t chunk_bytes) {
     int r = 0;
 
-    *staging = (CudaStaging){ .chunk_bytes = chunk_bytes };
+    *staging = (CudaStaging){ .memory = memory, .chunk_bytes = chunk_bytes };
     for (int i = 0; !r && i < CUDA_STAGING_TURNS; i++) {
         r = cuda_status(cudaMallocHost((void **)&staging->pinned[i], chunk_bytes));
         if (!r)
-            r = cuda_status(cudaMalloc((void **)&staging->device[i], chunk_bytes));
+            r = cuda_memory_take(memory, (void **)&staging->device[i], chunk_bytes);
         if (!r)
             r = cuda_status(cudaEventCreateWithFlags(&staging->used[i], cudaEventDisableTiming));
     }
@@ -35,7 +35,7 @@ int cuda_staging_init(CudaStaging *staging, size_t chunk_bytes) {
 void cuda_staging_deinit(CudaStaging *staging) {
     for (int i = 0; i < CUDA_STAGING_TURNS; i++) {
         cudaFreeHost(staging->pinned[i]);
-        cudaFree(staging->device[i]);
+        cuda_memory_give(staging->memory, staging->device[i]);
         if (staging->used[i])
             cudaEventDestroy(staging->used[i]);
     }
@@ -128,12 +128,11 @@ int cuda_weight_new(Weight **outp, CudaStaging *staging, cudaStream_t stream,
         return reason_set(why, -ENOMEM, "no memory for a weight");
     weight->n_rows = source->n_rows;
     weight->n_cols = source->n_cols;
-    r = cuda_status(cudaMalloc(&weight->data, cuda_weight_bytes(weight)));
+    weight->memory = staging->memory;
+    r = cuda_memory_take(weight->memory, &weight->data, cuda_weight_bytes(weight));
     if (r)
-        return reason_set(why, r,
-                          "the GPU has no memory for a weight of %zu bytes (bf16); take a smaller "
-                          "model, or a GPU with more memory",
-                          cuda_weight_bytes(weight));
+        return cuda_memory_refused(weight->memory, r, "a weight (bf16)",
+                                   "take a smaller model, or a GPU with more memory", why);
     rows_per_chunk = staging->chunk_bytes / row_bytes;
     for (uint32_t i = 0; !r && i < source->n_rows; i += (uint32_t)rows_per_chunk) {
         uint32_t left = source->n_rows - i;
@@ -149,7 +148,7 @@ int cuda_weight_new(Weight **outp, CudaStaging *staging, cudaStream_t stream,
 
 Weight *cuda_weight_free(Weight *weight) {
     if (weight) {
-        cudaFree(weight->data);
+        cuda_memory_give(weight->memory, weight->data);
         free(weight);
     }
     return NULL;

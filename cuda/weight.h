@@ -8,18 +8,21 @@
  */
 
 #include "backend/ops.h"
+#include "cuda/memory.h"
 
 #include <cuda_runtime_api.h>
 
 struct Weight {
     void *data; /* bf16 [n_rows, n_cols], device */
     uint32_t n_rows, n_cols;
+    CudaMemory *memory; /* borrowed */
 };
 
 /* Pinned memory, and as much of the device's, through which data goes in chunks, in turns. */
 #define CUDA_STAGING_TURNS 2
 
 typedef struct CudaStaging {
+    CudaMemory *memory; /* borrowed */
     uint8_t *pinned[CUDA_STAGING_TURNS];
     uint8_t *device[CUDA_STAGING_TURNS];
     cudaEvent_t used[CUDA_STAGING_TURNS];
@@ -31,7 +34,7 @@ typedef struct CudaStaging {
 extern "C" {
 #endif
 
-int cuda_staging_init(CudaStaging *staging, size_t chunk_bytes);
+int cuda_staging_init(CudaStaging *staging, CudaMemory *memory, size_t chunk_bytes);
 void cuda_staging_deinit(CudaStaging *staging);
 /* The next chunk's memory, once the GPU is done with what it held. */
 int cuda_staging_take(CudaStaging *staging, uint8_t **pinnedp);
@@ -40,7 +43,7 @@ int cuda_staging_send(CudaStaging *staging, cudaStream_t stream, size_t n_bytes,
 /* The chunk taken last is of no more use once the stream comes here. */
 int cuda_staging_give(CudaStaging *staging, cudaStream_t stream);
 
-/* *outp is the caller's. */
+/* *outp is the caller's; its memory is of the staging's. */
 int cuda_weight_new(Weight **outp, CudaStaging *staging, cudaStream_t stream,
                     const WeightSource *source, Reason *why);
 Weight *cuda_weight_free(Weight *weight);

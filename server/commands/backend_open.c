@@ -21,14 +21,19 @@ typedef int (*OpenFn)(Backend **outp, const BackendOptions *options, uint32_t i_
 
 static int open_cpu(Backend **outp, const BackendOptions *options, uint32_t i_device, Reason *why) {
     (void)i_device;
+    if (options->gpu_memory_bytes)
+        return reason_set(why, -EINVAL,
+                          "gpu_memory limits what is taken of a GPU, but what computes is the CPU; "
+                          "leave it out");
     return cpu_backend_new(outp, &(CpuBackendOptions){ .n_threads = options->n_threads }, why);
 }
 
 #ifdef KVASIR_CUDA
 static int open_cuda(Backend **outp, const BackendOptions *options, uint32_t i_device,
                      Reason *why) {
-    (void)options;
-    return cuda_backend_new(outp, &(CudaBackendOptions){ .i_device = i_device }, why);
+    return cuda_backend_new(
+        outp, &(CudaBackendOptions){ .i_device = i_device, .max_bytes = options->gpu_memory_bytes },
+        why);
 }
 #endif
 

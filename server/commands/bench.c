@@ -22,8 +22,10 @@ double bench_median(double *values, uint32_t n) {
     return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-static void add_matrix(BenchWork *work, const TensorView *matrix) {
-    work->weight_bytes += (double)matrix->size_bytes;
+/* A device that computes in 16 bits keeps all weights so; the CPU as the file has them. */
+static void add_matrix(BenchWork *work, const Session *session, const TensorView *matrix) {
+    work->weight_bytes += session->ops->act_bytes == 2 ? 2.0 * matrix->shape[0] * matrix->shape[1]
+                                                       : (double)matrix->size_bytes;
     work->parameters += (double)matrix->shape[0] * matrix->shape[1];
 }
 
@@ -33,12 +35,13 @@ BenchWork bench_work(const Session *session) {
     const ModelConfig *c = session->config;
     BenchWork work = { .attended_madds = 2.0 * c->n_layers * c->n_heads * c->head_dim };
 
-    add_matrix(&work, checkpoint_tensor(session->checkpoint,
-                                        c->tied_embeddings ? TENSOR_EMBED : TENSOR_OUTPUT, 0));
+    add_matrix(&work, session,
+               checkpoint_tensor(session->checkpoint,
+                                 c->tied_embeddings ? TENSOR_EMBED : TENSOR_OUTPUT, 0));
     work.head_parameters = work.parameters;
     for (uint32_t l = 0; l < c->n_layers; l++)
         for (size_t i = 0; i < sizeof(roles) / sizeof(*roles); i++)
-            add_matrix(&work, checkpoint_tensor(session->checkpoint, roles[i], l));
+            add_matrix(&work, session, checkpoint_tensor(session->checkpoint, roles[i], l));
     return work;
 }
 

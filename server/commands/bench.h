@@ -66,10 +66,10 @@ typedef struct BenchAttention {
     double prompt_row_s; /* of one token of a prompt, in a step of as many as a step has */
 } BenchAttention;
 
-/* With n_context tokens in the KV cache, none of them in the processor's caches; of a prompt,
- * with three quarters of them. */
-int bench_attention(Session *session, KvFormat format, uint32_t n_context, BenchAttention *out,
-                    Reason *why);
+/* With n_context tokens in the KV cache, none of them in the device's own caches, the largest of
+ * which has cache_bytes; of a prompt, with three quarters of them. */
+int bench_attention(Session *session, KvFormat format, uint32_t n_context, size_t cache_bytes,
+                    BenchAttention *out, Reason *why);
 
 /* Seconds that one token of a prompt spends on being rotated, written and sealed, over all layers.
  */

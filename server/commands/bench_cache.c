@@ -13,7 +13,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define EVICTED_BYTES_MIN ((size_t)64 << 20)
 #define LINE_BYTES 64
@@ -307,21 +306,47 @@ static int make_rotations(const Operands *o, BenchCache *cache) {
 
 /* measurements */
 
-static size_t evicted_bytes(void) {
-    long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    size_t twice = l3 > 0 ? 2 * (size_t)l3 : 0;
+/* What makes the device's caches forget what they hold: other memory is read by the processor, or
+ * written into the memory of a device that is not one. */
+typedef struct Eviction {
+    Session *session; /* borrowed */
+    uint8_t *other;   /* [size_bytes]; owned */
+    size_t size_bytes;
+    DevAddr copy; /* of a device that computes by itself; owned */
+} Eviction;
 
-    return twice > EVICTED_BYTES_MIN ? twice : EVICTED_BYTES_MIN;
+static void eviction_deinit(Eviction *e) {
+    free(e->other);
+    if (e->copy)
+        e->session->ops->memory_free(e->session->backend, e->copy);
+}
+CLEANUP_DEINIT_DEFINE(Eviction, eviction_deinit);
+
+static int eviction_init(Eviction *e, Session *session, size_t cache_bytes, Reason *why) {
+    e->session = session;
+    e->size_bytes = 2 * cache_bytes > EVICTED_BYTES_MIN ? 2 * cache_bytes : EVICTED_BYTES_MIN;
+    e->other = malloc(e->size_bytes);
+    if (!e->other)
+        return reason_set(why, -ENOMEM, "out of memory");
+    memset(e->other, 1, e->size_bytes);
+    if (!session->ops->is_async)
+        return 0;
+    return session->ops->memory_new(session->backend, &e->copy, e->size_bytes,
+                                    "what a benchmark's cache is evicted by", why);
 }
 
-/* Reads other memory, so that the caches forget what they hold. */
-static uint32_t evict(const uint8_t *other, size_t size_bytes) {
-    const volatile uint8_t *line = other;
+static int evict(const Eviction *e) {
+    const volatile uint8_t *line = e->other;
     uint32_t sum = 0;
+    int r;
 
-    for (size_t i = 0; i < size_bytes; i += LINE_BYTES)
+    for (size_t i = 0; !e->copy && i < e->size_bytes; i += LINE_BYTES)
         sum += line[i];
-    return sum;
+    (void)sum;
+    if (!e->copy)
+        return 0;
+    r = e->session->ops->upload(e->session->backend, e->copy, e->other, e->size_bytes);
+    return r ? r : e->session->ops->sync(e->session->backend);
 }
 
 /* Of one sequence: sealed pages, and the lanes of its tail that are filled. Sliding windows read
@@ -341,50 +366,48 @@ static double attended_bytes(const Session *s, const KvStore *store, uint32_t n_
     return bytes;
 }
 
-/* Steps of n_tokens from where the cache is, again and again: what they add is forgotten. `other`
- * [evicted_bytes()], if not NULL, is read before each. */
+/* Steps of n_tokens from where the cache is, again and again: what they add is forgotten. Each
+ * begins with an eviction, if that is not NULL. */
 static int time_attention(const Operands *o, BenchCache *cache, uint32_t n_tokens,
-                          const uint8_t *other, double *secondsp) {
+                          const Eviction *eviction, double *secondsp) {
     double seconds[BENCH_REPETITIONS];
     int r = 0;
 
     for (uint32_t i = 0; !r && i < BENCH_REPETITIONS; i++) {
         double start_s;
 
-        if (other)
-            evict(other, evicted_bytes());
+        r = eviction ? evict(eviction) : 0;
         start_s = clock_s();
-        r = attend_all(o, cache, n_tokens);
+        if (!r)
+            r = attend_all(o, cache, n_tokens);
         seconds[i] = clock_s() - start_s;
     }
     *secondsp = r ? 0 : bench_median(seconds, BENCH_REPETITIONS);
     return r;
 }
 
-int bench_attention(Session *session, KvFormat format, uint32_t n_context, BenchAttention *out,
-                    Reason *why) {
+int bench_attention(Session *session, KvFormat format, uint32_t n_context, size_t cache_bytes,
+                    BenchAttention *out, Reason *why) {
     uint32_t n_step = session->options.max_step_tokens;
     CLEANUP(bench_cache_deinit) BenchCache cache = BENCH_CACHE_NULL;
     CLEANUP(operands_deinit) Operands operands = { .session = NULL };
     KvPlan plan = uniform_plan(session, format);
-    CLEANUP(free) uint8_t *other = calloc(1, evicted_bytes());
-    int r;
+    CLEANUP(eviction_deinit) Eviction eviction = { .session = NULL };
+    int r = eviction_init(&eviction, session, cache_bytes, why);
 
-    r = other ? 0 : reason_set(why, -ENOMEM, "out of memory");
     if (!r)
         r = bench_cache_init(&cache, session, 1, n_context + n_step, &plan, why);
     if (!r)
         r = operands_init(&operands, session, why);
     if (r)
         return r;
-    memset(other, 1, evicted_bytes());
     while (!r && cache.n_tokens < n_context) {
         uint32_t n = n_context - cache.n_tokens;
 
         r = append_all(&operands, &cache, n < n_step ? n : n_step);
     }
     if (!r)
-        r = time_attention(&operands, &cache, 1, other, &out->seconds);
+        r = time_attention(&operands, &cache, 1, &eviction, &out->seconds);
     cache.n_tokens = n_context / 4 * 3 / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
     if (!r)
         r = time_attention(&operands, &cache, n_step, NULL, &out->prompt_row_s);

@@ -3,11 +3,10 @@
  * `kvasird bench`: the figures of server/commands/bench.h as a table with their floors, for people,
  * and the same as JSON. Each line is printed as soon as it is known.
  */
-#include "server/commands/bandwidth.h"
 #include "server/commands/bench.h"
 #include "server/commands/commands.h"
+#include "server/commands/device_rates.h"
 #include "server/commands/model_run.h"
-#include "server/commands/sgemm.h"
 
 #include "cpu/cpu_backend.h"
 #include "util/integer.h"
@@ -25,11 +24,7 @@
 #define CONTEXT_TOKENS 4000
 
 typedef struct Figures {
-    char processor[128];
-    uint32_t n_threads;
-    double read_bytes_per_s;         /* of memory that no cache holds */
-    double weights_read_bytes_per_s; /* of as many bytes as the weights are, over and over */
-    SgemmRate product;               /* library NULL: none is installed */
+    DeviceRates device;
     BenchWork work;
     double decode_s, decode_batch_s, prompt_s; /* of a step, a step, a prompt */
     double prompt_f16_s;                       /* of the same prompt with an f16 cache */
@@ -45,6 +40,10 @@ typedef struct BenchRun {
     Figures figures;
 } BenchRun;
 
+static const char *isa_name(const DeviceRates *device) {
+    return device->is_gpu ? "cuda" : cpu_isa_name(cpu_isa_detect());
+}
+
 static void bench_run_deinit(BenchRun *b) {
     session_deinit(&b->session);
 }
@@ -53,60 +52,41 @@ CLEANUP_DEINIT_DEFINE(BenchRun, bench_run_deinit);
 
 /* the machine */
 
-static void read_processor_name(char *name, size_t size) {
-    CLEANUP(fclose) FILE *file = fopen("/proc/cpuinfo", "re");
-    char line[256];
+static void print_machine(const BenchRun *b, const Reason *why) {
+    const DeviceRates *d = &b->figures.device;
 
-    snprintf(name, size, "unknown processor");
-    while (file && fgets(line, sizeof(line), file)) {
-        const char *value = strchr(line, ':');
-
-        if (strncmp(line, "model name", strlen("model name")) != 0 || !value)
-            continue;
-        snprintf(name, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
-        return;
-    }
+    if (d->is_gpu)
+        printf("machine  %s, %u multiprocessors\n", d->name, d->n_units);
+    else
+        printf("machine  %s, %u threads, %s\n", d->name, d->n_units, isa_name(d));
+    printf("model    %s: a token reads %.1f MB of weights and makes %.1f M multiply-adds\n",
+           b->config->model, b->figures.work.weight_bytes * 1e-6,
+           b->figures.work.parameters * 1e-6);
+    printf("memory   %.1f GB/s %s; %.1f GB/s where it is as large as the weights\n",
+           d->read_bytes_per_s * 1e-9, d->is_gpu ? "copied, read and written" : "read",
+           d->weights_read_bytes_per_s * 1e-9);
+    printf("profile  made up: what rounding takes does not depend on the model's own\n");
+    if (d->library)
+        printf("product  %.1f G multiply-adds/s in %s by %s, %u x %u x %u\n", d->madds_per_s * 1e-9,
+               d->is_gpu ? "bf16" : "f32", d->library, d->n_tokens, d->n_in, d->n_out);
+    else
+        printf("product  not measured: %s\n", why->text);
 }
 
 static int measure_machine(BenchRun *b, Reason *why) {
-    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
-    const ModelConfig *c = b->session.config;
     Figures *f = &b->figures;
-    int r;
+    int r = device_rates_measure(&f->device, &b->session, b->config->n_threads,
+                                 f->work.weight_bytes, why);
 
-    r = cpu_team_new(&team, b->config->n_threads, why);
     if (!r)
-        r = bandwidth_measure(team, bandwidth_memory_bytes(), &f->read_bytes_per_s, why);
-    if (!r)
-        r = bandwidth_measure(team, (size_t)f->work.weight_bytes, &f->weights_read_bytes_per_s,
-                              why);
-    if (r)
-        return r;
-    read_processor_name(f->processor, sizeof(f->processor));
-    f->n_threads = cpu_team_threads(team);
-    r = sgemm_measure(f->n_threads, MODEL_RUN_STEP_TOKENS, c->ffn_dim, c->dim, &f->product, why);
-    if (r && r != -ENOENT)
-        return r;
-    printf("machine  %s, %u threads, %s\n", f->processor, f->n_threads,
-           cpu_isa_name(cpu_isa_detect()));
-    printf("model    %s: a token reads %.1f MB of weights and makes %.1f M multiply-adds\n",
-           b->config->model, f->work.weight_bytes * 1e-6, f->work.parameters * 1e-6);
-    printf("memory   %.1f GB/s read; %.1f GB/s where it is as large as the weights\n",
-           f->read_bytes_per_s * 1e-9, f->weights_read_bytes_per_s * 1e-9);
-    printf("profile  made up: what rounding takes does not depend on the model's own\n");
-    if (f->product.library)
-        printf("product  %.1f G multiply-adds/s in f32 by %s, %u x %u x %u\n",
-               f->product.madds_per_s * 1e-9, f->product.library, MODEL_RUN_STEP_TOKENS, c->dim,
-               c->ffn_dim);
-    else
-        printf("product  not measured: %s\n", why->text);
-    return 0;
+        print_machine(b, why);
+    return r;
 }
 
 /* derived figures */
 
 static double decode_floor_s(const Figures *f) {
-    return f->work.weight_bytes / f->weights_read_bytes_per_s;
+    return f->work.weight_bytes / f->device.weights_read_bytes_per_s;
 }
 
 /* How much faster 16 sequences get their tokens than one. */
@@ -171,8 +151,8 @@ static int measure_prompt(BenchRun *b, Reason *why) {
            MODEL_RUN_STEP_TOKENS);
     printf("                %9.1f tokens/s   %.2f of f16's   %.1f G multiply-adds/s",
            b->n_prompt / f->prompt_s, f->prompt_f16_s / f->prompt_s, prompt_madds_per_s(b) * 1e-9);
-    if (f->product.library)
-        printf("   %.2f of the library's", prompt_madds_per_s(b) / f->product.madds_per_s);
+    if (f->device.library)
+        printf("   %.2f of the library's", prompt_madds_per_s(b) / f->device.madds_per_s);
     printf("\n");
     return 0;
 }
@@ -203,14 +183,14 @@ static int measure_cache(BenchRun *b, Reason *why) {
         const BenchAttention *base = &f->attention[KV_FORMAT_F16];
         int r;
 
-        r = bench_attention(&b->session, format, CONTEXT_TOKENS, a, why);
+        r = bench_attention(&b->session, format, CONTEXT_TOKENS, f->device.cache_bytes, a, why);
         if (!r)
             r = bench_sealing(&b->session, format, &f->write_s[format], why);
         if (r)
             return r;
         printf("  %-10s %10.1f %9.1f %8.2f %6.2fx | %9.1f %6.2fx | %9.2f", spec_of(format),
-               a->seconds * 1e6, a->bytes / f->read_bytes_per_s * 1e6,
-               a->bytes / f->read_bytes_per_s / a->seconds, a->seconds / base->seconds,
+               a->seconds * 1e6, a->bytes / f->device.read_bytes_per_s * 1e6,
+               a->bytes / f->device.read_bytes_per_s / a->seconds, a->seconds / base->seconds,
                a->prompt_row_s * 1e6, a->prompt_row_s / base->prompt_row_s,
                f->write_s[format] * 1e6);
         if (!kv_format_quantizes(format))
@@ -234,7 +214,7 @@ static void put_cache(const BenchRun *b, JsonWriter *w) {
         json_begin_object(w, NULL);
         json_put_text(w, "kv", spec_of(format));
         json_put_double(w, "attention_s", a->seconds);
-        json_put_double(w, "attention_floor_s", a->bytes / f->read_bytes_per_s);
+        json_put_double(w, "attention_floor_s", a->bytes / f->device.read_bytes_per_s);
         json_put_double(w, "attention_per_f16", a->seconds / f->attention[KV_FORMAT_F16].seconds);
         json_put_double(w, "prompt_attention_token_s", a->prompt_row_s);
         json_put_double(w, "write_token_s", f->write_s[format]);
@@ -248,12 +228,12 @@ static void put_machine(const BenchRun *b, JsonWriter *w) {
     const Figures *f = &b->figures;
 
     json_begin_object(w, "machine");
-    json_put_text(w, "processor", f->processor);
-    json_put_u64(w, "threads", f->n_threads);
-    json_put_text(w, "isa", cpu_isa_name(cpu_isa_detect()));
-    json_put_double(w, "read_bytes_per_s", f->read_bytes_per_s);
-    json_put_double(w, "weights_read_bytes_per_s", f->weights_read_bytes_per_s);
-    json_put_double(w, "product_madds_per_s", f->product.library ? f->product.madds_per_s : NAN);
+    json_put_text(w, "device", f->device.name);
+    json_put_u64(w, f->device.is_gpu ? "multiprocessors" : "threads", f->device.n_units);
+    json_put_text(w, "isa", isa_name(&f->device));
+    json_put_double(w, "read_bytes_per_s", f->device.read_bytes_per_s);
+    json_put_double(w, "weights_read_bytes_per_s", f->device.weights_read_bytes_per_s);
+    json_put_double(w, "product_madds_per_s", f->device.library ? f->device.madds_per_s : NAN);
     json_end_object(w);
 }
 
@@ -288,7 +268,7 @@ static void put_prompt(const BenchRun *b, JsonWriter *w) {
     json_put_double(w, "f16_tokens_per_s", b->n_prompt / f->prompt_f16_s);
     json_put_double(w, "madds_per_s", prompt_madds_per_s(b));
     json_put_double(w, "of_product",
-                    f->product.library ? prompt_madds_per_s(b) / f->product.madds_per_s : NAN);
+                    f->device.library ? prompt_madds_per_s(b) / f->device.madds_per_s : NAN);
     json_end_object(w);
 }
 
@@ -329,6 +309,7 @@ static int run(const Config *config, Reason *why) {
         r = session_init(&b.session,
                          &(SessionOptions){ .model_path = config->model,
                                             .device = config->device,
+                                            .gpu_memory_bytes = config->gpu_memory_bytes,
                                             .n_threads = config->n_threads,
                                             .max_step_tokens = MODEL_RUN_STEP_TOKENS,
                                             .max_logit_rows = DECODE_SEQUENCES,

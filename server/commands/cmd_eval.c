@@ -103,6 +103,7 @@ static int set_up(Eval *e, Reason *why) {
     r = session_init(&e->session,
                      &(SessionOptions){ .model_path = e->config->model,
                                         .device = e->config->device,
+                                        .gpu_memory_bytes = e->config->gpu_memory_bytes,
                                         .n_threads = e->config->n_threads,
                                         .max_step_tokens = KV_PAGE_TOKENS,
                                         .max_logit_rows = KV_PAGE_TOKENS },

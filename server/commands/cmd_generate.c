@@ -91,6 +91,7 @@ static int run(const Config *config, Reason *why) {
         r = session_init(&session,
                          &(SessionOptions){ .model_path = config->model,
                                             .device = config->device,
+                                            .gpu_memory_bytes = config->gpu_memory_bytes,
                                             .n_threads = config->n_threads,
                                             .max_step_tokens = config->chunk
                                                                    ? config->chunk

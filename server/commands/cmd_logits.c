@@ -97,6 +97,7 @@ static int open_session(const Config *config, Session *session, Prompts *prompts
     return session_init(session,
                         &(SessionOptions){ .model_path = config->model,
                                            .device = config->device,
+                                           .gpu_memory_bytes = config->gpu_memory_bytes,
                                            .n_threads = config->n_threads,
                                            .max_step_tokens = step,
                                            .max_logit_rows = KV_PAGE_TOKENS },

@@ -262,7 +262,9 @@ static int check_choice(const Config *config, Reason *why) {
 }
 
 static int run(const Config *config, Reason *why) {
-    BackendOptions options = { .device = config->device, .n_threads = 1 };
+    BackendOptions options = { .device = config->device,
+                               .n_threads = 1,
+                               .gpu_memory_bytes = config->gpu_memory_bytes };
     Backend *backend = NULL;
     const BackendOps *ops;
     int r = check_choice(config, why);

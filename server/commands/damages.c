@@ -12,10 +12,7 @@
  * layers above. Logits of the f16 model are computed again for each layer: keeping them would take
  * 200 KB a token.
  *
- * What a profile of the version that had no 5 bits lacks are that format's distortions, which local
- * steps alone give.
- *
- * All sums are made by one thread, token by token.
+ * Sums over tokens are made by one thread, in their order.
  */
 #include "server/commands/damages.h"
 
@@ -59,7 +56,6 @@ typedef struct Damages {
     uint32_t n_pages;       /* of a window */
     uint32_t n_direct, n_variants;
     const KvFormat *direct; /* [n_direct] */
-    bool adds_5_bits;       /* all else is in the profile */
     uint64_t n_work_done, n_work;
 
     uint32_t dim;
@@ -69,6 +65,7 @@ typedef struct Damages {
     char *variants;     /* [n_variants][KV_PAGE_TOKENS] behind the layer at hand */
     char *exact, *here; /* [KV_PAGE_TOKENS] behind its attention, in f16 and in a format */
     EvalChunk reference, chunk;
+    CpuTeam *team;                 /* for their rows */
     uint32_t *pages, *page_tokens; /* of the step at hand */
 
     KvStore upper;                        /* f16, all layers; a sequence for each variant */
@@ -101,6 +98,7 @@ static Damages *damages_free(Damages *d) {
     free(d->chunk.logits);
     free(d->pages);
     free(d->page_tokens);
+    cpu_team_free(d->team);
     free(d);
     return NULL;
 }
@@ -173,12 +171,8 @@ static int set_up(Damages *d, Reason *why) {
     r = take_memory(d);
     if (r)
         return reason_set(why, r, "out of memory");
-    return open_upper(d, why);
-}
-
-/* Whether that format is measured, directly or by its distortions. */
-static bool is_wanted(const Damages *d, KvFormat format) {
-    return kv_format_quantizes(format) && (!d->adds_5_bits || format == KV_FORMAT_5);
+    r = cpu_team_new(&d->team, d->session->options.n_threads, why);
+    return r ? r : open_upper(d, why);
 }
 
 /* hidden states */
@@ -272,15 +266,12 @@ static void add_work(Damages *d, uint64_t work) {
         d->options->on_progress(d->options->userdata, d->n_work_done, d->n_work);
 }
 
-/* The f16 model over all tokens: what layer `first` reads of it, and what the last one gives,
- * where logits are compared. */
+/* The f16 model over all tokens: what layer `first` reads of it, and what the last one gives. */
 static int run_reference(Damages *d, uint32_t first) {
-    uint32_t n_layers = d->adds_5_bits ? first + 1 : d->profile->geometry.n_layers;
-
     for (uint32_t at = 0; at < d->n_tokens; at += KV_PAGE_TOKENS) {
         int r = is_stopped(d) ? DAMAGES_E_STOPPED : begin_step(d, at, 1);
 
-        for (uint32_t l = 0; !r && l < n_layers; l++) {
+        for (uint32_t l = 0; !r && l < d->profile->geometry.n_layers; l++) {
             KvLayer kept = kv_store_layer(&d->upper, l);
 
             if (l == first)
@@ -294,7 +285,7 @@ static int run_reference(Damages *d, uint32_t first) {
             r = get_hidden(d, d->outputs + at * d->row_bytes, KV_PAGE_TOKENS);
         if (r)
             return r;
-        add_work(d, n_layers);
+        add_work(d, d->profile->geometry.n_layers);
     }
     return 0;
 }
@@ -324,7 +315,7 @@ static int open_layer(Damages *d, uint32_t layer, Reason *why) {
         for (int format = 0; !r && format < KV_FORMATS; format++) {
             KvPlan plan = { .formats[0] = { KV_FORMAT_F16, KV_FORMAT_F16 } };
 
-            if (!is_wanted(d, (KvFormat)format))
+            if (!kv_format_quantizes((KvFormat)format))
                 continue;
             plan.formats[0][side] = (KvFormat)format;
             shape.plan = &plan;
@@ -367,13 +358,13 @@ static int run_layer(Damages *d, uint32_t layer, uint32_t at) {
         r = attend_chunk(d, layer, at, &d->plain, d->exact);
     for (int side = 0; side < KV_SIDES; side++)
         for (int format = 0; !r && format < KV_FORMATS; format++)
-            if (is_wanted(d, (KvFormat)format))
+            if (kv_format_quantizes((KvFormat)format))
                 r = run_format(d, layer, at, (KvSide)side, (KvFormat)format, &i_variant);
-    assert(r || i_variant == (d->adds_5_bits ? 0 : d->n_variants));
-    if (!r && !d->adds_5_bits)
+    assert(r || i_variant == d->n_variants);
+    if (!r)
         r = put_hidden(d, d->outputs + at * d->row_bytes, KV_PAGE_TOKENS);
-    if (!r && !d->adds_5_bits)
-        r = eval_chunk_read(&d->reference, d->session, 0, KV_PAGE_TOKENS);
+    if (!r)
+        r = eval_chunk_read(&d->reference, d->session, d->team, 0, KV_PAGE_TOKENS);
     /* At last the layer in f16 to its end: nothing reads these inputs any more. */
     if (!r)
         r = put_hidden(d, d->exact, KV_PAGE_TOKENS);
@@ -383,16 +374,18 @@ static int run_layer(Damages *d, uint32_t layer, uint32_t at) {
 }
 
 static int add_divergences(Damages *d, uint32_t i_variant, KvSide side, KvFormat format) {
-    int r = eval_chunk_read(&d->chunk, d->session, i_variant * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
+    double klds[KV_PAGE_TOKENS];
+    int r =
+        eval_chunk_read(&d->chunk, d->session, d->team, i_variant * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
 
-    for (uint32_t i = 0; !r && i < KV_PAGE_TOKENS; i++) {
-        double kld =
-            eval_chunk_divergence(&d->reference, &d->chunk, i, d->session->config->n_vocab);
-
-        d->sums.klds[side][format] += kld;
-        d->sums.kld_squares[side][format] += kld * kld;
+    if (r)
+        return r;
+    eval_chunk_divergences(&d->reference, &d->chunk, d->team, d->session->config->n_vocab, klds);
+    for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
+        d->sums.klds[side][format] += klds[i];
+        d->sums.kld_squares[side][format] += klds[i] * klds[i];
     }
-    return r;
+    return 0;
 }
 
 /* The upper step. */
@@ -435,8 +428,6 @@ static void keep_side(Damages *d, uint32_t layer, KvSide side) {
     for (int f = 0; f < KV_FORMATS; f++) {
         double mean = d->sums.klds[side][f] / n;
 
-        if (!is_wanted(d, (KvFormat)f))
-            continue;
         damages[f] = mean;
         errors[f] = sqrt(fmax(d->sums.kld_squares[side][f] / n - mean * mean, 0) / n);
         distortions[f] = d->sums.distortions[side][f] / n;
@@ -445,7 +436,7 @@ static void keep_side(Damages *d, uint32_t layer, KvSide side) {
         KvFormat near = nearest_direct(d, (KvFormat)f);
         double ratio = distortions[near] > 0 ? distortions[f] / distortions[near] : 0;
 
-        if (is_direct(d, (KvFormat)f) || !is_wanted(d, (KvFormat)f))
+        if (is_direct(d, (KvFormat)f) || !kv_format_quantizes((KvFormat)f))
             continue;
         damages[f] = damages[near] * ratio;
         errors[f] = errors[near] * ratio;
@@ -453,8 +444,6 @@ static void keep_side(Damages *d, uint32_t layer, KvSide side) {
 }
 
 static uint64_t chunk_work(const Damages *d, uint32_t layer) {
-    if (d->adds_5_bits)
-        return 1;
     return (uint64_t)d->n_variants * (d->profile->geometry.n_layers - layer + HEAD_WORK) +
            HEAD_WORK;
 }
@@ -465,7 +454,7 @@ static int measure_layer(Damages *d, uint32_t layer, Reason *why) {
     memset(&d->sums, 0, sizeof(d->sums));
     for (uint32_t at = 0; !r && at < d->n_tokens; at += KV_PAGE_TOKENS) {
         r = is_stopped(d) ? DAMAGES_E_STOPPED : run_layer(d, layer, at);
-        if (!r && !d->adds_5_bits)
+        if (!r)
             r = compare_variants(d, layer, at);
         if (!r)
             add_work(d, chunk_work(d, layer));
@@ -474,8 +463,6 @@ static int measure_layer(Damages *d, uint32_t layer, Reason *why) {
         return r;
     keep_side(d, layer, KV_SIDE_K);
     keep_side(d, layer, KV_SIDE_V);
-    if (d->adds_5_bits)
-        return 0;
     d->profile->n_layers_measured = layer + 1;
     d->profile->has_damages = d->profile->has_distortions =
         layer + 1 == d->profile->geometry.n_layers;
@@ -486,11 +473,11 @@ static int measure_layer(Damages *d, uint32_t layer, Reason *why) {
 
 /* all */
 
-/* Whether what the profile has was measured as this is to be. */
-static bool is_alike(const Damages *d) {
+/* Whether what the profile has so far was measured as it is to go on. */
+static bool goes_on(const Damages *d) {
     const Profile *p = d->profile;
 
-    if (p->n_damage_tokens != d->n_tokens)
+    if (p->has_damages || !p->n_layers_measured || p->n_damage_tokens != d->n_tokens)
         return false;
     for (int f = 0; f < KV_FORMATS; f++)
         if (p->damages_direct[f] != is_direct(d, (KvFormat)f))
@@ -498,22 +485,10 @@ static bool is_alike(const Damages *d) {
     return true;
 }
 
-static bool goes_on(const Damages *d) {
-    const Profile *p = d->profile;
-
-    return !p->has_damages && p->n_layers_measured && !p->lacks_5_bits && is_alike(d);
-}
-
-static bool is_whole_but_5_bits(const Damages *d) {
-    const Profile *p = d->profile;
-
-    return p->has_damages && p->has_distortions && p->lacks_5_bits && is_alike(d);
-}
-
 static void begin_anew(Damages *d) {
     Profile *p = d->profile;
 
-    p->has_damages = p->has_distortions = p->lacks_5_bits = false;
+    p->has_damages = p->has_distortions = false;
     p->n_layers_measured = 0;
     p->n_damage_tokens = d->n_tokens;
     for (int f = 0; f < KV_FORMATS; f++)
@@ -525,11 +500,10 @@ static int measure(Damages *d, Reason *why) {
     uint64_t n_chunks = d->n_tokens / KV_PAGE_TOKENS;
     int r;
 
-    d->adds_5_bits = is_whole_but_5_bits(d);
-    if (!d->adds_5_bits && !goes_on(d))
+    if (!goes_on(d))
         begin_anew(d);
-    first = d->adds_5_bits ? 0 : d->profile->n_layers_measured;
-    d->n_work = n_chunks * (d->adds_5_bits ? 1 : n_layers);
+    first = d->profile->n_layers_measured;
+    d->n_work = n_chunks * n_layers;
     for (uint32_t l = 0; l < n_layers; l++) {
         d->n_work += n_chunks * chunk_work(d, l);
         d->n_work_done += l < first ? n_chunks * chunk_work(d, l) : 0;
@@ -537,8 +511,6 @@ static int measure(Damages *d, Reason *why) {
     r = run_reference(d, first);
     for (uint32_t l = first; !r && l < n_layers; l++)
         r = measure_layer(d, l, why);
-    if (!r)
-        d->profile->lacks_5_bits = false;
     return r;
 }
 

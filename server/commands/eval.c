@@ -6,30 +6,78 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-int eval_chunk_read(EvalChunk *chunk, Session *session, uint32_t first, uint32_t n) {
-    uint32_t n_vocab = session->config->n_vocab;
-    int r = session_logits(session, first, n, chunk->logits);
+/* What rows of two chunks are asked for, each by whatever thread comes to it. */
+typedef struct RowSums {
+    const EvalChunk *reference; /* NULL: log_sums alone */
+    const EvalChunk *chunk;
+    uint32_t n_vocab;
+    double *log_sums, *klds;                   /* [n] or NULL */
+    double *error_squares, *reference_squares; /* alike */
+    bool *is_same_top;
+} RowSums;
 
-    for (uint32_t i = 0; !r && i < n; i++)
-        chunk->log_sums[i] =
-            cpu_vector_kernels()->log_sum_exp(chunk->logits + (size_t)i * n_vocab, n_vocab);
-    chunk->n = n;
-    return r;
-}
-
-double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk, uint32_t row,
-                             uint32_t n_vocab) {
-    const float *p = reference->logits + (size_t)row * n_vocab;
-    const float *q = chunk->logits + (size_t)row * n_vocab;
+static double divergence(const RowSums *s, uint32_t row) {
+    const float *p = s->reference->logits + (size_t)row * s->n_vocab;
+    const float *q = s->chunk->logits + (size_t)row * s->n_vocab;
     double kld = p == q ? 0
-                        : cpu_vector_kernels()->divergence(p, reference->log_sums[row], q,
-                                                           chunk->log_sums[row], n_vocab);
+                        : cpu_vector_kernels()->divergence(p, s->reference->log_sums[row], q,
+                                                           s->chunk->log_sums[row], s->n_vocab);
 
     /* A divergence is never negative; the rounding of a tiny one can be. */
     return kld < 0 ? 0 : kld;
+}
+
+static void add_squares(const RowSums *s, uint32_t row) {
+    const float *reference = s->reference->logits + (size_t)row * s->n_vocab;
+    const float *logits = s->chunk->logits + (size_t)row * s->n_vocab;
+    double error = 0, all = 0;
+
+    for (uint32_t i = 0; i < s->n_vocab; i++) {
+        double e = (double)logits[i] - reference[i];
+
+        error += e * e;
+        all += (double)reference[i] * reference[i];
+    }
+    s->error_squares[row] = error;
+    s->reference_squares[row] = all;
+    s->is_same_top[row] =
+        session_argmax(reference, s->n_vocab) == session_argmax(logits, s->n_vocab);
+}
+
+static void sum_row(void *arg, uint32_t i_task, uint32_t i_thread) {
+    const RowSums *s = arg;
+
+    (void)i_thread;
+    if (s->log_sums)
+        s->log_sums[i_task] = cpu_vector_kernels()->log_sum_exp(
+            s->chunk->logits + (size_t)i_task * s->n_vocab, s->n_vocab);
+    if (s->klds)
+        s->klds[i_task] = divergence(s, i_task);
+    if (s->error_squares)
+        add_squares(s, i_task);
+}
+
+int eval_chunk_read(EvalChunk *chunk, Session *session, CpuTeam *team, uint32_t first, uint32_t n) {
+    RowSums sums = { .chunk = chunk,
+                     .n_vocab = session->config->n_vocab,
+                     .log_sums = chunk->log_sums };
+    int r = session_logits(session, first, n, chunk->logits);
+
+    chunk->n = n;
+    if (!r)
+        cpu_team_run(team, sum_row, &sums, n);
+    return r;
+}
+
+void eval_chunk_divergences(const EvalChunk *reference, const EvalChunk *chunk, CpuTeam *team,
+                            uint32_t n_vocab, double klds[KV_PAGE_TOKENS]) {
+    RowSums sums = { .reference = reference, .chunk = chunk, .n_vocab = n_vocab, .klds = klds };
+
+    cpu_team_run(team, sum_row, &sums, chunk->n);
 }
 
 uint32_t eval_bin(uint32_t position) {
@@ -69,42 +117,41 @@ static int keep_kld(EvalStats *stats, double kld, uint32_t position) {
     return 0;
 }
 
-static void add_squares(EvalStats *stats, const float *reference, const float *logits, uint32_t n) {
-    double error = 0, all = 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        double e = (double)logits[i] - reference[i];
-
-        error += e * e;
-        all += (double)reference[i] * reference[i];
-    }
-    stats->error_squares += error;
-    stats->reference_squares += all;
-}
-
 /* `at`: position of the first row; `next`: the tokens after each row; the last row of a window has
  * none. */
 static int compare(EvalStats *stats, const EvalChunk *reference, const EvalChunk *chunk,
-                   uint32_t at, const uint32_t *next, uint32_t n_next, uint32_t n_vocab) {
+                   CpuTeam *team, uint32_t at, const uint32_t *next, uint32_t n_next,
+                   uint32_t n_vocab) {
+    double klds[KV_PAGE_TOKENS], errors[KV_PAGE_TOKENS], references[KV_PAGE_TOKENS];
+    bool is_same_top[KV_PAGE_TOKENS];
+    RowSums sums = { .reference = reference,
+                     .chunk = chunk,
+                     .n_vocab = n_vocab,
+                     .klds = klds,
+                     .error_squares = errors,
+                     .reference_squares = references,
+                     .is_same_top = is_same_top };
+
+    cpu_team_run(team, sum_row, &sums, chunk->n);
     for (uint32_t i = 0; i < chunk->n; i++) {
-        const float *p = reference->logits + (size_t)i * n_vocab;
-        const float *q = chunk->logits + (size_t)i * n_vocab;
-        int r = keep_kld(stats, eval_chunk_divergence(reference, chunk, i, n_vocab), at + i);
+        int r = keep_kld(stats, klds[i], at + i);
 
         if (r)
             return r;
-        add_squares(stats, p, q, n_vocab);
-        stats->n_same_top += session_argmax(p, n_vocab) == session_argmax(q, n_vocab);
+        stats->error_squares += errors[i];
+        stats->reference_squares += references[i];
+        stats->n_same_top += is_same_top[i];
         if (i < n_next) {
-            stats->log_loss += chunk->log_sums[i] - q[next[i]];
+            stats->log_loss += chunk->log_sums[i] - chunk->logits[(size_t)i * n_vocab + next[i]];
             stats->n_predictions++;
         }
     }
     return 0;
 }
 
-static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, EvalChunk chunks[2],
-                     uint32_t at, const uint32_t *tokens, uint32_t n, uint32_t n_next) {
+static int run_chunk(Session *session, CpuTeam *team, EvalRun *runs, uint32_t n_runs,
+                     EvalChunk chunks[2], uint32_t at, const uint32_t *tokens, uint32_t n,
+                     uint32_t n_next) {
     for (uint32_t i = 0; i < n_runs; i++) {
         EvalChunk *chunk = i ? &chunks[1] : &chunks[0];
         int r;
@@ -113,9 +160,9 @@ static int run_chunk(Session *session, EvalRun *runs, uint32_t n_runs, EvalChunk
             continue;
         r = session_step(&runs[i].cache, tokens, n);
         if (!r)
-            r = eval_chunk_read(chunk, session, 0, n);
+            r = eval_chunk_read(chunk, session, team, 0, n);
         if (!r)
-            r = compare(&runs[i].stats, &chunks[0], chunk, at, tokens + 1, n_next,
+            r = compare(&runs[i].stats, &chunks[0], chunk, team, at, tokens + 1, n_next,
                         session->config->n_vocab);
         if (r)
             return r;
@@ -128,10 +175,12 @@ int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *t
     size_t logits_bytes = (size_t)KV_PAGE_TOKENS * session->config->n_vocab * sizeof(float);
     CLEANUP(free) float *reference = malloc(logits_bytes);
     CLEANUP(free) float *other = malloc(logits_bytes);
+    CLEANUP(cpu_team_free) CpuTeam *team = NULL;
     EvalChunk chunks[2] = { { .logits = reference }, { .logits = other } };
     size_t n_all = n / window * window;
+    Reason unused = REASON_NULL;
 
-    if (!reference || !other)
+    if (!reference || !other || cpu_team_new(&team, session->options.n_threads, &unused))
         return -ENOMEM;
     for (size_t first = 0; first < n_all; first += window) {
         for (uint32_t i = 0; i < n_runs; i++)
@@ -140,8 +189,8 @@ int eval_run(Session *session, EvalRun *runs, uint32_t n_runs, const uint32_t *t
         for (uint32_t at = 0; at < window; at += KV_PAGE_TOKENS) {
             uint32_t n_now = window - at < KV_PAGE_TOKENS ? window - at : KV_PAGE_TOKENS;
             uint32_t n_next = at + n_now < window ? n_now : n_now - 1;
-            int r =
-                run_chunk(session, runs, n_runs, chunks, at, tokens + first + at, n_now, n_next);
+            int r = run_chunk(session, team, runs, n_runs, chunks, at, tokens + first + at, n_now,
+                              n_next);
 
             if (r)
                 return r;

@@ -7,6 +7,7 @@
  * one page, which is what decoding does and the hardest case.
  */
 
+#include "cpu/team.h"
 #include "kvcache/kv_layout.h"
 #include "server/commands/session.h"
 
@@ -17,11 +18,12 @@ typedef struct EvalChunk {
     uint32_t n;
 } EvalChunk;
 
-/* Logits of rows first .. first + n - 1 of the session's last step. */
-int eval_chunk_read(EvalChunk *chunk, Session *session, uint32_t first, uint32_t n);
-/* KL divergence, in nats, of what `chunk` predicts at a row from what `reference` does there. */
-double eval_chunk_divergence(const EvalChunk *reference, const EvalChunk *chunk, uint32_t row,
-                             uint32_t n_vocab);
+/* Logits of rows first .. first + n - 1 of the session's last step. `team` shares the sums of
+ * rows, and so it does below. */
+int eval_chunk_read(EvalChunk *chunk, Session *session, CpuTeam *team, uint32_t first, uint32_t n);
+/* KL divergence, in nats, of what `chunk` predicts at each row from what `reference` does there. */
+void eval_chunk_divergences(const EvalChunk *reference, const EvalChunk *chunk, CpuTeam *team,
+                            uint32_t n_vocab, double klds[KV_PAGE_TOKENS]);
 
 /* Rows by their position in the window: the first EVAL_BIN_TOKENS are bin 0, and each bin that
  * follows has as many as all before it. */

@@ -14,6 +14,7 @@ ProfileStoreOptions model_run_profile_options(const Config *config) {
         .text_path = config->input.command == COMMAND_PROFILE ? config->text_path : NULL,
         .model_path = config->model,
         .device = config->device,
+        .gpu_memory_bytes = config->gpu_memory_bytes,
         .n_threads = config->n_threads,
         .time_ms_max = config->profile_seconds * UINT64_C(1000),
     };

@@ -153,6 +153,7 @@ static int open_session(Session *session, TokenIds *tokens, const ProfileStoreOp
 
     all.model_path = options->model_path;
     all.device = options->device;
+    all.gpu_memory_bytes = options->gpu_memory_bytes;
     all.n_threads = options->n_threads;
     return r ? r : session_init(session, &all, why);
 }

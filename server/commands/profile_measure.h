@@ -18,7 +18,8 @@ typedef struct ProfileStoreOptions {
                                 lies */
     const char *text_path;   /* to measure on; NULL: the passage built in */
     const char *model_path;
-    const char *device; /* to measure on, as for backend_open */
+    const char *device;        /* to measure on, as for backend_open */
+    uint64_t gpu_memory_bytes; /* the same */
     uint32_t n_threads;
     uint64_t time_ms_max; /* of measuring the first level */
 } ProfileStoreOptions;

@@ -107,7 +107,9 @@ static int write_tokenizer_info(ServedModel *model, const Config *config, Reason
 
 int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
-    BackendOptions backend = { .device = config->device, .n_threads = config->n_threads };
+    BackendOptions backend = { .device = config->device,
+                               .n_threads = config->n_threads,
+                               .gpu_memory_bytes = config->gpu_memory_bytes };
     EngineOptions options;
     int r;
 

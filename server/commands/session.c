@@ -29,7 +29,9 @@ static int make_rows(Session *s, Reason *why) {
 }
 
 int session_init(Session *s, const SessionOptions *options, Reason *why) {
-    BackendOptions backend = { .device = options->device, .n_threads = options->n_threads };
+    BackendOptions backend = { .device = options->device,
+                               .n_threads = options->n_threads,
+                               .gpu_memory_bytes = options->gpu_memory_bytes };
     int r;
 
     *s = (Session){ .options = *options };

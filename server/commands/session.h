@@ -15,10 +15,11 @@
 
 typedef struct SessionOptions {
     const char *model_path;
-    const char *device;       /* as for backend_open; NULL: the best there is */
-    const BackendOps *ops;    /* what stands before the device's own; borrowed; NULL: those */
-    uint32_t n_threads;       /* 0: one per core */
-    uint32_t max_step_tokens; /* most rows of one step */
+    const char *device;        /* as for backend_open; NULL: the best there is */
+    const BackendOps *ops;     /* what stands before the device's own; borrowed; NULL: those */
+    uint32_t n_threads;        /* 0: one per core */
+    uint64_t gpu_memory_bytes; /* 0: no limit */
+    uint32_t max_step_tokens;  /* most rows of one step */
     uint32_t max_logit_rows;
     uint32_t max_sequences; /* of a step; 0: one */
 } SessionOptions;

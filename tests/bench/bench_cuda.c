@@ -9,6 +9,7 @@
  */
 #include "cuda/cuda_backend.h"
 #include "kvcache/kv_format.h"
+#include "kvcache/rounding.h"
 
 #include <assert.h>
 #include <cuda_runtime_api.h>
@@ -267,6 +268,21 @@ static size_t block_bytes(KvFormat format, KvSide side) {
     return kv_block_layout(format, side, HEAD_DIM).size_bytes;
 }
 
+/* What errors feed does not matter for the time that it takes. */
+static void upload_roundings(const KvLayer *layer) {
+    Rounding *rounding = malloc(layer->rounding_bytes);
+    float *moment = calloc(HEAD_DIM * HEAD_DIM, sizeof(*moment));
+
+    for (uint32_t i = 0; i < HEAD_DIM * HEAD_DIM; i++)
+        moment[i] = i / HEAD_DIM == i % HEAD_DIM ? 2 : 1;
+    check(rounding_init(rounding, moment, HEAD_DIM, 0.03, ops->rounding_paths), "rounding_init");
+    for (uint32_t h = 0; h < KV_HEADS; h++)
+        check(ops->upload(backend, kv_layer_rounding(layer, h), rounding, layer->rounding_bytes),
+              "upload");
+    free(moment);
+    free(rounding);
+}
+
 /* One op of n_sequences of n_rows rows behind n_past tokens; seconds, and bytes of the pages. */
 static double time_attention(size_t i_pair, uint32_t n_sequences, uint32_t n_rows, uint32_t n_past,
                              bool attends, double *bytesp) {
@@ -295,15 +311,8 @@ static double time_attention(size_t i_pair, uint32_t n_sequences, uint32_t n_row
     fill(v, q_bytes / 4);
     reserve(total, n_sequences, n_pages + n_sequences);
     a.layer = kv_store_layer(store, 0);
-    if (a.layer.rounding_bytes) { /* channels in order, and errors feed those to come */
-        uint32_t header[3 + HEAD_DIM] = { HEAD_DIM, 0, 1 };
-
-        for (uint32_t c = 0; c < HEAD_DIM; c++)
-            header[3 + c] = c;
-        for (uint32_t h = 0; h < KV_HEADS; h++)
-            check(ops->upload(backend, kv_layer_rounding(&a.layer, h), header, sizeof(header)),
-                  "upload");
-    }
+    if (a.layer.rounding_bytes)
+        upload_roundings(&a.layer);
     a.args = (AttentionArgs){ .out = attends ? out : 0,
                               .q = q,
                               .k = k,
