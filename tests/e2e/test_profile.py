@@ -16,7 +16,7 @@ from conftest import ROOT, program, unpack_model
 ROLES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
          "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
          "down": "mlp.down_proj"}
-WIDTHS = ["8", "6", "4", "3", "2"]
+WIDTHS = ["8", "6", "5", "4", "3", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_full_measures_every_layer_side_and_format(full):
                 assert all(x > 0 for x in values.values())
             for table in (damages, distortions):
                 assert list(table[side].values()) == sorted(table[side].values())
-            for width in ("8", "6"):
+            for width in ("8", "6", "5"):
                 assert damages[side][width] / damages[side]["4"] == pytest.approx(
                     distortions[side][width] / distortions[side]["4"])
             shown = f"{1e6 * damages[side]['3']:9.4g}"
@@ -144,7 +144,7 @@ def test_full_fits_a_law_to_each_side(full):
         points = [(int(width), np.log(x)) for layer in figures["distortions"]
                   for width, x in layer[side].items()]
         # one slope for all layers, an offset for each
-        columns = [[b, *(i // 5 == layer for layer in range(figures["n_layers"]))]
+        columns = [[b, *(i // len(WIDTHS) == layer for layer in range(figures["n_layers"]))]
                    for i, (b, _) in enumerate(points)]
         solution, *_ = np.linalg.lstsq(np.array(columns, float), [y for _, y in points])
         left = np.array(columns, float) @ solution - [y for _, y in points]
@@ -156,7 +156,7 @@ def test_full_fits_a_law_to_each_side(full):
 
 def test_full_lists_the_swaps_where_values_deserve_more(full):
     _, told, figures = full
-    assert len(figures["swaps"]) == 10 * figures["n_layers"]
+    assert len(figures["swaps"]) == 15 * figures["n_layers"]
     failed = 0
     for swap in figures["swaps"]:
         damages = figures["damages"][swap["layer"]]
@@ -256,7 +256,8 @@ def test_the_default_model_has_a_profile():
     assert head["damages"]["measured"] == [4, 3, 2]
     rows = (head["damages"]["values"], head["damages"]["errors"], head["distortions"])
     assert all(len(table) == head["n_layers"] == 30 for table in rows)
-    assert path.read_bytes()[8] == 3
+    assert all(len(row) == 2 * len(WIDTHS) for table in rows for row in table)
+    assert path.read_bytes()[8] == 4
 
 
 def test_the_default_model_is_not_measured(tmp_path):

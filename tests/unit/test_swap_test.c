@@ -15,6 +15,8 @@
 #include <cmocka.h>
 
 #define N_LAYERS 3
+#define N_WIDTHS 6 /* below 16 bits */
+#define N_PAIRS 15
 
 static const KvGeometry geometry = { .n_layers = N_LAYERS, .n_kv_heads = 1, .head_dim = 8 };
 
@@ -37,7 +39,7 @@ static void a_law_is_found_again(void **state) {
     for (uint32_t l = 0; l < N_LAYERS; l++)
         set(profile->distortions, l, KV_SIDE_V, pow(10, l), 5.5);
     law = fit(profile, N_LAYERS, KV_SIDE_V);
-    assert_int_equal(law.n, 5 * N_LAYERS);
+    assert_int_equal(law.n, N_WIDTHS * N_LAYERS);
     assert_true(fabs(law.alpha - 10) < 1e-9);
     assert_true(fabs(law.beta - 5.5) < 1e-9);
     assert_true(law.residual < 1e-6);
@@ -58,8 +60,8 @@ static void a_residual_is_in_logarithms(void **state) {
     law = fit(profile, 2, KV_SIDE_K);
     assert_true(fabs(law.alpha - 2) < 1e-9);
     assert_true(fabs(law.beta - 4) < 1e-9);
-    /* 0.3 at one of 5 widths: its layer's alpha takes a fifth of it up */
-    assert_true(fabs(law.residual - 0.3 * sqrt(0.2 * 0.8)) < 1e-9);
+    /* 0.3 at one of the widths: its layer's alpha takes that share of it up */
+    assert_true(fabs(law.residual - 0.3 * sqrt((N_WIDTHS - 1) / pow(N_WIDTHS, 2))) < 1e-9);
 }
 
 static void zeros_are_left_out(void **state) {
@@ -71,7 +73,7 @@ static void zeros_are_left_out(void **state) {
     set(profile->distortions, 1, KV_SIDE_K, 7, 3);
     profile->distortions[1][KV_SIDE_K][KV_FORMAT_8] = 0;
     law = fit(profile, N_LAYERS, KV_SIDE_K);
-    assert_int_equal(law.n, 4);
+    assert_int_equal(law.n, N_WIDTHS - 1);
     assert_true(fabs(law.alpha - 7) < 1e-9 && fabs(law.beta - 3) < 1e-9);
     /* one width alone says nothing of bits */
     for (int f = 0; f < KV_FORMATS; f++)
@@ -143,13 +145,13 @@ static void every_layer_and_pair_is_tested(void **state) {
 
     (void)state;
     swap_test_all(profile, see, &seen);
-    assert_int_equal(seen.n, 10 * N_LAYERS);
+    assert_int_equal(seen.n, N_PAIRS * N_LAYERS);
     assert_int_equal(seen.n_failed, 0);
     for (int f = 0; f < KV_FORMATS; f++) /* a layer where values are the more sensitive side */
         profile->damages[2][KV_SIDE_V][f] *= 5;
     seen = (Seen){ 0 };
     swap_test_all(profile, see, &seen);
-    assert_int_equal(seen.n_failed, 10);
+    assert_int_equal(seen.n_failed, N_PAIRS);
     for (uint32_t i = 0; i < seen.n_failed; i++)
         assert_int_equal(seen.failed[i].layer, 2);
 }

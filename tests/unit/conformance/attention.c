@@ -168,7 +168,8 @@ void check_attention_rows_are_exact(Device *d) {
         shape.group = 1 + shape.group % 2;
         shape.n_tokens[0] += i ? 0 : 600; /* more than a few pages */
         shape.formats[0][KV_SIDE_K] = shape.formats[0][KV_SIDE_V] = KV_FORMAT_BF16 + i % 2;
-        shape.formats[1][KV_SIDE_K] = KV_FORMAT_8 + random_below(&d->random, 5);
+        shape.formats[1][KV_SIDE_K] =
+            KV_FORMAT_8 + random_below(&d->random, KV_FORMATS - KV_FORMAT_8);
         world_init(&w, d, &shape);
         for (size_t c = 0; c < sizeof(chunks) / sizeof(*chunks); c++) {
             float *batched[WORLD_LAYERS][WORLD_SEQUENCES] = { 0 };
