@@ -184,6 +184,7 @@ def test_a_reader_that_never_comes_back_does_not_hold_up_the_end(start):
         (["--max-model-len", "1000000"], ["max_model_len", "1000000"]),
         (["--kv-memory", "1MiB", "--max-num-seqs", "64"], ["kv_memory"]),
         (["--device", "abacus"], ["device", '"abacus"', "has auto", ", cpu"]),
+        (["--gpu-memory", "1GiB", "--device", "cpu"], ["gpu_memory", "the CPU", "leave it out"]),
     ],
     ids=lambda value: value[0],
 )
