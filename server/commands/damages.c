@@ -477,7 +477,8 @@ static int measure_layer(Damages *d, uint32_t layer, Reason *why) {
 static bool goes_on(const Damages *d) {
     const Profile *p = d->profile;
 
-    if (p->has_damages || !p->n_layers_measured || p->n_damage_tokens != d->n_tokens)
+    if (p->has_damages || !p->n_layers_measured || p->lacks_5_bits ||
+        p->n_damage_tokens != d->n_tokens)
         return false;
     for (int f = 0; f < KV_FORMATS; f++)
         if (p->damages_direct[f] != is_direct(d, (KvFormat)f))
@@ -488,7 +489,7 @@ static bool goes_on(const Damages *d) {
 static void begin_anew(Damages *d) {
     Profile *p = d->profile;
 
-    p->has_damages = p->has_distortions = false;
+    p->has_damages = p->has_distortions = p->lacks_5_bits = false;
     p->n_layers_measured = 0;
     p->n_damage_tokens = d->n_tokens;
     for (int f = 0; f < KV_FORMATS; f++)

@@ -47,10 +47,9 @@ enum {
 };
 
 /* Measures what `profile` does not have yet: goes on behind its last layer if what it has was
- * measured in the same way and is not all, else begins anew. One that lacks nothing but 5 bits, and
- * was measured in the same way, is given that format's distortions, and the damages that follow
- * from them; all else stays. The profile gives what keys are rounded by, and must be whole. Gives
- * the same bits on any number of threads, in one go or in pieces. DAMAGES_E_STOPPED: the layers
- * that are done are in the profile. -EINVAL: the text is too short. */
+ * measured in the same way and is not all, else begins anew. The profile gives what keys are
+ * rounded by, and must be whole. Gives the same bits on any number of threads, in one go or in
+ * pieces. DAMAGES_E_STOPPED: the layers that are done are in the profile. -EINVAL: the text is too
+ * short. */
 int damages_measure(Profile *profile, Session *session, const TokenIds *tokens,
                     const DamagesOptions *options, Reason *why);

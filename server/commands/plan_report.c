@@ -72,7 +72,7 @@ static void print_damage(const PlanReport *r, Buffer *out) {
     if (lacks_5_bits(r))
         buffer_append_text(out,
                            "at 5 bits    as if between 4 and 6: the profile is older than that "
-                           "format, which kvasird profile --full adds\n");
+                           "format, which kvasird profile --full measures\n");
 }
 
 void plan_report_print(const PlanReport *r, Buffer *out) {

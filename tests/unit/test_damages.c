@@ -253,51 +253,24 @@ static void what_was_measured_otherwise_is_measured_again(void **state) {
     assert_same(mixed, whole);
 }
 
-/* As a file of the version that had no such format says it. */
-static void forget_5_bits(Profile *profile) {
-    profile->lacks_5_bits = true;
-    for (uint32_t l = 0; l < profile->geometry.n_layers; l++)
-        for (int side = 0; side < KV_SIDES; side++)
-            profile->damages[l][side][KV_FORMAT_5] = profile->damage_errors[l][side][KV_FORMAT_5] =
-                profile->distortions[l][side][KV_FORMAT_5] = 7;
-}
-
-static void five_bits_alone_are_added_to_the_same_bits(void **state) {
-    CLEANUP(profile_free) Profile *whole = new_profile(), *old = new_profile();
-    uint32_t n_layers = first_level->geometry.n_layers;
-    Stopper stopper;
-
-    (void)state;
-    assert_int_equal(measure_until(whole, &stopper, 0), 0);
-    assert_int_equal(measure_until(old, &stopper, 0), 0);
-    forget_5_bits(old);
-    assert_int_equal(measure_until(old, &stopper, 4 + 4 + 1), DAMAGES_E_STOPPED);
-    assert_true(old->lacks_5_bits && old->has_damages && old->has_distortions);
-    assert_int_equal(measure_until(old, &stopper, 0), 0);
-    assert_int_equal(stopper.n_calls, 4 + 4 * n_layers);
-    assert_int_equal(stopper.n_layers_seen, n_layers); /* none more: layers are as they were */
-    assert_false(old->lacks_5_bits);
-    assert_same(old, whole);
-}
-
-/* What else is measured is not gone on with where that is missing. */
-static void five_bits_are_not_added_to_what_was_measured_otherwise(void **state) {
+/* As a file of the version that had no such format is read, whole or not. */
+static void what_lacks_5_bits_is_measured_again(void **state) {
     CLEANUP(profile_free) Profile *whole = new_profile(), *old = new_profile();
     Stopper stopper;
 
     (void)state;
     assert_int_equal(measure_until(whole, &stopper, 0), 0);
-    for (int i = 0; i < 3; i++) {
-        DamagesLevel level = i ? DAMAGES_FULL : DAMAGES_QUICK;
-
-        assert_int_equal(measure(old, &(DamagesOptions){ .level = level }, 2, i == 1 ? 192 : 256),
-                         0);
-        forget_5_bits(old);
-        if (i == 2) { /* not even whole */
-            old->has_damages = old->has_distortions = false;
-            old->n_layers_measured = 2;
-        }
-        assert_int_equal(measure(old, &(DamagesOptions){ .level = DAMAGES_FULL }, 2, 256), 0);
+    for (uint32_t n_layers = 2; n_layers <= 3; n_layers++) {
+        assert_int_equal(measure_until(old, &stopper, 0), 0);
+        old->lacks_5_bits = true;
+        old->has_damages = old->has_distortions = n_layers == 3;
+        old->n_layers_measured = n_layers;
+        for (uint32_t l = 0; l < n_layers; l++)
+            old->damages[l][KV_SIDE_V][KV_FORMAT_5] = old->distortions[l][KV_SIDE_K][KV_FORMAT_5] =
+                7;
+        stopper.n_layers_seen = 0;
+        assert_int_equal(measure_until(old, &stopper, 0), 0);
+        assert_int_equal(stopper.n_layers_seen, old->geometry.n_layers);
         assert_false(old->lacks_5_bits);
         assert_same(old, whole);
     }
@@ -318,8 +291,7 @@ int main(void) {
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(measuring_in_pieces_gives_the_same_damages),
         cmocka_unit_test(what_was_measured_otherwise_is_measured_again),
-        cmocka_unit_test(five_bits_alone_are_added_to_the_same_bits),
-        cmocka_unit_test(five_bits_are_not_added_to_what_was_measured_otherwise),
+        cmocka_unit_test(what_lacks_5_bits_is_measured_again),
         cmocka_unit_test(a_text_of_one_page_is_too_short),
     };
 
