@@ -278,7 +278,8 @@ def deepseek():
     for text in (
         begins + ends, begins + begin, begins + begin + "f", begins + begin + "f" + separator,
         f"{begins}{begin}f{separator}{{\"a\"", f"{begins}{begin}{separator}{{}}{end}{ends}",
-        f"{begins}{begin}f{separator}[1]{end}{ends}", f"{begins}{begin}f{separator}{{a}}{end}{ends}",
+        f"{begins}{begin}f{separator}[1]{end}{ends}",
+        f"{begins}{begin}f{separator}{{a}}{end}{ends}",
         f"{begins}{begin}function{separator}f\n```python\n1\n```{end}{ends}",
         f"{begins}{begin}{'n' * 300}{separator}{{}}{end}{ends}", end + ends, begins + "x" + one[1:],
         f"{begins}{begin}f{separator}{{\"a\": 1e}}{end}{ends}",

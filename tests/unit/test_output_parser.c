@@ -3,6 +3,7 @@
  * What models write, taken apart: recorded and made texts of every family, whole, cut in two at
  * every byte, and byte by byte; then what a parser holds, and what it does without memory.
  */
+#include "config/config.h"
 #include "tests/unit/tool_texts.h"
 
 #include <errno.h>
@@ -212,6 +213,24 @@ static void test_families_are_found_by_their_templates(void **state) {
     }
 }
 
+/* The options' values and the families are the same, whatever their order. */
+static void test_options_have_the_families_names(void **state) {
+    size_t n = 2, n_reasoning = 2; /* auto and none */
+
+    (void)state;
+    for (; tool_call_parser_names[n]; n++)
+        assert_non_null(tool_family_find(tool_call_parser_names[n]));
+    for (; reasoning_parser_names[n_reasoning]; n_reasoning++)
+        assert_non_null(reasoning_family_find(reasoning_parser_names[n_reasoning]));
+    assert_non_null(tool_family_at(n - 3));
+    assert_null(tool_family_at(n - 2));
+    assert_non_null(reasoning_family_at(n_reasoning - 3));
+    assert_null(reasoning_family_at(n_reasoning - 2));
+    assert_null(tool_family_find("none"));
+    assert_int_equal(TOOL_CALL_PARSER_SMOLLM, n - 1);
+    assert_int_equal(REASONING_PARSER_GRANITE, n_reasoning - 1);
+}
+
 static void test_prompts_may_begin_reasoning(void **state) {
     const ReasoningFamily *think = reasoning_family_find("think");
 
@@ -233,6 +252,7 @@ int main(void) {
         cmocka_unit_test(test_what_is_held_is_charged),
         cmocka_unit_test(test_what_the_sink_says_is_passed_on),
         cmocka_unit_test(test_families_are_found_by_their_templates),
+        cmocka_unit_test(test_options_have_the_families_names),
         cmocka_unit_test(test_prompts_may_begin_reasoning),
     };
 
