@@ -49,9 +49,10 @@
 
 static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
 static const char *const unknown_parameters_names[] = { "refuse", "warn", NULL };
-const char *const tool_call_parser_names[] = { "auto",        "none",    "hermes",
-                                               "llama3_json", "mistral", "deepseek",
-                                               "granite",     "smollm",  NULL };
+const char *const tool_call_parser_names[] = {
+    "auto",     "none",         "hermes",  "llama3_json", "mistral", "mistral_args",
+    "deepseek", "deepseek_v31", "granite", "smollm",      NULL,
+};
 const char *const reasoning_parser_names[] = {
     "auto", "none", "think", "mistral", "granite", NULL
 };

@@ -15,41 +15,71 @@
 #define DEEPSEEK(_words) "<\xef\xbd\x9c" _words "\xef\xbd\x9c>"
 #define LOW "\xe2\x96\x81"
 
+#define CALLS_BEGIN DEEPSEEK("tool" LOW "calls" LOW "begin")
+#define CALL_BEGIN DEEPSEEK("tool" LOW "call" LOW "begin")
+#define CALLS_END DEEPSEEK("tool" LOW "calls" LOW "end")
+#define CALL_END DEEPSEEK("tool" LOW "call" LOW "end")
+#define SEPARATOR DEEPSEEK("tool" LOW "sep")
+
+/* {"name": "f", "arguments": {...}} */
+#define JSON_CALL .call = "{\"name\": \"", .arguments = "\", \"arguments\": ", .end = "}"
+
 static const ToolFamily families[] = {
+    { .name = "deepseek_v31",
+      .begins = { CALLS_BEGIN, CALL_BEGIN, NULL },
+      .other_marks = { CALLS_END, CALL_END, SEPARATOR, NULL },
+      .signs = { CALLS_BEGIN, NULL },
+      .without = "```json",
+      .step = tool_deepseek_step,
+      .writing = { CALL_BEGIN, SEPARATOR, CALL_END, "", "", CALLS_END } },
     { .name = "deepseek",
-      .begins = { DEEPSEEK("tool" LOW "calls" LOW "begin"), DEEPSEEK("tool" LOW "call" LOW "begin"),
-                  NULL },
-      .other_marks = { DEEPSEEK("tool" LOW "calls" LOW "end"),
-                       DEEPSEEK("tool" LOW "call" LOW "end"), DEEPSEEK("tool" LOW "sep"), NULL },
-      .signs = { DEEPSEEK("tool" LOW "calls" LOW "begin"), NULL },
-      .step = tool_deepseek_step },
+      .begins = { CALLS_BEGIN, CALL_BEGIN, NULL },
+      .other_marks = { CALLS_END, CALL_END, SEPARATOR, NULL },
+      .signs = { CALLS_BEGIN, NULL },
+      .step = tool_deepseek_step,
+      .writing = { CALL_BEGIN "function" SEPARATOR, "\n```json\n", "\n```" CALL_END, "\n", "",
+                   CALLS_END } },
+    { .name = "mistral_args",
+      .begins = { "[TOOL_CALLS]", NULL },
+      .other_marks = { "[ARGS]", "[CALL_ID]", NULL },
+      .signs = { "[ARGS]", NULL },
+      .has_short_ids = true,
+      .step = tool_mistral_step,
+      .writing = { "", "[ARGS]", "", "", "", "", .marks_each = true } },
     { .name = "mistral",
       .begins = { "[TOOL_CALLS]", NULL },
       .other_marks = { "[ARGS]", "[CALL_ID]", NULL },
       .signs = { "[TOOL_CALLS]", NULL },
       .has_short_ids = true,
-      .step = tool_mistral_step },
+      .step = tool_mistral_step,
+      .writing = { JSON_CALL, .separator = ", ", .before = "[", .after = "]" } },
     { .name = "granite",
       .begins = { "<|tool_call|>", "<tool_call>", "<function_call>", NULL },
       .end = "</tool_call>",
       .signs = { "<|tool_call|>", "<function_call>", NULL },
-      .step = tool_json_step },
+      .step = tool_json_step,
+      .writing = { JSON_CALL, .separator = ", ", .before = "[", .after = "]" } },
     { .name = "hermes",
       .begins = { "<tool_call>", NULL },
       .end = "</tool_call>",
       .signs = { "<tool_call>", NULL },
-      .step = tool_json_step },
+      .step = tool_json_step,
+      .writing = { "\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "\n", "", "",
+                   .marks_each = true } },
     { .name = "llama3_json",
       .begins = { "<|python_tag|>", NULL },
       .end = ";",
       .signs = { "<|python_tag|>", "Environment: ipython", NULL },
       .takes_bare = true,
-      .step = tool_json_step },
+      .step = tool_json_step,
+      .writing = { "{\"name\": \"", "\", \"parameters\": ", "}", "; ", "", "",
+                   .has_no_mark = true } },
     { .name = "smollm",
       .begins = { "<tool_call>", NULL },
       .end = "</tool_call>",
       .signs = { NULL }, /* its templates have none: what it reads, chat_messages.py tells it */
-      .step = tool_json_step },
+      .step = tool_json_step,
+      .writing = { JSON_CALL, .separator = ", ", .before = "[", .after = "]</tool_call>" } },
 };
 #define N_FAMILIES (sizeof(families) / sizeof(*families))
 
@@ -67,7 +97,8 @@ const ToolFamily *tool_family_find(const char *name) {
 const ToolFamily *tool_family_detect(const char *template_text) {
     for (size_t i = 0; i < N_FAMILIES; i++)
         for (const char *const *sign = families[i].signs; *sign; sign++)
-            if (strstr(template_text, *sign))
+            if (strstr(template_text, *sign) &&
+                !(families[i].without && strstr(template_text, families[i].without)))
                 return &families[i];
     return NULL;
 }

@@ -57,15 +57,27 @@ typedef enum ToolStep {
     TOOL_WRONG, /* this is no call of the family; seen at `at` */
 } ToolStep;
 
+/* How a call is written for a model that is held to it: what stands around its name and arguments,
+ * and around several calls. */
+typedef struct ToolWriting {
+    const char *call, *arguments, *end; /* in front of the name, behind it, behind the arguments */
+    const char *separator;              /* between calls */
+    const char *before, *after;         /* behind the mark, and behind the last call */
+    bool marks_each;                    /* each call has a mark of its own */
+    bool has_no_mark;                   /* none has, where the model is made to call */
+} ToolWriting;
+
 struct ToolFamily {
     const char *name;
     const char *begins[4];      /* marks that begin calls; NULL behind the last */
     const char *end;            /* what may stand behind JSON of them, and belongs to it */
     const char *other_marks[4]; /* within a section; likewise */
     const char *signs[3];       /* what templates of the family hold, each by itself; likewise */
+    const char *without;        /* what they do not hold; NULL: nothing tells them so */
     bool takes_bare;            /* a section also begins with an object where no text is before */
     bool has_short_ids;         /* its template wants ids of nine letters and digits */
     ToolStep (*step)(ToolSection *section);
+    ToolWriting writing;
 };
 
 /* The one of this name; NULL: there is none. */

@@ -57,10 +57,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size < 2)
         return 0;
-    forms = (OutputForms){ .tools = tool_family_at(data[0] & 7),
-                           .reasoning = reasoning_family_at(data[0] >> 3 & 3),
-                           .reasoning_begun = data[0] >> 5 & 1,
-                           .enforced = data[0] >> 6 & 1 };
+    forms = (OutputForms){ .tools = tool_family_at(data[0] & 15),
+                           .reasoning = reasoning_family_at(data[0] >> 4 & 3),
+                           .reasoning_begun = data[0] >> 6 & 1,
+                           .enforced = data[0] >> 7 };
     parse(&whole, &forms, text, size - 2, SIZE_MAX);
     parse(&pieces, &forms, text, size - 2, data[1] % 16 + 1u);
     assert(whole.text.size == pieces.text.size &&

@@ -190,7 +190,12 @@ static void test_families_are_found_by_their_templates(void **state) {
         { "x <\xef\xbd\x9ctool\xe2\x96\x81"
           "calls\xe2\x96\x81"
           "begin\xef\xbd\x9c> </think>",
-          "deepseek", "think" },
+          "deepseek_v31", "think" },
+        { "<\xef\xbd\x9ctool\xe2\x96\x81"
+          "calls\xe2\x96\x81"
+          "begin\xef\xbd\x9c> ```json",
+          "deepseek", NULL },
+        { "[TOOL_CALLS] [ARGS]", "mistral_args", NULL },
         { "[AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral", NULL },
         { "[SYSTEM_PROMPT] [THINK] [TOOL_CALLS]", "mistral", "mistral" },
         { "<think> <tool_call>", "hermes", "think" },
