@@ -209,18 +209,33 @@ call is needed, please make the tool calls an empty list '[]'.
 ]</tool_call>"""
 
 
+def added_text(message, text, separator, form):
+    """The message, with a text behind its own."""
+    content = message.get("content") or content_in_form("", form, "")
+    if isinstance(content, list):
+        content = content_in_form([*content, text_part(text)], form, "")
+    else:
+        content = f"{content}{separator}{text}" if content else text
+    return {**message, "content": content}
+
+
+def written_calls(calls):
+    """Calls as an assistant writes them."""
+    functions = [call.get("function", call) for call in calls if isinstance(call, dict)]
+    shown = [{key: function[key] for key in ("name", "arguments") if key in function}
+             for function in functions if isinstance(function, dict)]
+    return f"<tool_call>{json.dumps(shown, ensure_ascii=False)}</tool_call>"
+
+
 def tell_tools(messages, tools, forms):
-    """The messages, with the tools in the system's."""
-    form = forms["content"]["system"]
+    """The messages, with the tools in the system's, and calls in the text of those who called."""
+    form, said = forms["content"]["system"], forms["content"]["assistant"]
+    messages = [added_text(message, written_calls(message["tool_calls"]), "\n", said)
+                if message.get("tool_calls") else message for message in messages]
     text = TOOLS_TEXT.format(tools=json.dumps(tools, ensure_ascii=False))
     if messages[0].get("role") != "system":
         return [{"role": "system", "content": content_in_form(text, form, "")}, *messages]
-    content = messages[0].get("content", "")
-    if isinstance(content, list):
-        content = [*content, text_part(text)]
-    else:
-        content = f"{content}\n\n{text}"
-    return [{**messages[0], "content": content}, *messages[1:]]
+    return [added_text(messages[0], text, "\n\n", form), *messages[1:]]
 
 
 # ---- the last message, to be continued

@@ -230,6 +230,13 @@ static int read_text(const Reading *r) {
 
 /* calls */
 
+static bool is_trusted(const OutputParser *p) {
+    const ToolSection *s = &p->section;
+
+    return p->forms.trust == OUTPUT_TRUST_ALL ||
+           (p->forms.trust == OUTPUT_TRUST_MARKED && !s->is_bare && !s->begin);
+}
+
 /* Gives out what is there of a call that cannot go wrong. */
 static int give_ahead(const Reading *r) {
     OutputParser *p = r->parser;
@@ -237,7 +244,7 @@ static int give_ahead(const Reading *r) {
     size_t end = s->arguments.end ? s->arguments.end : s->at;
     int result = 0;
 
-    if (!p->forms.enforced || !s->has_name || !s->arguments_started ||
+    if (!is_trusted(p) || !s->has_name || !s->arguments_started ||
         s->text[s->arguments.start] != '{')
         return 0;
     if (!p->has_begun) {

@@ -12,7 +12,7 @@
  *
  * A call that is none after all (no JSON, no name) is text like any other, with its marks. So that
  * nothing has to be taken back, a call is given out when all of it is there and is right. Where a
- * grammar sees to that (`enforced`), it is given out as it comes instead.
+ * grammar sees to that (OutputTrust), it is given out as it comes instead.
  */
 
 #include "text/reasoning_family.h"
@@ -37,11 +37,18 @@ typedef struct OutputEvent {
 /* 0, or what output_parser_push is to return. */
 typedef int (*OutputSink)(void *userdata, const OutputEvent *event);
 
+/* Which calls cannot go wrong, because a grammar holds the model to them (text/tool_tags.h). */
+typedef enum OutputTrust {
+    OUTPUT_TRUST_NONE,
+    OUTPUT_TRUST_MARKED, /* those that the family's first mark begins */
+    OUTPUT_TRUST_ALL,
+} OutputTrust;
+
 typedef struct OutputForms {
     const ToolFamily *tools;          /* borrowed; NULL: calls are not looked for */
     const ReasoningFamily *reasoning; /* likewise */
     bool reasoning_begun;             /* by the prompt */
-    bool enforced;                    /* a grammar lets the model write no wrong call */
+    OutputTrust trust;
 } OutputForms;
 
 typedef enum OutputPlace {

@@ -35,7 +35,7 @@ static ToolStep read_name(ToolSection *s) {
 
 /* An id is the model's own; ours is another. */
 static ToolStep read_id(ToolSection *s) {
-    MarkMatch match = tool_take_mark(s, "[CALL_ID]");
+    MarkMatch match = s->head.start ? MARK_NONE : tool_take_mark(s, "[CALL_ID]");
 
     if (match == MARK_PART)
         return TOOL_MORE;

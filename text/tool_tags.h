@@ -24,6 +24,5 @@ typedef struct ToolDemand {
 } ToolDemand;
 
 /* Appends the text. 0, or -ENOMEM. Without `forced` a call that no mark begins is not held to
- * anything: a parser of a family that takes such calls must not trust them
- * (OutputForms.enforced). */
+ * anything, nor is one behind another mark than the first: OUTPUT_TRUST_MARKED. */
 int tool_tags_write(const ToolDemand *demand, Buffer *out);

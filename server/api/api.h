@@ -33,6 +33,7 @@ typedef struct ApiModel {
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
     OutputForms forms;           /* what calls and reasoning of the model look like */
+    bool has_grammar;            /* it can be held to calls, as text/tool_tags.h writes them */
     Engine *engine;
     const Profile *profile;       /* NULL: nothing is quantized */
     const KvPlan *plan;           /* NULL: not told */

@@ -44,7 +44,7 @@ static int prepare(ApiJob *job) {
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
                                  .defaults = checkpoint_generation(job->api->model.checkpoint),
-                                 .has_grammar = job->api->model.forms.enforced };
+                                 .has_grammar = job->api->model.has_grammar };
     int r;
 
     r = parse_body(job);

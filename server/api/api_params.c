@@ -244,6 +244,27 @@ static int read_reasoning_effort(const Reading *r, const char *name, const json_
     return json_is_string(value) ? 0 : wrong(r, name, value, "a string");
 }
 
+/* OpenRouter's: how much to think, and whether the answer is to show it. */
+static int read_reasoning(const Reading *r, const char *name, const json_t *value) {
+    const json_t *key, *member;
+
+    if (!json_is_object(value))
+        return wrong(r, name, value, "an object");
+    json_object_foreach(value, key, member) {
+        if (json_is_null(member))
+            continue;
+        if (json_string_is(key, "effort") && json_is_string(member))
+            r->params->reasoning_effort = member;
+        else if (json_string_is(key, "exclude") && json_is_boolean(member))
+            r->params->include_reasoning = !json_is_true(member);
+        else
+            return api_refuse(r->error, name,
+                              "`%s` may have `effort`, a string, and `exclude`, true or false.",
+                              name);
+    }
+    return 0;
+}
+
 static int read_tool_call_parser(const Reading *r, const char *name, const json_t *value) {
     return read_parser(r, name, value, api_tools_parser_at, &r->params->tool_call_parser);
 }
@@ -383,6 +404,7 @@ static const Param table[] = {
     { "tool_call_parser", API_CHAT, PARAM_CUSTOM, .read = read_tool_call_parser },
     { "reasoning_parser", API_CHAT, PARAM_CUSTOM, .read = read_reasoning_parser },
     { "reasoning_effort", RENDERS, PARAM_CUSTOM, .read = read_reasoning_effort },
+    { "reasoning", API_CHAT, PARAM_CUSTOM, .read = read_reasoning },
     { "include_reasoning", API_CHAT, PARAM_BOOL, AT(include_reasoning) },   /* vLLM's */
     { "separate_reasoning", API_CHAT, PARAM_BOOL, AT(separate_reasoning) }, /* SGLang's */
     { "add_generation_prompt", RENDERS, PARAM_FLAG, AT(add_generation_prompt) },
@@ -405,10 +427,10 @@ static const Param table[] = {
     HINT("cache_prompt", PARAM_BOOL), /* llama.cpp's */
     HINT("prediction", PARAM_OBJECT),
     /* how much to think and say, for models that were taught to listen, and where to put it */
-    HINT("reasoning", PARAM_OBJECT), /* OpenRouter's */
     HINT("verbosity", PARAM_TEXT),
     HINT("stream_reasoning", PARAM_BOOL), /* SGLang's */
     /* of chats; plain completions have neither tools nor a template */
+    HINT_OF_COMPLETIONS("reasoning", PARAM_OBJECT),
     HINT_OF_COMPLETIONS("reasoning_effort", PARAM_TEXT),
     HINT_OF_COMPLETIONS("include_reasoning", PARAM_BOOL),
     HINT_OF_COMPLETIONS("separate_reasoning", PARAM_BOOL),

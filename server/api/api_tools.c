@@ -181,8 +181,8 @@ static void choose_reasoning(const ReasoningFamily **familyp, const ApiParams *p
         *familyp = NULL;
 }
 
-int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, const ApiParams *p,
-                           ApiError *error) {
+int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, bool has_grammar,
+                           const ApiParams *p, ApiError *error) {
     const char *name = NULL;
     ApiToolChoice choice = api_tools_choice(p, &name);
 
@@ -191,11 +191,12 @@ int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, const 
     choose_reasoning(&forms->reasoning, p);
     if (choice == API_TOOLS_NONE)
         forms->tools = NULL;
-    else if (!forms->tools)
-        return api_refuse(error, "tools",
-                          "`tools` are given, but how this model writes calls is not known, or not "
-                          "to be looked for (option and parameter tool_call_parser). With "
-                          "`tool_choice` \"none\" the model sees the tools and its calls stay in "
-                          "the content.");
-    return 0;
+    else if (has_grammar)
+        forms->trust = choice == API_TOOLS_AUTO ? OUTPUT_TRUST_MARKED : OUTPUT_TRUST_ALL;
+    if (choice == API_TOOLS_NONE || forms->tools)
+        return 0;
+    return api_refuse(error, "tools",
+                      "`tools` are given, but how this model writes calls is not known, or not to "
+                      "be looked for (option and parameter tool_call_parser). With `tool_choice` "
+                      "\"none\" the model sees the tools and its calls stay in the content.");
 }

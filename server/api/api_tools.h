@@ -25,9 +25,10 @@ int api_tools_check(const ApiParams *params, bool has_grammar, ApiError *error);
 ApiToolChoice api_tools_choice(const ApiParams *params, const char **name);
 
 /* How the answer to a prompt is read. `served` has what the server was started with; parameters
- * may say otherwise. 0, or -EINVAL with `error` filled. */
-int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, const ApiParams *params,
-                           ApiError *error);
+ * may say otherwise. With `has_grammar`, which calls are trusted is settled, too: a grammar has to
+ * hold the model to those. 0, or -EINVAL with `error` filled. */
+int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, bool has_grammar,
+                           const ApiParams *params, ApiError *error);
 
 /* The names that a parser's parameter and option may have, for words: "auto, none, a, b". */
 void api_tools_list_parsers(char *text, size_t size, const char *(*name_at)(size_t i));

@@ -209,8 +209,9 @@ def test_reasoning_that_nobody_wants_to_see(scripted):
     message, _ = message_of(answer)
     assert message["content"] == "So it is done." and "reasoning" not in message
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
-    message, _ = joined(stream(scripted, "thinks", include_reasoning=False))
-    assert message == {"content": "So it is done."}
+    for more in ({"include_reasoning": False}, {"reasoning": {"exclude": True, "effort": "low"}}):
+        message, _ = joined(stream(scripted, "thinks", **more))
+        assert message == {"content": "So it is done."}
 
 
 def test_marks_are_in_no_delta(scripted):
@@ -315,6 +316,8 @@ def test_parsers_have_names(scripted):
     refuse(scripted, "tools", "tool_call_parser", tools=[TOOL], tool_call_parser="none")
     refuse(scripted, "parallel_tool_calls", "true or false", parallel_tool_calls="yes")
     refuse(scripted, "reasoning_effort", "a string", reasoning_effort=1)
+    for wrong in ({"effort": 1}, {"exclude": "x"}, {"max_tokens": 5}):
+        refuse(scripted, "reasoning", "`effort`", reasoning=wrong)
 
 
 def test_options_name_the_parsers(start):
@@ -365,3 +368,12 @@ def test_templates_that_know_no_tools_are_told(start, tmp_path):
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     assert prompt.startswith("<system>Be brief.\n\nYou are an expert")
     assert prompt_of(daemon) == "<user>Hi"
+    call = {"id": "c", "type": "function",
+            "function": {"name": "lookup", "arguments": '{"key": "\u00e9"}'}}
+    written = '<tool_call>[{"name": "lookup", "arguments": {"key": "é"}}]</tool_call>'
+    for content, text in ((None, written), ("", written), ("Well.", "Well.\n" + written)):
+        prompt = prompt_of(daemon, tools=[OTHER], messages=[
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": content, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "19"}])
+        assert prompt.endswith(f"<user>Hi<assistant>{text}<tool>19")

@@ -57,10 +57,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size < 2)
         return 0;
-    forms = (OutputForms){ .tools = tool_family_at(data[0] & 15),
-                           .reasoning = reasoning_family_at(data[0] >> 4 & 3),
-                           .reasoning_begun = data[0] >> 6 & 1,
-                           .enforced = data[0] >> 7 };
+    forms =
+        (OutputForms){ .tools = tool_family_at(data[0] & 15),
+                       .reasoning = reasoning_family_at(data[0] >> 4 & 3),
+                       .reasoning_begun = data[0] >> 6 & 1,
+                       .trust = data[0] >> 7 ? data[1] >> 7 ? OUTPUT_TRUST_ALL : OUTPUT_TRUST_MARKED
+                                             : OUTPUT_TRUST_NONE };
     parse(&whole, &forms, text, size - 2, SIZE_MAX);
     parse(&pieces, &forms, text, size - 2, data[1] % 16 + 1u);
     assert(whole.text.size == pieces.text.size &&

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tests/data/tool_texts/FAMILY.jsonl: what models of a family write, and what it means.
 
-A line is {"text": ..., "events": [[kind, text], ...]}, with "reasoning", "begun" and "enforced"
+A line is {"text": ..., "events": [[kind, text], ...]}, with "reasoning", "begun" and "trust"
 where they are not the default. What a text means follows from how it is put together here; no
 parser is asked. Adjacent pieces of one kind are one event.
 """
@@ -78,12 +78,14 @@ class Family:
                  ["reasoning", "Thinking.\n" + one("f", '{"a": 1}')], reasoning="think", begun=True)
         self.add("<think>\nHm.\n</think>\n\n" + one("f", '{"a": 1}'), ["reasoning", "Hm."],
                  call("f", '{"a": 1}'), reasoning="think")
-        self.add(one("f", '{"a": "é"}'), call("f", '{"a": "é"}'), enforced=True)
-        self.add(many(two), call(*two[0]), call(*two[1]), enforced=True)
+        self.add(one("f", '{"a": "é"}'), call("f", '{"a": "é"}'), trust="all")
+        self.add(many(two), call(*two[0]), call(*two[1]), trust="all")
         at = one("f", '{"a": "bcd"}').index("bcd") + 1
         cut = one("f", '{"a": "bcd"}')[:at]
         self.plain(cut)
-        self.add(cut, ["call", "f"], ["arguments", '{"a": "b'], enforced=True)
+        self.add(cut, ["call", "f"], ["arguments", '{"a": "b'], trust="all")
+        if marks and cut.startswith(marks[0]):
+            self.add(cut, ["call", "f"], ["arguments", '{"a": "b'], trust="marked")
 
 
 def json_call(name, arguments, key="arguments"):
@@ -169,6 +171,7 @@ def granite():
     f.begin, f.end = "<tool_call>", "</tool_call>"
     add_json_cases(f)
     f.add('<|tool_call|> [{"name": "f", "arguments": {"a": 1}}]', call("f", '{"a": 1}'))
+    f.plain('<tool_call>{"name": "f", "arguments": {"a": "b', trust="marked")
     f.add('<function_call> {"name": "f", "arguments": {"a": 1}}', call("f", '{"a": 1}'))
     f.add('<|tool_call|>{"name": "f", "arguments": {}}\n<|tool_call|>{"name": "g"}',
           call("f", "{}"), call("g", "{}"))
@@ -201,6 +204,9 @@ def llama3_json():
         '{"name": "f", "parameters": [1]}', '{"name": "f", "parameters": {"a": }}',
     ):
         f.plain(text)
+    f.plain('{"name": "f", "parameters": {"a": "b', trust="marked")
+    f.add('{"name": "f", "parameters": {"a": "b', ["call", "f"], ["arguments", '{"a": "b'],
+          trust="all")
     f.add('{"name": "f"}', call("f", "{}"))
     f.add("<|python_tag|>" + json_call("f", "{}", "arguments"), call("f", "{}"))
     return f
@@ -237,7 +243,7 @@ def mistral():
         "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]x", "[TOOL_CALLS]f[ARGS][1]", "[TOOL_CALLS]f[AR",
         '[TOOL_CALLS]f[ARGS]{"a": x}', "[TOOL_CALLS][ARGS]{}", "[TOOL_CALLS]" + "n" * 300 + "{}",
         "[TOOL_CALLS]f[CALL_ID]" + "n" * 300 + "[ARGS]{}", '[TOOL_CALLS]f[ARGS]{"a": 1',
-        "[TOOL_CALLS][x]", '[TOOL_CALLS][{"name": "f", "arguments": {"a": tru}}]',
+        "[TOOL_CALLS]f[CALL_ID]a[CALL_ID]b[ARGS]{}", "[TOOL_CALLS][x]", '[TOOL_CALLS][{"name": "f", "arguments": {"a": tru}}]',
     ):
         f.plain(text)
         f.add(text + " [TOOL_CALLS]g[ARGS]{}" if not text.endswith("1") else text + "x",

@@ -8,11 +8,17 @@
 
 #include <errno.h>
 
+static OutputTrust trust_of(const json_t *word) {
+    if (json_string_is(word, "all"))
+        return OUTPUT_TRUST_ALL;
+    return json_string_is(word, "marked") ? OUTPUT_TRUST_MARKED : OUTPUT_TRUST_NONE;
+}
+
 static OutputForms forms_of(const char *family, const json_t *text) {
     const char *reasoning = json_string_value(json_object_get(text, "reasoning"));
     OutputForms forms = { .tools = tool_family_find(family),
                           .reasoning_begun = json_is_true(json_object_get(text, "begun")),
-                          .enforced = json_is_true(json_object_get(text, "enforced")) };
+                          .trust = trust_of(json_object_get(text, "trust")) };
 
     if (reasoning) {
         forms.reasoning = reasoning_family_find(reasoning);
@@ -110,8 +116,8 @@ static void test_text_is_given_out_at_once(void **state) {
     assert_int_equal(parser.held.size, 0);
 }
 
-static void test_enforced_calls_come_in_pieces(void **state) {
-    OutputForms forms = { .tools = tool_family_find("hermes"), .enforced = true };
+static void test_trusted_calls_come_in_pieces(void **state) {
+    OutputForms forms = { .tools = tool_family_find("hermes"), .trust = OUTPUT_TRUST_ALL };
     CLEANUP(output_parser_deinit) OutputParser parser = OUTPUT_PARSER_NULL;
     CLEANUP(collected_deinit) Collected c = { .kind = NULL };
 
@@ -130,7 +136,7 @@ static void test_enforced_calls_come_in_pieces(void **state) {
     assert_string_equal(c.kind, "end");
 }
 
-/* White space that goes with a call is gone, and a call that is not enforced comes whole. */
+/* White space that goes with a call is gone, and a call that is not trusted comes whole. */
 static void test_other_calls_come_whole(void **state) {
     OutputForms forms = { .tools = tool_family_find("hermes") };
     CLEANUP(output_parser_deinit) OutputParser parser = OUTPUT_PARSER_NULL;
@@ -252,7 +258,7 @@ int main(void) {
         cmocka_unit_test(test_texts_of_every_family),
         cmocka_unit_test(test_texts_cut_anywhere),
         cmocka_unit_test(test_text_is_given_out_at_once),
-        cmocka_unit_test(test_enforced_calls_come_in_pieces),
+        cmocka_unit_test(test_trusted_calls_come_in_pieces),
         cmocka_unit_test(test_other_calls_come_whole),
         cmocka_unit_test(test_what_is_held_is_charged),
         cmocka_unit_test(test_what_the_sink_says_is_passed_on),

@@ -129,7 +129,8 @@ static void walk_demand(Walk *w, const ToolDemand *demand) {
 
 /* Counts calls; `names` they must have. */
 static void check_text(const ToolDemand *demand, const Walk *w, const char *name, uint32_t n) {
-    OutputForms forms = { .tools = demand->family, .enforced = demand->forced };
+    OutputForms forms = { .tools = demand->family,
+                          .trust = demand->forced ? OUTPUT_TRUST_ALL : OUTPUT_TRUST_MARKED };
     CLEANUP(output_parser_deinit) OutputParser parser = OUTPUT_PARSER_NULL;
     CLEANUP(collected_deinit) Collected c = { .kind = NULL };
     char expected[64];
