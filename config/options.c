@@ -49,6 +49,13 @@
 
 static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
 static const char *const unknown_parameters_names[] = { "refuse", "warn", NULL };
+const char *const tool_call_parser_names[] = {
+    "auto",     "none",         "hermes",  "llama3_json", "mistral", "mistral_args",
+    "deepseek", "deepseek_v31", "granite", "smollm",      NULL,
+};
+const char *const reasoning_parser_names[] = {
+    "auto", "none", "think", "mistral", "granite", NULL
+};
 static const char *const method_names[] = { "auto", "paper", "ratequant", "uniform", NULL };
 static const char *const norm_names[] = { "frobenius", "spectral", NULL };
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
@@ -112,6 +119,23 @@ const Option option_table[] = {
       .max = 64,
       .fallback = "2",
       .help = "Processes that render chats, each some 25 MiB; further chats wait for one of them" },
+    { .name = "tool_call_parser",
+      CHOICE(ToolCallParser, tool_call_parser),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .names = tool_call_parser_names,
+      .fallback = "auto",
+      .help = "How the model writes calls of tools: the form of a family of models; auto is what "
+              "its chat template shows, and with none calls are not looked for" },
+    { .name = "reasoning_parser",
+      CHOICE(ReasoningParser, reasoning_parser),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .names = reasoning_parser_names,
+      .fallback = "auto",
+      .help = "How the model marks what it thinks before it answers: <think>, [THINK], or what "
+              "Granite writes; auto is what its chat template shows, and with none reasoning stays "
+              "in the content" },
 
     /* memory */
     { .name = "kv_memory",

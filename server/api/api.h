@@ -15,6 +15,7 @@
 #include "server/http/http_server.h"
 #include "server/http/route.h"
 #include "text/chat_template.h"
+#include "text/output_parser.h"
 #include "text/tokenizer.h"
 
 #include <uv.h>
@@ -31,6 +32,8 @@ typedef struct ApiModel {
     const Checkpoint *checkpoint;
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
+    OutputForms forms;           /* what calls and reasoning of the model look like */
+    bool has_grammar;            /* it can be held to calls, as text/tool_tags.h writes them */
     Engine *engine;
     const Profile *profile;       /* NULL: nothing is quantized */
     const KvPlan *plan;           /* NULL: not told */

@@ -43,7 +43,8 @@ static int prepare(ApiJob *job) {
     ApiParamsContext context = { .endpoint = job->kind->endpoint,
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
-                                 .defaults = checkpoint_generation(job->api->model.checkpoint) };
+                                 .defaults = checkpoint_generation(job->api->model.checkpoint),
+                                 .has_grammar = job->api->model.has_grammar };
     int r;
 
     r = parse_body(job);

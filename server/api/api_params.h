@@ -39,6 +39,7 @@ typedef struct ApiParamsContext {
     ApiLimits limits;
     uint32_t n_vocab;
     const GenerationDefaults *defaults; /* borrowed; the model's sampling values */
+    bool has_grammar;                   /* the model can be held to calls of tools */
 } ApiParamsContext;
 
 /* JSON values and texts are borrowed from the body. */
@@ -46,7 +47,9 @@ typedef struct ApiParams {
     const char *model;      /* NULL: not given */
     const char *cache_salt; /* likewise */
     const json_t *prompt, *messages, *tools, *documents, *template_kwargs, *tokens;
-    const json_t *tool_choice;
+    const json_t *tool_choice, *reasoning_effort;    /* the latter a string */
+    const char *tool_call_parser, *reasoning_parser; /* names that are known; NULL: not given */
+    bool parallel_tool_calls, separate_reasoning, include_reasoning;
 
     uint32_t n;
     uint32_t best_of;   /* sequences to make for each prompt; the n best are the answer */

@@ -202,6 +202,7 @@ static int make_request(Buffer *out, const ApiParams *params, ApiError *error) {
     put_member(out, "tools", params->tools);
     put_member(out, "documents", params->documents);
     put_member(out, "kwargs", params->template_kwargs);
+    put_member(out, "reasoning_effort", params->reasoning_effort);
     buffer_append_char(out, '}');
     return buffer_failed(out) ? api_fail_memory(error) : 0;
 }

@@ -188,6 +188,7 @@ static void on_loaded(uv_work_t *work, int status) {
     s->api.model = (ApiModel){ .checkpoint = s->model.checkpoint,
                                .tokenizer = s->model.tokenizer,
                                .chat_template = s->model.chat_template,
+                               .forms = s->model.forms,
                                .engine = s->model.engine,
                                .profile = s->model.profile,
                                .plan = &s->model.plan->plan,

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
     ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
@@ -19,6 +20,32 @@ static int load_chat_template(ServedModel *model, const Config *config, Reason *
     int r = chat_template_open(&model->chat_template, config->model, &options, why);
 
     return r == CHAT_TEMPLATE_E_NONE ? 0 : r;
+}
+
+/* What the options say, or the templates show. Templates that know of no tools are shown them in
+ * SmolLM2's way (chat_messages.py). */
+static int choose_forms(ServedModel *model, const Config *config, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer sources = BUFFER_NULL;
+    OutputForms *forms = &model->forms;
+
+    if (!model->chat_template)
+        return 0;
+    if (chat_template_sources(model->chat_template, &sources))
+        return reason_set(why, -ENOMEM, "out of memory");
+    if (config->tool_call_parser != TOOL_CALL_PARSER_AUTO)
+        forms->tools = tool_family_find(tool_call_parser_names[config->tool_call_parser]);
+    else if (strstr(buffer_text(&sources), "tools"))
+        forms->tools = tool_family_detect(buffer_text(&sources));
+    else
+        forms->tools = tool_family_find("smollm");
+    forms->reasoning =
+        config->reasoning_parser == REASONING_PARSER_AUTO
+            ? reasoning_family_detect(buffer_text(&sources))
+            : reasoning_family_find(reasoning_parser_names[config->reasoning_parser]);
+    log_line(LOG_LEVEL_INFO, "how the model's answers are read",
+             "tool_call_parser=%s reasoning_parser=%s", forms->tools ? forms->tools->name : "none",
+             forms->reasoning ? forms->reasoning->name : "none");
+    return 0;
 }
 
 static EngineOptions engine_options(const ServedModel *model, const Config *config) {
@@ -128,6 +155,8 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
         return r;
     on_phase("compiling the chat template", userdata);
     r = load_chat_template(model, config, why);
+    if (!r)
+        r = choose_forms(model, config, why);
     if (r)
         return r;
     on_phase("planning the cache", userdata);

@@ -11,12 +11,14 @@
 #include "server/commands/cache_plan.h"
 #include "server/engine/engine.h"
 #include "text/chat_template.h"
+#include "text/output_parser.h"
 #include "text/tokenizer.h"
 
 typedef struct ServedModel {
     Checkpoint *checkpoint;
     Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: the model has none */
+    OutputForms forms;           /* of calls and reasoning */
     const BackendOps *ops;
     Backend *backend;
     CachePlan *plan;       /* owned */

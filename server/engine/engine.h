@@ -55,6 +55,8 @@ struct EngineRequest {
     uint32_t min_tokens; /* EOS and stop strings do not count before */
     bool ignore_eos;
     bool skip_special_tokens;
+    const uint32_t *kept_tokens; /* [n_kept_tokens], borrowed: special, and not skipped */
+    uint32_t n_kept_tokens;
     bool include_stop_text;      /* leave the matched stop string in the text */
     const StopSet *stops;        /* borrowed; NULL: none */
     const uint32_t *stop_tokens; /* [n_stop_tokens], borrowed */

@@ -57,8 +57,10 @@ static int make_prompt_logprobs(Sequence *s) {
 static int make_text_state(Sequence *s) {
     int r = text_stream_new(&s->stream, s->tokenizer, s->request->skip_special_tokens);
 
-    if (!r)
+    if (!r) {
+        text_stream_keep(s->stream, s->request->kept_tokens, s->request->n_kept_tokens);
         r = stop_matcher_init(&s->stops, s->request->stops);
+    }
     return r ? r : list_banned(s);
 }
 

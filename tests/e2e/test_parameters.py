@@ -223,12 +223,13 @@ def test_parameters_that_exclude_each_other(daemon):
     refuse(daemon, "/v1/chat/completions", {**CHAT, **both}, "continue_final_message")
 
 
-def test_tools_that_nobody_would_call_are_refused(daemon):
-    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
-    for choice in ({}, {"tool_choice": "auto"}, {"tool_choice": {"type": "function"}}):
-        refuse(daemon, "/v1/chat/completions", {**CHAT, **tools, **choice}, "tool_choice")
-    body = {**CHAT, **tools, "tool_choice": "none", "max_tokens": 1}
-    assert daemon.request("/v1/chat/completions", body)[0] == 200
+def test_tools_that_nobody_looks_for_calls_of_are_refused(daemon):
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "max_tokens": 1}
+    no_parser = {**CHAT, **tools, "tool_call_parser": "none"}
+    for choice in ({}, {"tool_choice": "auto"}):
+        refuse(daemon, "/v1/chat/completions", {**no_parser, **choice}, "tools")
+        assert daemon.request("/v1/chat/completions", {**CHAT, **tools, **choice})[0] == 200
+    assert daemon.request("/v1/chat/completions", {**no_parser, "tool_choice": "none"})[0] == 200
 
 
 # Prompts.

@@ -128,6 +128,27 @@ static void test_values_go_where_they_belong(void **state) {
     done(&c);
 }
 
+static void test_what_chats_say_of_tools_and_reasoning(void **state) {
+    Case none = read_chat("{}");
+    Case some = read_chat("{\"parallel_tool_calls\": false, \"tool_call_parser\": \"hermes\","
+                          " \"reasoning_parser\": \"auto\", \"reasoning_effort\": \"low\","
+                          " \"separate_reasoning\": false, \"include_reasoning\": false}");
+
+    (void)state;
+    assert_int_equal(none.result, 0);
+    assert_true(none.params.parallel_tool_calls && none.params.separate_reasoning &&
+                none.params.include_reasoning);
+    assert_null(none.params.tool_call_parser);
+    assert_int_equal(some.result, 0);
+    assert_false(some.params.parallel_tool_calls || some.params.separate_reasoning ||
+                 some.params.include_reasoning);
+    assert_string_equal(some.params.tool_call_parser, "hermes");
+    assert_string_equal(some.params.reasoning_parser, "auto");
+    assert_true(json_string_is(some.params.reasoning_effort, "low"));
+    done(&none);
+    done(&some);
+}
+
 static void test_the_last_digit_of_a_seed_counts(void **state) {
     Case c = read_completion("{\"seed\": 9223372036854775807}");
 
@@ -465,6 +486,7 @@ int main(void) {
         cmocka_unit_test(test_the_model_has_defaults_of_its_own),
         cmocka_unit_test(test_values_go_where_they_belong),
         cmocka_unit_test(test_the_last_digit_of_a_seed_counts),
+        cmocka_unit_test(test_what_chats_say_of_tools_and_reasoning),
         cmocka_unit_test(test_chat_has_a_switch_for_logprobs),
         cmocka_unit_test(test_null_is_absent_whatever_the_name),
         cmocka_unit_test(test_an_unknown_name_is_answered_with_the_nearest),
