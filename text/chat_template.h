@@ -64,6 +64,9 @@ int chat_template_sources(const ChatTemplate *chat_template, Buffer *out);
  * whether it reads them so or not. Appends the prompt to `out`, up to the end of the last message's
  * text if that is to be continued.
  *
+ * With "tell_tools": true a template that knows of no tools (its source does not name them) is shown
+ * them in a system message, and calls in the text of who called.
+ *
  * Of several templates the one named by kwargs.chat_template is used, else "tool_use" if there are
  * tools, else "default". Anything that goes wrong in the template, also because of the messages'
  * types, is CHAT_TEMPLATE_E_RAISED. -EINVAL: the request is not JSON, or nested too deeply.
