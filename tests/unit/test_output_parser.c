@@ -253,6 +253,12 @@ static void test_prompts_may_begin_reasoning(void **state) {
     assert_false(reasoning_is_begun(think, "<think>\n\n</think>\n\n", 19));
     assert_false(reasoning_is_begun(think, "think>", 6));
     assert_false(reasoning_is_begun(think, "", 0));
+    assert_false(reasoning_is_begun(think, "<think>\nLet", 11));
+    assert_true(reasoning_is_open(think, "<think>\nLet", 11));
+    assert_true(reasoning_is_open(think, "<think>A</think>B<think>C", 25));
+    assert_false(reasoning_is_open(think, "<think>A</think>B", 17));
+    assert_false(reasoning_is_open(think, "</think>B", 9));
+    assert_false(reasoning_is_open(think, "", 0));
 }
 
 int main(void) {
