@@ -221,8 +221,9 @@ def added_text(message, text, separator, form):
 
 def written_calls(calls):
     """Calls as an assistant writes them."""
-    functions = [call.get("function", call) for call in calls if isinstance(call, dict)]
-    shown = [{key: function[key] for key in ("name", "arguments") if key in function}
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    shown = [{"name": function.get("name"),
+              "arguments": arguments_in_form(function.get("arguments"), "object", "tool_calls")}
              for function in functions if isinstance(function, dict)]
     return f"<tool_call>{json.dumps(shown, ensure_ascii=False)}</tool_call>"
 

@@ -307,7 +307,8 @@ class Renderer:
         documents = kwargs.pop("documents", request.get("documents"))
         messages = checked_messages(request.get("messages"), forms)
         tools = checked_objects("tools", request.get("tools"))
-        if tools and forms is not None and "tools" not in self.sources[name]:
+        tells = request.get("tell_tools") and "tools" not in self.sources[name]
+        if tools and tells and forms is not None:
             messages = chat_messages.tell_tools(messages, tools, forms)
         return {
             **self.special_tokens,

@@ -60,3 +60,21 @@ bool reasoning_is_begun(const ReasoningFamily *family, const char *prompt, size_
     }
     return false;
 }
+
+/* Where behind `at` the last of the marks ends; `at` if none stands there. */
+static size_t last_mark(const char *const *marks, const char *text, size_t size, size_t at) {
+    for (; *marks; marks++) {
+        size_t n = strlen(*marks);
+        const char *found;
+
+        while ((found = memmem(text + at, size - at, *marks, n)))
+            at = (size_t)(found - text) + n;
+    }
+    return at;
+}
+
+bool reasoning_is_open(const ReasoningFamily *family, const char *prompt, size_t size) {
+    size_t begin = last_mark(family->begins, prompt, size, 0);
+
+    return begin && last_mark(family->ends, prompt, size, begin) == begin;
+}

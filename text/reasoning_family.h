@@ -26,3 +26,6 @@ const ReasoningFamily *reasoning_family_at(size_t i);
 /* Whether the answer to this prompt begins within reasoning: nothing but white space stands behind
  * a mark that begins it. */
 bool reasoning_is_begun(const ReasoningFamily *family, const char *prompt, size_t size);
+/* The same of a prompt that ends within an answer's text: whether the last mark begins reasoning.
+ */
+bool reasoning_is_open(const ReasoningFamily *family, const char *prompt, size_t size);

@@ -57,12 +57,14 @@ static const ToolFamily families[] = {
       .begins = { "<|tool_call|>", "<tool_call>", "<function_call>", NULL },
       .end = "</tool_call>",
       .signs = { "<|tool_call|>", "<function_call>", NULL },
+      .reads_told = true,
       .step = tool_json_step,
       .writing = { JSON_CALL, .separator = ", ", .before = "[", .after = "]" } },
     { .name = "hermes",
       .begins = { "<tool_call>", NULL },
       .end = "</tool_call>",
       .signs = { "<tool_call>", NULL },
+      .reads_told = true,
       .step = tool_json_step,
       .writing = { "\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "\n", "", "",
                    .marks_each = true } },
@@ -77,7 +79,8 @@ static const ToolFamily families[] = {
     { .name = "smollm",
       .begins = { "<tool_call>", NULL },
       .end = "</tool_call>",
-      .signs = { NULL }, /* its templates have none: what it reads, chat_messages.py tells it */
+      .signs = { NULL }, /* see tool_family_detect */
+      .reads_told = true,
       .step = tool_json_step,
       .writing = { JSON_CALL, .separator = ", ", .before = "[", .after = "]</tool_call>" } },
 };
@@ -95,6 +98,8 @@ const ToolFamily *tool_family_find(const char *name) {
 }
 
 const ToolFamily *tool_family_detect(const char *template_text) {
+    if (!strstr(template_text, "tools"))
+        return tool_family_find("smollm");
     for (size_t i = 0; i < N_FAMILIES; i++)
         for (const char *const *sign = families[i].signs; *sign; sign++)
             if (strstr(template_text, *sign) &&

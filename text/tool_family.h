@@ -75,6 +75,7 @@ struct ToolFamily {
     const char *signs[3];       /* what templates of the family hold, each by itself; likewise */
     const char *without;        /* what they do not hold; NULL: nothing tells them so */
     bool takes_bare;            /* a section also begins with an object where no text is before */
+    bool reads_told;            /* its parser reads what SmolLM2's words ask for */
     bool has_short_ids;         /* its template wants ids of nine letters and digits */
     ToolStep (*step)(ToolSection *section);
     ToolWriting writing;
@@ -82,7 +83,9 @@ struct ToolFamily {
 
 /* The one of this name; NULL: there is none. */
 const ToolFamily *tool_family_find(const char *name);
-/* The one whose signs the text of a chat template has; NULL: it has no signs of any. */
+/* The one whose signs the text of a chat template has; NULL: it has no signs of any. A template
+ * that knows of no tools is shown them, and calls, in SmolLM2's words (chat_messages.py), whatever
+ * signs it has. */
 const ToolFamily *tool_family_detect(const char *template_text);
 /* By index, for lists; NULL behind the last. */
 const ToolFamily *tool_family_at(size_t i);

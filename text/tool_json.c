@@ -34,9 +34,10 @@ static bool key_is_known(const ToolSection *s) {
 
 static void begin_value(ToolSection *s, size_t at) {
     if (key_is(s, name_keys)) {
-        s->name.start = at;
+        s->name = (ToolSpan){ .start = at };
+        s->has_name = false;
     } else if (key_is(s, arguments_keys)) {
-        s->arguments.start = at;
+        s->arguments = (ToolSpan){ .start = at };
         s->arguments_started = true;
     }
 }

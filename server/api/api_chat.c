@@ -11,10 +11,11 @@
 /* How the answer is to be read; the prompt may have begun its reasoning. */
 static void note_prompt(ApiCall *call) {
     const Buffer *prompt = &call->job.prompts.items[0].text;
+    bool continues = call->job.params.continue_final_message;
 
     if (call->forms.reasoning)
-        call->forms.reasoning_begun =
-            reasoning_is_begun(call->forms.reasoning, buffer_text(prompt), prompt->size);
+        call->forms.reasoning_begun = (continues ? reasoning_is_open : reasoning_is_begun)(
+            call->forms.reasoning, buffer_text(prompt), prompt->size);
 }
 
 static int prepare(ApiJob *job) {

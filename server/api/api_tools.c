@@ -181,6 +181,13 @@ static void choose_reasoning(const ReasoningFamily **familyp, const ApiParams *p
         *familyp = NULL;
 }
 
+bool api_tools_are_told(const OutputForms *served, const ApiParams *p) {
+    const ToolFamily *tools = served->tools;
+
+    choose_tools(&tools, p->tool_call_parser);
+    return tools && tools->reads_told;
+}
+
 int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, bool has_grammar,
                            const ApiParams *p, ApiError *error) {
     const char *name = NULL;

@@ -30,6 +30,10 @@ ApiToolChoice api_tools_choice(const ApiParams *params, const char **name);
 int api_tools_choose_forms(OutputForms *forms, const OutputForms *served, bool has_grammar,
                            const ApiParams *params, ApiError *error);
 
+/* Whether the chat template is to be told of tools where it knows of none: whether the answer could
+ * be read. */
+bool api_tools_are_told(const OutputForms *served, const ApiParams *params);
+
 /* The names that a parser's parameter and option may have, for words: "auto, none, a, b". */
 void api_tools_list_parsers(char *text, size_t size, const char *(*name_at)(size_t i));
 const char *api_tools_parser_at(size_t i);     /* of tool calls; NULL behind the last */

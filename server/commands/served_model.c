@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <string.h>
 
 static int load_chat_template(ServedModel *model, const Config *config, Reason *why) {
     ChatTemplateOptions options = { .time_ms_max = (uint32_t)config->chat_template_timeout_ms,
@@ -22,8 +21,7 @@ static int load_chat_template(ServedModel *model, const Config *config, Reason *
     return r == CHAT_TEMPLATE_E_NONE ? 0 : r;
 }
 
-/* What the options say, or the templates show. Templates that know of no tools are shown them in
- * SmolLM2's way (chat_messages.py). */
+/* What the options say, or the templates show. */
 static int choose_forms(ServedModel *model, const Config *config, Reason *why) {
     CLEANUP(buffer_deinit) Buffer sources = BUFFER_NULL;
     OutputForms *forms = &model->forms;
@@ -34,10 +32,8 @@ static int choose_forms(ServedModel *model, const Config *config, Reason *why) {
         return reason_set(why, -ENOMEM, "out of memory");
     if (config->tool_call_parser != TOOL_CALL_PARSER_AUTO)
         forms->tools = tool_family_find(tool_call_parser_names[config->tool_call_parser]);
-    else if (strstr(buffer_text(&sources), "tools"))
-        forms->tools = tool_family_detect(buffer_text(&sources));
     else
-        forms->tools = tool_family_find("smollm");
+        forms->tools = tool_family_detect(buffer_text(&sources));
     forms->reasoning =
         config->reasoning_parser == REASONING_PARSER_AUTO
             ? reasoning_family_detect(buffer_text(&sources))

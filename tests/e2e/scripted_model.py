@@ -2,9 +2,9 @@
 """A model that writes what a test wants: each token has one successor, whatever stood before.
 
 Its attention and its MLP are zero, an embedding is a unit vector of its own, and row t of the
-output matrix is the vector of the token before t. So a script is a list of pieces,
-each a token; no piece may occur twice, in one script or in two, but a mark of `special` may be one of a single script.
-A chat whose last message is the name of a script is answered with it.
+output matrix is the vector of the token before t. So a script is a list of pieces, each a token; no
+piece may occur twice, in one script or in two. A chat whose last message is the name of a script is
+answered with it.
 """
 
 import json

@@ -377,3 +377,5 @@ def test_templates_that_know_no_tools_are_told(start, tmp_path):
             {"role": "assistant", "content": content, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c", "content": "19"}])
         assert prompt.endswith(f"<user>Hi<assistant>{text}<tool>19")
+    other = start("--kv-tokens", 4096, "--chat-template", source, "--tool-call-parser", "deepseek")
+    assert prompt_of(other, tools=[OTHER]) == "<user>Hi"

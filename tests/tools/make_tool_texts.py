@@ -243,7 +243,8 @@ def mistral():
         "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]x", "[TOOL_CALLS]f[ARGS][1]", "[TOOL_CALLS]f[AR",
         '[TOOL_CALLS]f[ARGS]{"a": x}', "[TOOL_CALLS][ARGS]{}", "[TOOL_CALLS]" + "n" * 300 + "{}",
         "[TOOL_CALLS]f[CALL_ID]" + "n" * 300 + "[ARGS]{}", '[TOOL_CALLS]f[ARGS]{"a": 1',
-        "[TOOL_CALLS]f[CALL_ID]a[CALL_ID]b[ARGS]{}", "[TOOL_CALLS][x]", '[TOOL_CALLS][{"name": "f", "arguments": {"a": tru}}]',
+        "[TOOL_CALLS]f[CALL_ID]a[CALL_ID]b[ARGS]{}", "[TOOL_CALLS][x]",
+        '[TOOL_CALLS][{"name": "f", "arguments": {"a": tru}}]',
     ):
         f.plain(text)
         f.add(text + " [TOOL_CALLS]g[ARGS]{}" if not text.endswith("1") else text + "x",

@@ -193,21 +193,23 @@ static void test_what_the_sink_says_is_passed_on(void **state) {
 
 static void test_families_are_found_by_their_templates(void **state) {
     static const char *const templates[][3] = {
-        { "x <\xef\xbd\x9ctool\xe2\x96\x81"
+        { "tools <\xef\xbd\x9ctool\xe2\x96\x81"
           "calls\xe2\x96\x81"
           "begin\xef\xbd\x9c> </think>",
           "deepseek_v31", "think" },
-        { "<\xef\xbd\x9ctool\xe2\x96\x81"
+        { "tools <\xef\xbd\x9ctool\xe2\x96\x81"
           "calls\xe2\x96\x81"
           "begin\xef\xbd\x9c> ```json",
           "deepseek", NULL },
-        { "[TOOL_CALLS] [ARGS]", "mistral_args", NULL },
-        { "[AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral", NULL },
-        { "[SYSTEM_PROMPT] [THINK] [TOOL_CALLS]", "mistral", "mistral" },
-        { "<think> <tool_call>", "hermes", "think" },
-        { "Here is my thought process: <|tool_call|> <tool_call>", "granite", "granite" },
-        { "Environment: ipython", "llama3_json", NULL },
-        { "<|im_start|>", NULL, NULL },
+        { "tools [TOOL_CALLS] [ARGS]", "mistral_args", NULL },
+        { "tools [TOOL_CALLS]", "mistral", NULL },
+        { "tools [THINK] [TOOL_CALLS]", "mistral", "mistral" },
+        { "tools <think> <tool_call>", "hermes", "think" },
+        { "tools Here is my thought process: <|tool_call|> <tool_call>", "granite", "granite" },
+        { "tools Environment: ipython", "llama3_json", NULL },
+        { "<|im_start|>", "smollm", NULL },
+        { "[TOOL_CALLS] alone", "smollm", NULL },
+        { "tools <|im_start|>", NULL, NULL },
     };
 
     (void)state;
@@ -251,6 +253,12 @@ static void test_prompts_may_begin_reasoning(void **state) {
     assert_false(reasoning_is_begun(think, "<think>\n\n</think>\n\n", 19));
     assert_false(reasoning_is_begun(think, "think>", 6));
     assert_false(reasoning_is_begun(think, "", 0));
+    assert_false(reasoning_is_begun(think, "<think>\nLet", 11));
+    assert_true(reasoning_is_open(think, "<think>\nLet", 11));
+    assert_true(reasoning_is_open(think, "<think>A</think>B<think>C", 25));
+    assert_false(reasoning_is_open(think, "<think>A</think>B", 17));
+    assert_false(reasoning_is_open(think, "</think>B", 9));
+    assert_false(reasoning_is_open(think, "", 0));
 }
 
 int main(void) {
