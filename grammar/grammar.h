@@ -16,6 +16,7 @@
  * compiled in a process that has limits on time and memory and can be ended at any moment.
  */
 
+#include "grammar/kind.h"
 #include "util/account.h"
 #include "util/buffer.h"
 #include "util/cleanup.h"
@@ -28,19 +29,6 @@
 typedef struct GrammarEngine GrammarEngine;
 typedef struct Grammar Grammar;
 typedef struct GrammarMatcher GrammarMatcher;
-
-/* What a grammar is written in. All texts are UTF-8 without NUL. */
-typedef enum GrammarKind {
-    GRAMMAR_JSON,        /* any JSON object; the text is not read */
-    GRAMMAR_JSON_SCHEMA, /* a JSON schema; objects have the properties it names and no others,
-                            unless its additionalProperties says otherwise */
-    GRAMMAR_REGEX,       /* a regular expression that the whole answer matches */
-    GRAMMAR_CHOICE,      /* a JSON array of strings: the answer is one of them */
-    GRAMMAR_EBNF,        /* rules in GBNF's notation, `root ::= ...` */
-    GRAMMAR_TAGS,        /* XGrammar's structural tag, JSON: text that is free but for what stands
-                            between tags, say the calls of tools */
-    N_GRAMMAR_KINDS,
-} GrammarKind;
 
 /* What token ids stand for; borrowed during grammar_engine_new. */
 typedef struct GrammarVocab {
@@ -67,14 +55,8 @@ typedef struct GrammarStats {
     uint64_t n_cache_hits;         /* total */
     uint64_t cache_bytes;          /* of all grammars that are kept now */
     double compile_s;              /* total */
+    uint64_t vocab_bytes;
 } GrammarStats;
-
-enum {
-    _GRAMMAR_E_SUCCESS,
-    GRAMMAR_E_INVALID,  /* the text is no such thing, or says what nothing can satisfy */
-    GRAMMAR_E_LIMIT,    /* it exceeds a limit */
-    GRAMMAR_E_REJECTED, /* the token cannot come here */
-};
 
 /* Starts the process that compiles, on which everything below rests. Once, in a program's main,
  * before there is any other thread: it is a fork of the program as it is then. 0, or -errno with
@@ -82,14 +64,16 @@ enum {
 int grammar_start(Reason *why);
 
 /* Takes a second or so for a large vocabulary: off the loop. `account` (borrowed; may be NULL) is
- * charged with the vocabulary and with every grammar that is kept. 0; -ENOTSUP in a build without
- * grammars, or where grammar_start was not called; or -errno; with `why`. */
+ * charged with every grammar that is kept; the vocabulary itself is told by grammar_engine_stats.
+ * 0; -ENOTSUP in a build without grammars, or where grammar_start was not called; or -errno; with
+ * `why`. */
 int grammar_engine_new(GrammarEngine **outp, const GrammarVocab *vocab, const GrammarLimits *limits,
                        Account *account, Reason *why);
 /* No grammar of it may be held any more. */
 GrammarEngine *grammar_engine_free(GrammarEngine *engine);
 CLEANUP_DEFINE(GrammarEngine, grammar_engine_free);
 
+uint32_t grammar_engine_n_vocab(const GrammarEngine *engine);
 void grammar_engine_stats(GrammarEngine *engine, GrammarStats *stats);
 
 /* The grammar of a text, found or compiled. May take as long as the limits say: off the loop. The
@@ -102,11 +86,6 @@ int grammar_compile(GrammarEngine *engine, GrammarKind kind, const char *text, s
 Grammar *grammar_ref(Grammar *grammar);
 Grammar *grammar_unref(Grammar *grammar); /* NULL is fine; returns NULL. Any thread */
 CLEANUP_DEFINE(Grammar, grammar_unref);
-
-/* Words of a mask for so many ids: bit i % 32 of word i / 32 says whether id i may come. */
-static inline uint32_t grammar_mask_words(uint32_t n_vocab) {
-    return (n_vocab + 31) / 32;
-}
 
 /* At the beginning of a text. Holds the grammar. Charges `account` (borrowed until it is freed)
  * with about what it takes. 0, -ENOMEM, -ECANCELED. One thread at a time, for this and all below;
