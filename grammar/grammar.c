@@ -9,6 +9,7 @@
 
 #include "grammar/choice.h"
 #include "grammar/process.h"
+#include "grammar/schema_check.h"
 #include "util/clock.h"
 #include "util/keyed_hash.h"
 #include "util/list.h"
@@ -213,8 +214,10 @@ static int compile(GrammarEngine *e, GrammarKind kind, const char *text, size_t 
     CLEANUP(buffer_deinit) Buffer out = { .account = account };
     CLEANUP(buffer_deinit) Buffer rules = { .account = account };
     char words[CORE_WHY_BYTES] = "";
-    int r = 0;
+    int r = kind == GRAMMAR_JSON_SCHEMA ? schema_check(text, size, account, why) : 0;
 
+    if (r)
+        return r;
     if (kind == GRAMMAR_CHOICE) {
         r = choice_write_rules(text, size, &rules, why);
         if (r)
