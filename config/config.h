@@ -83,6 +83,7 @@ typedef struct Config {
     uint64_t chat_template_timeout_ms;
     uint64_t chat_template_output_bytes_max;
     uint32_t chat_template_workers;
+    uint64_t max_grammar_bytes, grammar_timeout_ms, grammar_memory_bytes, grammar_cache_bytes;
 
     /* memory */
     uint64_t kv_memory_bytes;

@@ -6,6 +6,7 @@
  * thread, but for what api_job.h moves off it.
  */
 
+#include "grammar/grammar.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
 #include "server/api/api_params.h"
@@ -32,6 +33,7 @@ typedef struct ApiModel {
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
     Engine *engine;
+    GrammarEngine *grammars;      /* NULL: the program was built without */
     const Profile *profile;       /* NULL: nothing is quantized */
     const KvPlan *plan;           /* NULL: not told */
     double expected_kld;          /* of the plan, nats a token */

@@ -52,6 +52,7 @@ struct ApiCall {
     StopSet stops; /* this and what follows it is what the requests of all choices borrow */
     TokenIds stop_tokens;
     Hash128 cache_salt;
+    Grammar *grammar;   /* held; NULL: none */
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;
     uint64_t n_bytes; /* charged for the choices and their requests */

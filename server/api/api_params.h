@@ -11,6 +11,7 @@
 #include "backend/sample.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
+#include "server/api/api_grammar.h"
 #include "server/engine/stop_matcher.h"
 #include "util/json_tree.h"
 
@@ -47,6 +48,7 @@ typedef struct ApiParams {
     const char *cache_salt; /* likewise */
     const json_t *prompt, *messages, *tools, *documents, *template_kwargs, *tokens;
     const json_t *tool_choice;
+    ApiGrammar grammar;
 
     uint32_t n;
     uint32_t best_of;   /* sequences to make for each prompt; the n best are the answer */
