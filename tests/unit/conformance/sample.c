@@ -325,19 +325,20 @@ void check_sample_draws_by_the_distribution(Device *d) {
     };
 
     reserve_rows(d, SLOTS, 32, 300);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+    for (size_t i = 0; i < 2 * sizeof(cases) / sizeof(*cases); i++) {
         uint32_t n_vocab = 20 + random_below(&d->random, 100);
         Ask ask = ASK_GREEDY;
 
-        if (cases[i].is_hard)
+        if (cases[i / 2].is_hard)
             make_hard(d, &ask, n_vocab);
-        ask.params.temperature = cases[i].temperature;
-        ask.params.top_p = cases[i].top_p;
-        ask.params.min_p = cases[i].min_p;
-        ask.params.top_k = cases[i].top_k;
-        check_draws(d, &ask, n_vocab);
-        ask.mask = random_mask(d, n_vocab, 2 + random_below(&d->random, 8));
-        ask.n_banned = 0; /* with few ids left in, all of them may be banned */
+        ask.params.temperature = cases[i / 2].temperature;
+        ask.params.top_p = cases[i / 2].top_p;
+        ask.params.min_p = cases[i / 2].min_p;
+        ask.params.top_k = cases[i / 2].top_k;
+        if (i % 2) {
+            ask.mask = random_mask(d, n_vocab, 2 + random_below(&d->random, 8));
+            ask.n_banned = 0; /* with few ids left in, all of them may be banned */
+        }
         check_draws(d, &ask, n_vocab);
     }
 }
