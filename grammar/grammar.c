@@ -36,6 +36,7 @@ struct Grammar {
     GrammarEngine *engine;
     Hash128 key;
     GrammarState state;
+    bool is_json; /* and so has no control characters */
     uint32_t n_refs;
     uint64_t n_bytes; /* charged to the engine's account */
     CoreGrammar *core;
@@ -50,6 +51,7 @@ struct GrammarEngine {
     Buffer vocab_bytes; /* what `text` points at, to start a process again; and the next two */
     uint32_t *ends, *stop_ids;
     CoreVocabText text;
+    uint32_t *plain; /* [grammar_mask_words(n_vocab)] ids without control characters; owned */
 
     pthread_mutex_t process_lock; /* of `process`; held while one is started */
     VocabProcess process;
@@ -99,11 +101,33 @@ static int read_vocab(GrammarEngine *e, const GrammarVocab *vocab) {
     return 0;
 }
 
+/* XGrammar lets strings of JSON have control characters, which JSON does not. Around strings none
+ * is ever needed. */
+static int find_plain(GrammarEngine *e) {
+    uint32_t begin = 0;
+
+    e->plain = calloc(grammar_mask_words(e->n_vocab), sizeof(*e->plain));
+    if (!e->plain)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < e->n_vocab; i++) {
+        bool is_plain = true;
+
+        for (; begin < e->ends[i]; begin++)
+            is_plain = is_plain && (unsigned char)e->text.bytes[begin] >= 0x20;
+        e->plain[i / 32] |= (uint32_t)is_plain << i % 32;
+    }
+    for (uint32_t i = 0; i < e->text.n_stop_ids; i++)
+        e->plain[e->stop_ids[i] / 32] |= UINT32_C(1) << e->stop_ids[i] % 32;
+    return 0;
+}
+
 static int make_vocab(GrammarEngine *e, const GrammarVocab *vocab, Reason *why) {
     char words[CORE_WHY_BYTES] = "";
     int r;
 
     r = read_vocab(e, vocab);
+    if (!r)
+        r = find_plain(e);
     if (r)
         return reason_set(why, r, "the vocabulary cannot be read: %s", strerror(-r));
     r = core_vocab_new(&e->core, &e->text, words);
@@ -166,6 +190,7 @@ GrammarEngine *grammar_engine_free(GrammarEngine *e) {
     buffer_deinit(&e->vocab_bytes);
     free(e->ends);
     free(e->stop_ids);
+    free(e->plain);
     pthread_cond_destroy(&e->settled);
     pthread_mutex_destroy(&e->lock);
     pthread_mutex_destroy(&e->process_lock);
@@ -341,6 +366,7 @@ static int compile_new(GrammarEngine *e, GrammarKind kind, const char *text, siz
 
     if (!g)
         return -ENOMEM;
+    g->is_json = kind == GRAMMAR_JSON || kind == GRAMMAR_JSON_SCHEMA;
     pthread_mutex_unlock(&e->lock);
     r = compile(e, kind, text, size, account, &core, why);
     pthread_mutex_lock(&e->lock);
@@ -449,13 +475,23 @@ GrammarMatcher *grammar_matcher_free(GrammarMatcher *m) {
 }
 
 int grammar_matcher_accept(GrammarMatcher *m, uint32_t token) {
-    int r = charge_matcher(m, MATCHER_TOKEN_BYTES);
+    const Grammar *g = m->grammar;
+    int r;
 
+    if (g->is_json && token < g->engine->n_vocab &&
+        !(g->engine->plain[token / 32] >> token % 32 & 1))
+        return GRAMMAR_E_REJECTED;
+    r = charge_matcher(m, MATCHER_TOKEN_BYTES);
     return r ? r : core_matcher_accept(m->core, token);
 }
 
 int grammar_matcher_fill(GrammarMatcher *m, uint32_t *mask) {
-    return core_matcher_fill(m->core, mask, m->grammar->engine->n_vocab);
+    const GrammarEngine *e = m->grammar->engine;
+    int r = core_matcher_fill(m->core, mask, e->n_vocab);
+
+    for (uint32_t i = 0; !r && m->grammar->is_json && i < grammar_mask_words(e->n_vocab); i++)
+        mask[i] &= e->plain[i];
+    return r;
 }
 
 bool grammar_matcher_is_terminated(const GrammarMatcher *m) {

@@ -7,6 +7,7 @@
 #include "grammar/schema_check.h"
 
 #include "grammar/kind.h"
+#include "grammar/one_of.h"
 #include "util/json_tree.h"
 
 #include <errno.h>
@@ -130,24 +131,24 @@ static int check_keyword(const json_t *schema, const json_t *key, const json_t *
     return 0;
 }
 
-static int check(const json_t *schema, Reason *why);
+static int check(const json_t *root, const json_t *schema, Reason *why);
 
-static int check_each(const json_t *container, Reason *why) {
+static int check_each(const json_t *root, const json_t *container, Reason *why) {
     const json_t *key, *item;
     size_t i;
     int r = 0;
 
     json_array_foreach(container, i, item)
         if (!r)
-            r = check(item, why);
+            r = check(root, item, why);
     if (json_is_object(container))
         json_object_foreach(container, key, item)
-            if (!r && (r = check(item, why)))
+            if (!r && (r = check(root, item, why)))
                 reason_prefix(why, 0, "%.64s: ", json_string_value(key));
     return r;
 }
 
-static int check_below(const json_t *key, const json_t *value, Reason *why) {
+static int check_below(const json_t *root, const json_t *key, const json_t *value, Reason *why) {
     static const char *const schemas[] = { "items",
                                            "additionalProperties",
                                            "propertyNames",
@@ -158,13 +159,17 @@ static int check_below(const json_t *key, const json_t *value, Reason *why) {
     static const char *const maps[] = { "properties", "patternProperties", "$defs", "definitions",
                                         NULL };
 
+    if (json_string_is(key, "oneOf") && !one_of_is_exclusive(root, value))
+        return refuse(why, key,
+                      "can be enforced only where its alternatives exclude each other by their "
+                      "types, or by a required property of different constants; use anyOf");
     if (is_one_of(key, schemas))
-        return check(value, why);
-    return is_one_of(key, lists) || is_one_of(key, maps) ? check_each(value, why) : 0;
+        return check(root, value, why);
+    return is_one_of(key, lists) || is_one_of(key, maps) ? check_each(root, value, why) : 0;
 }
 
 /* What is no schema at all is XGrammar's to refuse. */
-static int check(const json_t *schema, Reason *why) {
+static int check(const json_t *root, const json_t *schema, Reason *why) {
     const char *first = first_of(schema, first_looked_at);
     const json_t *key, *value;
     int r = 0;
@@ -175,7 +180,7 @@ static int check(const json_t *schema, Reason *why) {
         if (!r)
             r = check_keyword(schema, key, value, first, why);
         if (!r)
-            r = check_below(key, value, why);
+            r = check_below(root, key, value, why);
     }
     return r;
 }
@@ -187,5 +192,5 @@ int schema_check(const char *text, size_t size, Account *account, Reason *why) {
 
     if (r)
         return r == -EINVAL ? reason_prefix(why, GRAMMAR_E_INVALID, "it is ") : r;
-    return check(schema, why);
+    return check(schema, schema, why);
 }

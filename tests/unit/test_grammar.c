@@ -24,7 +24,7 @@ enum { N_ASCII = 95, STOP = 117, SPECIAL = 118, N_VOCAB = 131 };
 
 static const char *const longer[] = { "true", "false", "null", "{\"", "\": ", "\", \"",
                                       "aa",   "aaa",   "ab",   "12",  "\"}",  "\xC3",
-                                      "\xA9", "na",    "name", "}}",  ", " };
+                                      "\xA9", "na",    "name", "}}",  ", ",   "\x1F" };
 
 static int token_bytes(const void *userdata, uint32_t id, Buffer *out) {
     (void)userdata;
@@ -69,6 +69,8 @@ static bool is_in(const uint32_t *mask, uint32_t token) {
 }
 
 static uint32_t token_of_byte(char byte) {
+    if (byte == '\x1F')
+        return N_ASCII + 17;
     return byte == '\xC3' ? N_ASCII + 11 : byte == '\xA9' ? N_ASCII + 12 : (uint32_t)(byte - ' ');
 }
 
@@ -122,6 +124,10 @@ static const Case cases[] = {
       "{\"type\": \"string\", \"pattern\": \"^[a-c]{2,3}$\"}",
       { "\"ab\"", "\"abc\"" },
       { "\"a\"", "\"abcd\"", "\"ad\"", "ab" } },
+    { GRAMMAR_JSON_SCHEMA,
+      "{\"type\": \"string\", \"maxLength\": 3}",
+      { "\"\"", "\"\xC3\xA9\"" },
+      { "\"abcd\"", "\"\x1F\"", "\"\\x\"" } },
     { GRAMMAR_REGEX,
       "[0-9]{3}-(aa|b)*",
       { "123-", "123-aab", "000-baaaa" },
@@ -262,6 +268,19 @@ static void test_what_is_wrong_is_said(void **state) {
     refuse(engine, GRAMMAR_JSON_SCHEMA,
            "{\"items\": [], \"type\": \"array\", \"uniqueItems\": true}", GRAMMAR_E_INVALID,
            "uniqueItems");
+    refuse(engine, GRAMMAR_JSON_SCHEMA, "{\"oneOf\": [{\"type\": \"integer\"}, {\"enum\": [1]}]}",
+           GRAMMAR_E_INVALID, "`oneOf`");
+    refuse(engine, GRAMMAR_JSON_SCHEMA,
+           "{\"oneOf\": [{\"type\": \"object\", \"properties\": {\"k\": {\"const\": 1}}}, "
+           "{\"type\": \"object\", \"properties\": {\"k\": {\"const\": 2}}}]}",
+           GRAMMAR_E_INVALID, "`oneOf`");
+    grammar_unref(
+        must_compile(engine, GRAMMAR_JSON_SCHEMA,
+                     "{\"$defs\": {\"a/b\": {\"type\": \"object\", \"properties\": {\"k\": "
+                     "{\"const\": 1}}, \"required\": [\"k\"]}}, \"oneOf\": [{\"$ref\": "
+                     "\"#/$defs/a~1b\"}, {\"type\": \"object\", \"properties\": {\"k\": "
+                     "{\"enum\": [2, 3]}}, \"required\": [\"k\"]}, {\"type\": [\"null\", "
+                     "\"string\"]}, {\"type\": \"number\", \"minimum\": 1}]}"));
     grammar_unref(must_compile(engine, GRAMMAR_JSON_SCHEMA,
                                "{\"enum\": [1, null], \"type\": [\"number\", \"null\"], \"title\": "
                                "\"t\"}"));
