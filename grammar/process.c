@@ -175,6 +175,9 @@ static void be_alone(int fd) {
         signal(i, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGCHLD, SIG_IGN); /* nobody waits for children */
+    for (char **variable = environ; *variable; variable++)
+        memset(*variable, 0, strlen(*variable)); /* they may hold secrets */
+    environ = NULL;
     setsid();
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_NAME, "grammars");

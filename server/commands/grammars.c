@@ -21,19 +21,23 @@ static int token_bytes(const void *userdata, uint32_t id, Buffer *out) {
     return tokenizer_token_bytes(tokenizer, id, out);
 }
 
+GrammarLimits grammars_limits(const Config *config) {
+    return (GrammarLimits){ .text_bytes = config->max_grammar_bytes,
+                            .compile_ms = config->grammar_timeout_ms,
+                            .compile_bytes = config->grammar_memory_bytes,
+                            .compiled_bytes = COMPILED_BYTES_MAX,
+                            .cache_bytes = config->grammar_cache_bytes };
+}
+
 int grammars_open(GrammarEngine **outp, const Tokenizer *tokenizer, const Checkpoint *checkpoint,
-                  const EndOfTurn *ends, const Config *config, Account *account, Reason *why) {
+                  const EndOfTurn *ends, const GrammarLimits *limits, Account *account,
+                  Reason *why) {
     GrammarVocab vocab = { .n_vocab = checkpoint_config(checkpoint)->n_vocab,
                            .token_bytes = token_bytes,
                            .userdata = tokenizer,
                            .stop_ids = ends->ids,
                            .n_stop_ids = ends->n_ids };
-    GrammarLimits limits = { .text_bytes = config->max_grammar_bytes,
-                             .compile_ms = config->grammar_timeout_ms,
-                             .compile_bytes = config->grammar_memory_bytes,
-                             .compiled_bytes = COMPILED_BYTES_MAX,
-                             .cache_bytes = config->grammar_cache_bytes };
-    int r = grammar_engine_new(outp, &vocab, &limits, account, why);
+    int r = grammar_engine_new(outp, &vocab, limits, account, why);
 
     return r == -ENOTSUP ? 0 : r;
 }

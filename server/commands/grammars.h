@@ -18,4 +18,7 @@ int grammars_start(Reason *why);
 /* *outp is NULL in a build without grammars. All is borrowed, `account` until the engine is freed.
  * 0, or -errno with `why`. */
 int grammars_open(GrammarEngine **outp, const Tokenizer *tokenizer, const Checkpoint *checkpoint,
-                  const EndOfTurn *ends, const Config *config, Account *account, Reason *why);
+                  const EndOfTurn *ends, const GrammarLimits *limits, Account *account,
+                  Reason *why);
+/* What the options say. */
+GrammarLimits grammars_limits(const Config *config);

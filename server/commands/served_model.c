@@ -77,8 +77,10 @@ static int load_engine(ServedModel *model, EngineOptions *options, Mailbox *even
 }
 
 static int load_grammars(ServedModel *model, const Config *config, Account *account, Reason *why) {
+    GrammarLimits limits = grammars_limits(config);
+
     return grammars_open(&model->grammars, model->tokenizer, model->checkpoint,
-                         engine_ends(model->engine), config, account, why);
+                         engine_ends(model->engine), &limits, account, why);
 }
 
 static int write_plan(ServedModel *model, Reason *why) {

@@ -217,6 +217,20 @@ def test_aborts_leave_nothing(daemon):
     daemon.wait_idle()
 
 
+def test_metrics_count_grammars(daemon):
+    names = ["kvasir_grammars_compiled_total", "kvasir_grammar_cache_hits_total"]
+    ask = {"guided_regex": "counted[0-9]{3}"}
+    before = [daemon.metric(name) for name in names]
+    complete(daemon, **ask)
+    complete(daemon, **ask)
+    assert [daemon.metric(name) for name in names] == [before[0] + 1, before[1] + 1]
+    assert daemon.metric("kvasir_grammar_cache_bytes") > 0
+    assert daemon.metric("kvasir_grammar_compile_seconds_total") > 0
+    refused = daemon.metric("kvasir_grammars_refused_total")
+    refusal(daemon, guided_regex="(a")
+    assert daemon.metric("kvasir_grammars_refused_total") == refused + 1
+
+
 # ---- refusals
 
 def test_what_is_wrong_is_said(daemon):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random schemas, each with some seeds, several requests at once, on a daemon of its own.
 
-    python tests/load/structured.py --kvasird build/kvasird [--model M.gguf] [--schemas 500] [--seeds 2]
+    python tests/load/structured.py [--kvasird build/kvasird] [--model M.gguf] [--schemas 500]
+        [--seeds 2]
 
 Every finished answer must be JSON that its schema takes; those cut by their length are counted.
 Needs jsonschema.
