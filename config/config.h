@@ -110,6 +110,7 @@ typedef struct Config {
     uint32_t chat_template_workers;
     ToolCallParser tool_call_parser;
     ReasoningParser reasoning_parser;
+    uint64_t max_grammar_bytes, grammar_timeout_ms, grammar_memory_bytes, grammar_cache_bytes;
 
     /* memory */
     uint64_t kv_memory_bytes;

@@ -6,6 +6,7 @@
  * thread, but for what api_job.h moves off it.
  */
 
+#include "grammar/grammar.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
 #include "server/api/api_params.h"
@@ -35,6 +36,7 @@ typedef struct ApiModel {
     OutputForms forms;           /* what calls and reasoning of the model look like */
     bool has_grammar;            /* it can be held to calls, as text/tool_tags.h writes them */
     Engine *engine;
+    GrammarEngine *grammars;      /* NULL: the program was built without */
     const Profile *profile;       /* NULL: nothing is quantized */
     const KvPlan *plan;           /* NULL: not told */
     double expected_kld;          /* of the plan, nats a token */

@@ -92,12 +92,14 @@ static int make_shared(ApiCall *call) {
 
     if (salt)
         call->cache_salt = engine_salt(call->job.api->model.engine, salt, strlen(salt));
-    if (api_params_stops(&call->job.params, call->job.account, &call->stops))
+    if (api_params_stops(&call->job.params, call->job.account, &call->stops) ||
+        make_stop_tokens(call))
         return -ENOMEM;
-    if (make_stop_tokens(call))
+    if (api_output_kept_tokens(&call->forms, call->job.context.tokenizer, call->job.account,
+                               &call->kept_tokens))
         return -ENOMEM;
-    return api_output_kept_tokens(&call->forms, call->job.context.tokenizer, call->job.account,
-                                  &call->kept_tokens);
+    return api_grammar_compile(&call->job.params.grammar, call->job.api->model.grammars,
+                               call->job.account, &call->grammar, &call->job.error);
 }
 
 /* Charges everything that exists once for each choice whatever comes of it. */
@@ -115,6 +117,24 @@ static int make_choices(ApiCall *call) {
 /* Whether more sequences are made than the answer has. */
 static bool is_ranked(const ApiParams *params) {
     return params->best_of > params->n;
+}
+
+/* Where the answer begins in its grammar. */
+static int make_mask(ApiCall *call, EngineRequest *request) {
+    const ApiModel *model = &call->job.api->model;
+    const EndOfTurn *ends = engine_ends(model->engine);
+    uint32_t n_barred = request->ignore_eos ? ends->n_ids : 0;
+    int r;
+
+    if (!call->grammar)
+        return 0;
+    r = mask_work_new(&request->mask, model->grammars, call->grammar, request->account, ends->ids,
+                      n_barred);
+    if (r != GRAMMAR_E_REJECTED)
+        return r;
+    return api_refuse(&call->job.error, call->job.params.grammar.param,
+                      "Nothing that this model can write fits `%s`.",
+                      call->job.params.grammar.param);
 }
 
 static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {
@@ -149,7 +169,7 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
         request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
     request->cache_salt = call->cache_salt;
     request->arrival_ns = call->job.arrival_ns;
-    return 0;
+    return make_mask(call, request);
 }
 
 static uint64_t draw_seed(void) {
@@ -209,6 +229,7 @@ void api_call_deinit(ApiJob *job) {
     token_ids_deinit(&call->stop_tokens);
     token_ids_deinit(&call->kept_tokens);
     stop_set_deinit(&call->stops);
+    grammar_unref(call->grammar);
 }
 
 /* running */

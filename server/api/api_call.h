@@ -59,6 +59,7 @@ struct ApiCall {
     TokenIds kept_tokens; /* special, with texts that are marks */
     OutputForms forms;    /* chats: of what the model writes */
     Hash128 cache_salt;
+    Grammar *grammar;   /* held; NULL: none */
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;
     uint64_t n_bytes; /* charged for the choices and their requests */

@@ -273,21 +273,8 @@ static int read_reasoning_parser(const Reading *r, const char *name, const json_
     return read_parser(r, name, value, api_reasoning_parser_at, &r->params->reasoning_parser);
 }
 
-static int read_response_format(const Reading *r, const char *name, const json_t *value) {
-    const json_t *type = json_object_get(value, "type");
-    const json_t *key, *member;
-
-    if (!json_is_string(type))
-        return wrong(r, name, value, "an object with a `type`");
-    if (!json_string_is(type, "text"))
-        return api_refuse(r->error, name,
-                          "`%s` must be of type \"text\": this server does not constrain what the "
-                          "model writes.",
-                          name);
-    json_object_foreach(value, key, member)
-        if (!json_string_is(key, "type") && !json_is_null(member))
-            return api_refuse(r->error, name, "`%s` of type \"text\" has no other members.", name);
-    return 0;
+static int read_grammar(const Reading *r, const char *name, const json_t *value) {
+    return api_grammar_read(&r->params->grammar, name, value, r->error);
 }
 
 /* A name that this endpoint does not have, with a value; at `path` in the body. `near`: what the
@@ -412,7 +399,12 @@ static const Param table[] = {
     { "chat_template_kwargs", RENDERS, PARAM_OBJECT, AT(template_kwargs) },
     { "return_token_strs", API_TOKENIZE, PARAM_BOOL, AT(return_token_strs) },
 
-    { "response_format", GENERATES, PARAM_CUSTOM, .read = read_response_format },
+    { "response_format", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "structured_outputs", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_choice", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_grammar", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_json", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_regex", GENERATES, PARAM_CUSTOM, .read = read_grammar },
 
     /* who asks, and how the answer is filed */
     HINT("user", PARAM_TEXT),
@@ -450,17 +442,12 @@ static const Param table[] = {
     FIXED("chat_template", RENDERS, "[]"),
     FIXED("echo", API_CHAT, "[false]"),
     FIXED("early_stopping", GENERATES, "[false]"),
-    FIXED("guided_choice", GENERATES, "[]"),
-    FIXED("guided_grammar", GENERATES, "[]"),
-    FIXED("guided_json", GENERATES, "[]"),
-    FIXED("guided_regex", GENERATES, "[]"),
     FIXED("length_penalty", GENERATES, "[1.0, 1]"),
     FIXED("priority", GENERATES, "[0]"),
     FIXED("prompt_logprobs", GENERATES, "[]"),
     FIXED("return_token_ids", GENERATES, "[false]"),
     FIXED("return_tokens_as_token_ids", GENERATES, "[false]"),
     FIXED("spaces_between_special_tokens", GENERATES, "[true]"),
-    FIXED("structured_outputs", GENERATES, "[]"),
     FIXED("truncate_prompt_tokens", GENERATES, "[]"),
     FIXED("use_beam_search", GENERATES, "[false]"),
 };
@@ -610,6 +597,7 @@ void api_params_let_go(ApiParams *p) {
     p->tool_call_parser = p->reasoning_parser = NULL;
     p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
     p->tool_choice = p->reasoning_effort = p->stops = p->stream_options = NULL;
+    p->grammar = (ApiGrammar){ .param = NULL };
 }
 
 void api_params_deinit(ApiParams *p) {

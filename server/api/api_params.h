@@ -11,6 +11,7 @@
 #include "backend/sample.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
+#include "server/api/api_grammar.h"
 #include "server/engine/stop_matcher.h"
 #include "util/json_tree.h"
 
@@ -50,6 +51,7 @@ typedef struct ApiParams {
     const json_t *tool_choice, *reasoning_effort;    /* the latter a string */
     const char *tool_call_parser, *reasoning_parser; /* names that are known; NULL: not given */
     bool parallel_tool_calls, separate_reasoning, include_reasoning;
+    ApiGrammar grammar;
 
     uint32_t n;
     uint32_t best_of;   /* sequences to make for each prompt; the n best are the answer */

@@ -4,6 +4,7 @@
 #include "model/identity.h"
 #include "server/api/api_tokenizer_info.h"
 #include "server/commands/backend_open.h"
+#include "server/commands/grammars.h"
 #include "server/commands/model_run.h"
 #include "server/commands/plan_report.h"
 #include "util/log.h"
@@ -98,6 +99,13 @@ static int load_engine(ServedModel *model, EngineOptions *options, Mailbox *even
     return engine_new(&model->engine, options, why);
 }
 
+static int load_grammars(ServedModel *model, const Config *config, Account *account, Reason *why) {
+    GrammarLimits limits = grammars_limits(config);
+
+    return grammars_open(&model->grammars, model->tokenizer, model->checkpoint,
+                         engine_ends(model->engine), &limits, account, why);
+}
+
 static int write_plan(ServedModel *model, Reason *why) {
     JsonWriter w = JSON_WRITER(&model->plan_json);
     char identity[HASH128_HEX_BYTES];
@@ -128,7 +136,7 @@ static int write_tokenizer_info(ServedModel *model, const Config *config, Reason
     return buffer_failed(&model->tokenizer_info) ? reason_set(why, -ENOMEM, "out of memory") : 0;
 }
 
-int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
+int served_model_load(ServedModel *model, const Config *config, Mailbox *events, Account *account,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
     BackendOptions backend = { .device = config->device, .n_threads = config->n_threads };
     EngineOptions options;
@@ -162,12 +170,15 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     on_phase("loading the weights and making the cache", userdata);
     r = load_engine(model, &options, events, why);
     if (!r)
+        r = load_grammars(model, config, account, why);
+    if (!r)
         r = write_plan(model, why);
     return r ? r : write_tokenizer_info(model, config, why);
 }
 
 void served_model_unload(ServedModel *model) {
     engine_free(model->engine);
+    grammar_engine_free(model->grammars);
     if (model->backend)
         model->ops->free(model->backend);
     profile_free(model->profile);

@@ -56,8 +56,13 @@ BAD = {
     "parallel_tool_calls": ["x", 1],
     "prompt_cache_key": [1, {}],
     "prediction": ["x", []],
-    "guided_json": [{}],
-    "response_format": [{"type": "json_object"}, "text"],
+    "guided_json": [5, []],
+    "guided_choice": [[], [""], "a"],
+    "guided_regex": ["", 5],
+    "guided_grammar": ["", {}],
+    "structured_outputs": [{}, 5],
+    "response_format": [{"type": None}, "text"],
+    "bad_words": [["x"]],
     "prompt_logprobs": [1],
     "use_beam_search": [True],
 }
@@ -184,7 +189,7 @@ def test_unknown_names_may_pass(start):
     assert daemon.complete(**PROMPT, max_tokens=1, max_token=7, mirostat=2)
     daemon.wait_log('warning: .*name="max_token" nearest=max_tokens')
     daemon.wait_log('warning: .*name="mirostat" nearest=none')
-    refuse(daemon, "/v1/completions", {**PROMPT, "guided_json": {}}, "guided_json")
+    refuse(daemon, "/v1/completions", {**PROMPT, "bad_words": ["x"]}, "bad_words")
     refuse(daemon, "/v1/completions", {**PROMPT, "max_tokens": "1"}, "max_tokens")
 
 

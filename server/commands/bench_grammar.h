@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What grammars cost with a model's vocabulary: compiling a JSON schema of 200 lines, and following
+ * texts at random within it, token by token.
+ */
+
+#include "server/commands/grammars.h"
+#include "server/commands/session.h"
+
+typedef struct BenchGrammar {
+    bool is_built; /* else the rest is 0 */
+    uint32_t n_vocab, n_lines;
+    double compile_s;
+    double compiled_bytes;
+    double mask_p50_s, mask_p99_s; /* following a token and filling the next mask */
+    double mask_mean_s;
+} BenchGrammar;
+
+/* grammars_start must have been called. */
+int bench_grammar(const Session *session, const Config *config, BenchGrammar *out, Reason *why);
