@@ -30,7 +30,6 @@ typedef enum PrefillExact {
     PREFILL_EXACT_PAGE,  /* its page: answers do not depend on chunking or caching */
 } PrefillExact;
 
-/* What becomes of a request with parameters that nobody knows. */
 /* Of tool_call_parser_names, of which the first two are no family's. */
 typedef enum ToolCallParser {
     TOOL_CALL_PARSER_AUTO,
@@ -56,6 +55,7 @@ typedef enum ReasoningParser {
 /* What the values are called; NULL behind the last. */
 extern const char *const tool_call_parser_names[], *const reasoning_parser_names[];
 
+/* What becomes of a request with parameters that nobody knows. */
 typedef enum UnknownParameters {
     UNKNOWN_PARAMETERS_REFUSE,
     UNKNOWN_PARAMETERS_WARN, /* it is served as if they were not there */

@@ -36,7 +36,7 @@ struct Grammar {
     GrammarEngine *engine;
     Hash128 key;
     GrammarState state;
-    bool is_json; /* and so has no control characters */
+    GrammarKind kind;
     uint32_t n_refs;
     uint64_t n_bytes; /* charged to the engine's account */
     CoreGrammar *core;
@@ -52,6 +52,7 @@ struct GrammarEngine {
     uint32_t *ends, *stop_ids;
     CoreVocabText text;
     uint32_t *plain; /* [grammar_mask_words(n_vocab)] ids without control characters; owned */
+    uint32_t *lines; /* likewise, but line breaks may be among them */
 
     pthread_mutex_t process_lock; /* of `process`; held while one is started */
     VocabProcess process;
@@ -101,23 +102,31 @@ static int read_vocab(GrammarEngine *e, const GrammarVocab *vocab) {
     return 0;
 }
 
-/* XGrammar lets strings of JSON have control characters, which JSON does not. Around strings none
- * is ever needed. */
+/* XGrammar lets strings of JSON have control characters but line breaks, which JSON does not.
+ * Around strings none is ever needed, and between tags only line breaks are. */
 static int find_plain(GrammarEngine *e) {
     uint32_t begin = 0;
 
     e->plain = calloc(grammar_mask_words(e->n_vocab), sizeof(*e->plain));
-    if (!e->plain)
+    e->lines = calloc(grammar_mask_words(e->n_vocab), sizeof(*e->lines));
+    if (!e->plain || !e->lines)
         return -ENOMEM;
     for (uint32_t i = 0; i < e->n_vocab; i++) {
-        bool is_plain = true;
+        bool has_break = false, has_other = false;
 
-        for (; begin < e->ends[i]; begin++)
-            is_plain = is_plain && (unsigned char)e->text.bytes[begin] >= 0x20;
-        e->plain[i / 32] |= (uint32_t)is_plain << i % 32;
+        for (; begin < e->ends[i]; begin++) {
+            unsigned char c = (unsigned char)e->text.bytes[begin];
+
+            has_break = has_break || c == '\n';
+            has_other = has_other || (c < 0x20 && c != '\n');
+        }
+        e->plain[i / 32] |= (uint32_t)(!has_break && !has_other) << i % 32;
+        e->lines[i / 32] |= (uint32_t)!has_other << i % 32;
     }
-    for (uint32_t i = 0; i < e->text.n_stop_ids; i++)
+    for (uint32_t i = 0; i < e->text.n_stop_ids; i++) {
         e->plain[e->stop_ids[i] / 32] |= UINT32_C(1) << e->stop_ids[i] % 32;
+        e->lines[e->stop_ids[i] / 32] |= UINT32_C(1) << e->stop_ids[i] % 32;
+    }
     return 0;
 }
 
@@ -191,6 +200,7 @@ GrammarEngine *grammar_engine_free(GrammarEngine *e) {
     free(e->ends);
     free(e->stop_ids);
     free(e->plain);
+    free(e->lines);
     pthread_cond_destroy(&e->settled);
     pthread_mutex_destroy(&e->lock);
     pthread_mutex_destroy(&e->process_lock);
@@ -366,7 +376,7 @@ static int compile_new(GrammarEngine *e, GrammarKind kind, const char *text, siz
 
     if (!g)
         return -ENOMEM;
-    g->is_json = kind == GRAMMAR_JSON || kind == GRAMMAR_JSON_SCHEMA;
+    g->kind = kind;
     pthread_mutex_unlock(&e->lock);
     r = compile(e, kind, text, size, account, &core, why);
     pthread_mutex_lock(&e->lock);
@@ -474,12 +484,27 @@ GrammarMatcher *grammar_matcher_free(GrammarMatcher *m) {
     return NULL;
 }
 
+/* Which ids XGrammar's word is good for here; NULL: all. Where a text with tags may end it is free,
+ * and inside of them it may not. */
+static const uint32_t *trusted_ids(const GrammarMatcher *m) {
+    const GrammarEngine *e = m->grammar->engine;
+
+    switch (m->grammar->kind) {
+    case GRAMMAR_JSON:
+    case GRAMMAR_JSON_SCHEMA:
+        return e->plain;
+    case GRAMMAR_TAGS:
+        return core_matcher_is_complete(m->core) ? NULL : e->lines;
+    default:
+        return NULL;
+    }
+}
+
 int grammar_matcher_accept(GrammarMatcher *m, uint32_t token) {
-    const Grammar *g = m->grammar;
+    const uint32_t *ids = trusted_ids(m);
     int r;
 
-    if (g->is_json && token < g->engine->n_vocab &&
-        !(g->engine->plain[token / 32] >> token % 32 & 1))
+    if (ids && token < m->grammar->engine->n_vocab && !(ids[token / 32] >> token % 32 & 1))
         return GRAMMAR_E_REJECTED;
     r = charge_matcher(m, MATCHER_TOKEN_BYTES);
     return r ? r : core_matcher_accept(m->core, token);
@@ -487,10 +512,11 @@ int grammar_matcher_accept(GrammarMatcher *m, uint32_t token) {
 
 int grammar_matcher_fill(GrammarMatcher *m, uint32_t *mask) {
     const GrammarEngine *e = m->grammar->engine;
+    const uint32_t *ids = trusted_ids(m);
     int r = core_matcher_fill(m->core, mask, e->n_vocab);
 
-    for (uint32_t i = 0; !r && m->grammar->is_json && i < grammar_mask_words(e->n_vocab); i++)
-        mask[i] &= e->plain[i];
+    for (uint32_t i = 0; !r && ids && i < grammar_mask_words(e->n_vocab); i++)
+        mask[i] &= ids[i];
     return r;
 }
 

@@ -30,11 +30,15 @@ typedef struct GrammarEngine GrammarEngine;
 typedef struct Grammar Grammar;
 typedef struct GrammarMatcher GrammarMatcher;
 
+/* The bytes of special tokens: they are in no text, so that these come only where a structural tag
+ * names their ids, or where anything may. */
+#define GRAMMAR_TOKEN_NO_TEXT "\xff"
+
 /* What token ids stand for; borrowed during grammar_engine_new. */
 typedef struct GrammarVocab {
     uint32_t n_vocab; /* of the logits: ids from 0 on */
-    /* Appends the bytes that the id stands for in the middle of a text; nothing for one that never
-     * is a part of an answer's text (special tokens, ids without a token). 0, or -errno. */
+    /* Appends the bytes that the id stands for in the middle of a text; nothing for an id without
+     * a token, which never may come. 0, or -errno. */
     int (*token_bytes)(const void *userdata, uint32_t id, Buffer *out);
     const void *userdata;
     const uint32_t *stop_ids; /* [n_stop_ids] those that end an answer, each < n_vocab */

@@ -82,19 +82,23 @@ static void put_text(JsonWriter *w, const ToolDemand *d, const char *text) {
 
 /* calls */
 
-static void put_schema(JsonWriter *w, const json_t *parameters) {
+/* JSON of a schema; NULL: any object. Between its parts there is room for one character of white
+ * space, so that a model writes as it is used to, and does not go astray in it. */
+static void put_schema(JsonWriter *w, const json_t *schema) {
     begin_format(w, NULL, "json_schema");
-    if (json_is_object(parameters) && json_object_size(parameters)) {
-        json_put_value(w, "json_schema", parameters);
+    json_put_u64(w, "max_whitespace_cnt", 1);
+    if (json_is_object(schema) && json_object_size(schema)) {
+        json_put_value(w, "json_schema", schema);
     } else {
         json_begin_object(w, "json_schema");
         json_put_text(w, "type", "object");
+        json_put_bool(w, "additionalProperties", true);
         json_end_object(w);
     }
     json_end_object(w);
 }
 
-static void put_call(JsonWriter *w, const ToolDemand *d, const json_t *function) {
+static void put_call(JsonWriter *w, const ToolDemand *d, const json_t *function, bool is_loose) {
     const ToolWriting *writing = &d->family->writing;
     const json_t *name = json_object_get(function, "name");
 
@@ -102,7 +106,7 @@ static void put_call(JsonWriter *w, const ToolDemand *d, const json_t *function)
     put_text(w, d, writing->call);
     put_constant(w, json_string_value(name), json_string_length(name));
     put_text(w, d, writing->arguments);
-    put_schema(w, json_object_get(function, "parameters"));
+    put_schema(w, is_loose ? NULL : json_object_get(function, "parameters"));
     put_text(w, d, writing->end);
     end_sequence(w);
 }
@@ -118,7 +122,7 @@ static void put_any_call(JsonWriter *w, const ToolDemand *d, const char *key) {
         const json_t *function = json_object_get(tool, "function");
 
         if (!d->name || json_string_is(json_object_get(function, "name"), d->name))
-            put_call(w, d, function);
+            put_call(w, d, function, d->is_loose && d->is_loose[i]);
     }
     json_end_array(w);
     json_end_object(w);
@@ -148,12 +152,25 @@ static void put_section(JsonWriter *w, const ToolDemand *d, bool several) {
     put_text(w, d, d->family->writing.after);
 }
 
-static void put_forced(JsonWriter *w, const ToolDemand *d) {
-    begin_sequence(w, "format");
+static void put_calls(JsonWriter *w, const ToolDemand *d, const char *key) {
+    begin_sequence(w, key);
     if (!d->family->writing.has_no_mark)
         put_text(w, d, d->family->begins[0]);
     put_section(w, d, d->parallel);
     end_sequence(w);
+}
+
+static void put_forced(JsonWriter *w, const ToolDemand *d) {
+    if (!d->has_answer) {
+        put_calls(w, d, "format");
+        return;
+    }
+    begin_format(w, "format", "or");
+    json_begin_array(w, "elements");
+    put_calls(w, d, NULL);
+    put_schema(w, d->answer);
+    json_end_array(w);
+    json_end_object(w);
 }
 
 /* Calls of which each has a mark are sections of their own. */

@@ -18,7 +18,10 @@ typedef struct ToolDemand {
     const ToolFamily *family; /* borrowed, as all here */
     const json_t *tools;      /* an array of {"function": {"name": ..., "parameters": {...}}} */
     const char *name;         /* only this tool; NULL: any of them */
+    const bool *is_loose;     /* [of tools] its arguments are any object; NULL: none is */
     bool forced;              /* calls and nothing else; else free text, and calls behind a mark */
+    bool has_answer;          /* with `forced`: or JSON that is no call, */
+    const json_t *answer;     /* of this schema; NULL: any object */
     bool parallel;            /* several calls */
     const Tokenizer *tokenizer; /* NULL: all marks are text */
 } ToolDemand;

@@ -34,7 +34,6 @@ typedef struct ApiModel {
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
     OutputForms forms;           /* what calls and reasoning of the model look like */
-    bool has_grammar;            /* it can be held to calls, as text/tool_tags.h writes them */
     Engine *engine;
     GrammarEngine *grammars;      /* NULL: the program was built without */
     const Profile *profile;       /* NULL: nothing is quantized */

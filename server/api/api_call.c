@@ -7,6 +7,7 @@
 #include "server/api/api_call.h"
 
 #include "server/api/api_stops.h"
+#include "server/api/api_tool_grammar.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -86,6 +87,17 @@ static int make_stop_tokens(ApiCall *call) {
     return r;
 }
 
+static int make_grammar(ApiCall *call) {
+    ApiJob *job = &call->job;
+    GrammarEngine *grammars = job->api->model.grammars;
+
+    if (api_tool_grammar_is_wanted(&call->forms))
+        return api_tool_grammar_compile(&job->params, &call->forms, job->context.tokenizer,
+                                        grammars, job->account, &call->grammar, &job->error);
+    return api_grammar_compile(&job->params.grammar, grammars, job->account, &call->grammar,
+                               &job->error);
+}
+
 /* What all requests of the call borrow, besides the prompts and what `params` owns. */
 static int make_shared(ApiCall *call) {
     const char *salt = call->job.params.cache_salt;
@@ -98,8 +110,7 @@ static int make_shared(ApiCall *call) {
     if (api_output_kept_tokens(&call->forms, call->job.context.tokenizer, call->job.account,
                                &call->kept_tokens))
         return -ENOMEM;
-    return api_grammar_compile(&call->job.params.grammar, call->job.api->model.grammars,
-                               call->job.account, &call->grammar, &call->job.error);
+    return make_grammar(call);
 }
 
 /* Charges everything that exists once for each choice whatever comes of it. */
@@ -123,18 +134,23 @@ static bool is_ranked(const ApiParams *params) {
 static int make_mask(ApiCall *call, EngineRequest *request) {
     const ApiModel *model = &call->job.api->model;
     const EndOfTurn *ends = engine_ends(model->engine);
+    ReasoningForm reasoning = { .family = call->forms.reasoning,
+                                .begun = call->forms.reasoning_begun,
+                                .tokenizer = model->tokenizer,
+                                .ends = ends->ids,
+                                .n_ends = ends->n_ids };
+    const char *param = call->job.params.grammar.param ? call->job.params.grammar.param : "tools";
     uint32_t n_barred = request->ignore_eos ? ends->n_ids : 0;
     int r;
 
     if (!call->grammar)
         return 0;
-    r = mask_work_new(&request->mask, model->grammars, call->grammar, request->account, ends->ids,
-                      n_barred);
+    r = mask_work_new(&request->mask, model->grammars, call->grammar, request->account, &reasoning,
+                      ends->ids, n_barred);
     if (r != GRAMMAR_E_REJECTED)
         return r;
-    return api_refuse(&call->job.error, call->job.params.grammar.param,
-                      "Nothing that this model can write fits `%s`.",
-                      call->job.params.grammar.param);
+    return api_refuse(&call->job.error, param, "Nothing that this model can write fits `%s`.",
+                      param);
 }
 
 static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {

@@ -21,8 +21,8 @@ static void note_prompt(ApiCall *call) {
 static int prepare(ApiJob *job) {
     ApiCall *call = container_of(job, ApiCall, job);
     const ApiModel *model = &job->api->model;
-    int r = api_tools_choose_forms(&call->forms, &model->forms, model->has_grammar, &job->params,
-                                   &job->error);
+    int r = api_tools_choose_forms(&call->forms, &model->forms, model->grammars != NULL,
+                                   &job->params, &job->error);
 
     if (!r)
         r = api_prompts_of_chat(&job->prompts, &job->params, &job->context, &job->error);

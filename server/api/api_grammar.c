@@ -180,13 +180,13 @@ static const char *kind_name(GrammarKind kind) {
         [GRAMMAR_REGEX] = "regular expression",
         [GRAMMAR_CHOICE] = "choice",
         [GRAMMAR_EBNF] = "grammar",
-        [GRAMMAR_TAGS] = "structural tag",
+        [GRAMMAR_TAGS] = "form of calls",
     };
 
     return names[kind];
 }
 
-static int refuse(const ApiGrammar *g, int r, const Reason *why, ApiError *error) {
+int api_grammar_refuse(const ApiGrammar *g, int r, const Reason *why, ApiError *error) {
     switch (r) {
     case -ENOMEM:
     case -ECANCELED:
@@ -205,8 +205,6 @@ static int refuse(const ApiGrammar *g, int r, const Reason *why, ApiError *error
 int api_grammar_compile(const ApiGrammar *g, GrammarEngine *engine, Account *account,
                         Grammar **outp, ApiError *error) {
     CLEANUP(buffer_deinit) Buffer text = { .account = account };
-    Reason why = REASON_NULL;
-    int r;
 
     *outp = NULL;
     if (!g->param)
@@ -220,8 +218,15 @@ int api_grammar_compile(const ApiGrammar *g, GrammarEngine *engine, Account *acc
         buffer_append(&text, json_string_value(g->value), json_string_length(g->value));
     else if (g->value)
         json_write(g->value, &text);
-    if (buffer_failed(&text))
-        return refuse(g, -ENOMEM, &why, error);
-    r = grammar_compile(engine, g->kind, buffer_text(&text), text.size, account, outp, &why);
-    return r ? refuse(g, r, &why, error) : 0;
+    return api_grammar_compile_text(g, &text, engine, account, outp, error);
+}
+
+int api_grammar_compile_text(const ApiGrammar *g, const Buffer *text, GrammarEngine *engine,
+                             Account *account, Grammar **outp, ApiError *error) {
+    Reason why = REASON_NULL;
+    int r = -ENOMEM;
+
+    if (!buffer_failed(text))
+        r = grammar_compile(engine, g->kind, buffer_text(text), text->size, account, outp, &why);
+    return r ? api_grammar_refuse(g, r, &why, error) : 0;
 }

@@ -27,3 +27,8 @@ int api_grammar_read(ApiGrammar *grammar, const char *name, const json_t *value,
  * -ECANCELED. */
 int api_grammar_compile(const ApiGrammar *grammar, GrammarEngine *engine, Account *account,
                         Grammar **outp, ApiError *error);
+/* The same of a text that was written for it; its value is not looked at. */
+int api_grammar_compile_text(const ApiGrammar *grammar, const Buffer *text, GrammarEngine *engine,
+                             Account *account, Grammar **outp, ApiError *error);
+/* Turns what compiling or checking came to, not 0, into an answer. */
+int api_grammar_refuse(const ApiGrammar *grammar, int result, const Reason *why, ApiError *error);

@@ -45,7 +45,7 @@ static int prepare(ApiJob *job) {
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
                                  .defaults = checkpoint_generation(job->api->model.checkpoint),
-                                 .has_grammar = job->api->model.has_grammar };
+                                 .has_grammar = job->api->model.grammars != NULL };
     int r;
 
     r = parse_body(job);

@@ -40,7 +40,7 @@ typedef struct ApiParamsContext {
     ApiLimits limits;
     uint32_t n_vocab;
     const GenerationDefaults *defaults; /* borrowed; the model's sampling values */
-    bool has_grammar;                   /* the model can be held to calls of tools */
+    bool has_grammar;                   /* the model can be held to a form of its answer */
 } ApiParamsContext;
 
 /* JSON values and texts are borrowed from the body. */

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define TOOLS_MAX 1024
 #define NAME_BYTES_MAX 128
 #define PATH_BYTES_MAX 96
 
@@ -80,9 +79,9 @@ static int check_each(const json_t *tools, bool has_grammar, ApiError *error) {
     size_t i;
     const json_t *tool;
 
-    if (json_array_size(tools) > TOOLS_MAX)
+    if (json_array_size(tools) > API_TOOLS_MAX)
         return api_refuse(error, "tools", "`tools` holds %zu tools; at most %d are allowed.",
-                          json_array_size(tools), TOOLS_MAX);
+                          json_array_size(tools), API_TOOLS_MAX);
     json_array_foreach(tools, i, tool) {
         char path[PATH_BYTES_MAX];
 
@@ -131,6 +130,25 @@ static int check_choice(const ApiParams *p, ApiError *error) {
     return 0;
 }
 
+/* Calls, and a form of the answer that is no call. */
+static int check_form(const ApiParams *p, bool forced, ApiError *error) {
+    const ApiGrammar *g = &p->grammar;
+
+    if (!g->param)
+        return 0;
+    if (forced)
+        return api_refuse(error, g->param,
+                          "`tool_choice` asks for a call, and `%s` for another form of the answer; "
+                          "it can have one.",
+                          g->param);
+    if (g->kind != GRAMMAR_JSON && !(g->kind == GRAMMAR_JSON_SCHEMA && json_is_object(g->value)))
+        return api_refuse(error, g->param,
+                          "Beside `tools` an answer can be JSON, of a schema that is an object; "
+                          "with what `%s` asks for, `tool_choice` must be \"none\".",
+                          g->param);
+    return 0;
+}
+
 int api_tools_check(const ApiParams *p, bool has_grammar, ApiError *error) {
     const char *name = NULL;
 
@@ -140,6 +158,8 @@ int api_tools_check(const ApiParams *p, bool has_grammar, ApiError *error) {
     case API_TOOLS_NONE:
         return 0;
     case API_TOOLS_AUTO:
+        if (check_form(p, false, error))
+            return -EINVAL;
         return check_each(p->tools, has_grammar, error);
     default:
         if (!has_grammar)
@@ -147,6 +167,8 @@ int api_tools_check(const ApiParams *p, bool has_grammar, ApiError *error) {
                               "`tool_choice` %s needs a build with grammars, which hold the model "
                               "to a call; this one has \"auto\" and \"none\".",
                               name ? "with a name" : "\"required\"");
+        if (check_form(p, true, error))
+            return -EINVAL;
         return check_each(p->tools, has_grammar, error);
     }
 }

@@ -10,6 +10,8 @@
 #include "server/api/api_params.h"
 #include "text/output_parser.h"
 
+#define API_TOOLS_MAX 1024
+
 typedef enum ApiToolChoice {
     API_TOOLS_NONE,     /* there are none, or calls are not looked for */
     API_TOOLS_AUTO,     /* as the model likes */

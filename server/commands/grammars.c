@@ -12,13 +12,15 @@ int grammars_start(Reason *why) {
     return r == -ENOTSUP ? 0 : r;
 }
 
-/* Special tokens are never a part of an answer that has a form. */
 static int token_bytes(const void *userdata, uint32_t id, Buffer *out) {
     const Tokenizer *tokenizer = userdata;
 
-    if (id >= tokenizer_size(tokenizer) || tokenizer_is_special(tokenizer, id))
+    if (id >= tokenizer_size(tokenizer))
         return 0;
-    return tokenizer_token_bytes(tokenizer, id, out);
+    if (!tokenizer_is_special(tokenizer, id))
+        return tokenizer_token_bytes(tokenizer, id, out);
+    buffer_append_text(out, GRAMMAR_TOKEN_NO_TEXT);
+    return 0;
 }
 
 GrammarLimits grammars_limits(const Config *config) {

@@ -47,6 +47,8 @@ static int fill(MaskWork *w) {
     uint32_t any = 0;
     int r;
 
+    if (w->reasoning.place == REASONING_INSIDE)
+        return reasoning_watch_fill(&w->reasoning, w->mask, w->n_vocab);
     if (grammar_matcher_is_terminated(w->matcher))
         return 0;
     r = grammar_matcher_fill(w->matcher, w->mask);
@@ -56,13 +58,21 @@ static int fill(MaskWork *w) {
         return r ? r : GRAMMAR_E_REJECTED;
     if (w->n_stop_ids)
         leave_out_stops(w);
+    if (w->reasoning.place == REASONING_AT_START)
+        reasoning_watch_add_begins(&w->reasoning, w->mask, w->n_vocab);
     return 0;
 }
 
+/* A token of reasoning, or of the answer. */
 static int follow(MaskWork *w) {
-    int r = grammar_matcher_accept(w->matcher, w->token);
+    int r = REASONING_E_ANSWER;
 
     w->n_forced = 0;
+    if (w->reasoning.place != REASONING_OVER)
+        r = reasoning_watch_take(&w->reasoning, w->token);
+    if (r != REASONING_E_ANSWER)
+        return r ? (r < 0 ? r : GRAMMAR_E_REJECTED) : fill(w);
+    r = grammar_matcher_accept(w->matcher, w->token);
     if (!r && w->n_forced_max && !grammar_matcher_is_terminated(w->matcher))
         r = grammar_matcher_forced(w->matcher, w->forced, w->n_forced_max, &w->n_forced);
     for (uint32_t i = 0; !r && i < w->n_forced; i++)
@@ -71,9 +81,9 @@ static int follow(MaskWork *w) {
 }
 
 int mask_work_new(MaskWork **outp, GrammarEngine *engine, Grammar *grammar, Account *account,
-                  const uint32_t *stop_ids, uint32_t n_stop_ids) {
+                  const ReasoningForm *reasoning, const uint32_t *stop_ids, uint32_t n_stop_ids) {
     CLEANUP(mask_work_free) MaskWork *w = NULL;
-    uint32_t n_words = grammar_mask_words(grammar_engine_n_vocab(engine));
+    uint32_t n_vocab = grammar_engine_n_vocab(engine), n_words = grammar_mask_words(n_vocab);
     uint64_t n_bytes = sizeof(*w) + n_words * sizeof(*w->mask);
     int r;
 
@@ -88,9 +98,12 @@ int mask_work_new(MaskWork **outp, GrammarEngine *engine, Grammar *grammar, Acco
     list_init(&w->link);
     w->account = account_ref(account);
     w->n_bytes = n_bytes;
+    w->n_vocab = n_vocab;
     w->n_words = n_words;
     w->stop_ids = stop_ids;
     w->n_stop_ids = n_stop_ids;
+    if (reasoning)
+        reasoning_watch_init(&w->reasoning, reasoning, w->account);
     w->mask = calloc(n_words, sizeof(*w->mask));
     r = w->mask ? grammar_matcher_new(&w->matcher, grammar, account) : -ENOMEM;
     if (!r)
@@ -102,6 +115,7 @@ int mask_work_new(MaskWork **outp, GrammarEngine *engine, Grammar *grammar, Acco
 
 static void destroy(MaskWork *w) {
     grammar_matcher_free(w->matcher);
+    reasoning_watch_deinit(&w->reasoning);
     account_release(w->account, w->n_bytes);
     account_unref(w->account);
     free(w->mask);
