@@ -289,7 +289,9 @@ static int end_section(const Reading *r, bool wrong) {
 
     p->place = OUTPUT_IN_TEXT;
     p->is_blank = !wrong;
-    if (wrong && !p->has_begun)
+    if (wrong && r->last && is_trusted(p)) /* a call that was cut off */
+        drop(p, p->n_whole);
+    else if (wrong && !p->has_begun)
         result = give_held(r, OUTPUT_CONTENT, at);
     else
         drop(p, at);

@@ -12,7 +12,8 @@
  *
  * A call that is none after all (no JSON, no name) is text like any other, with its marks. So that
  * nothing has to be taken back, a call is given out when all of it is there and is right. Where a
- * grammar sees to that (OutputTrust), it is given out as it comes instead.
+ * grammar sees to that (OutputTrust), it is given out as it comes instead; what is cut off in front
+ * of its arguments is not given out at all.
  */
 
 #include "text/reasoning_family.h"

@@ -2,7 +2,8 @@
 """Calls of tools and reasoning over HTTP, of a model that writes what is wanted.
 
 What texts mean is tested by themselves (tests/data/tool_texts); here is what becomes of it in
-answers and streams.
+answers and streams. Granite reads a mark that it is not held to, so the model may go wrong behind
+it; what models are held to is in test_tool_grammar.py.
 """
 
 import json
@@ -30,6 +31,7 @@ SCRIPTS = {
     "special": ["[TOOL_CALLS]", "lookup", "[ARGS]", '{"ke', 'y": "v"', b"}"],
     "again": ["Here: ", "<|hidden|>", "visible"],
 }
+WITH_ARGS = {"tool_call_parser": "mistral_args", "logprobs": True}  # with these nothing is forced
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "<|hidden|>")
 
 
@@ -37,7 +39,7 @@ SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "<|hidden|>")
 def scripted(tmp_path_factory):
     path = tmp_path_factory.mktemp("scripted") / "model"
     scripted_model.make(path, SCRIPTS, "tools <tool_call> <think>", SPECIAL)
-    running = Daemon(path, "--kv-tokens", 16 * 1024)
+    running = Daemon(path, "--kv-tokens", 16 * 1024, "--tool-call-parser", "granite")
     yield running
     assert running.stop() == 0, running.log
     assert "ERROR" not in running.log, running.log
@@ -103,7 +105,7 @@ def shown(message):
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("tools", [None, [TOOL, OTHER]])
 def test_a_stream_comes_to_the_whole_answer(scripted, name, tools):
-    more = {"tools": tools, "tool_call_parser": "mistral" if name == "special" else None}
+    more = {"tools": tools, **(WITH_ARGS if name == "special" else {})}
     whole, finish = message_of(ask(scripted, name, **more))
     streamed, stream_finish = joined(stream(scripted, name, **more))
     assert shown(streamed) == shown(whole) and stream_finish == finish
@@ -157,7 +159,7 @@ def test_a_call_that_is_cut_off_is_text(scripted):
 
 
 def test_marks_that_are_special_tokens_are_seen(scripted):
-    more = {"tools": [OTHER], "tool_call_parser": "mistral"}
+    more = {"tools": [OTHER], **WITH_ARGS}
     message, finish = message_of(ask(scripted, "special", **more))
     (call,) = message["tool_calls"]
     assert call["function"] == {"name": "lookup", "arguments": '{"key": "v"}'}
@@ -215,8 +217,8 @@ def test_reasoning_that_nobody_wants_to_see(scripted):
 
 
 def test_marks_are_in_no_delta(scripted):
-    for name, parser in (("two", None), ("thinks", None), ("special", "mistral")):
-        chunks = stream(scripted, name, tools=[TOOL, OTHER], tool_call_parser=parser)
+    for name, more in (("two", {}), ("thinks", {}), ("special", WITH_ARGS)):
+        chunks = stream(scripted, name, tools=[TOOL, OTHER], **more)
         text = json.dumps([choice["delta"] for chunk in chunks for choice in chunk["choices"]])
         for mark in ("tool_call>", "think", "TOOL_CALLS", "ARGS"):
             assert mark not in text, (name, text)
@@ -281,7 +283,6 @@ def function(**members):
     (function(name="a b"), "name"), (function(name="x" * 129), "name"), (function(name=5), "name"),
     (function(name="f\0"), "name"), (function(parameters=[]), "parameters"),
     (function(parameters="x"), "parameters"), (function(strict=1), "strict"),
-    (function(strict=True), "build with grammars"),
 ], ids=str)
 def test_tools_that_are_none(scripted, tool, words):
     refuse(scripted, "tools[1]", words, tools=[OTHER, tool])
@@ -293,9 +294,8 @@ def test_names_twice(scripted):
 
 
 @pytest.mark.parametrize("choice, words", [
-    ("required", "build with grammars"), ("any", "must be"), (True, "must be"), ({}, "must be"),
+    ("any", "must be"), (True, "must be"), ({}, "must be"),
     ({"type": "function", "name": "lookup"}, "must be"),
-    ({"type": "function", "function": {"name": "lookup"}}, "build with grammars"),
     ({"type": "function", "function": {"name": "nobody"}}, "not in `tools`"),
     ({"type": "function", "function": {"name": "lookup\0"}}, "not in `tools`"),
 ], ids=str)

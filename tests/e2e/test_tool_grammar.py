@@ -160,7 +160,7 @@ def test_what_is_refused(daemon):
     assert "tools" in refusal(daemon, "tools", tools=[nothing])
     long = {"type": "function", "function": {"name": "f", "parameters": {
         "enum": ["x" * 1000 + str(i) for i in range(2000)]}}}
-    assert "max_grammar" in refusal(daemon, "tools", tools=[long])
+    assert "max_grammar" in refusal(daemon, "tools", tools=[long], tool_call_parser="mistral")
 
 
 def test_memory_is_given_back(daemon):
@@ -198,16 +198,17 @@ SCRIPTS = {
     "calls": "Let me look.\n\tSo: " + CALL,
     "wrong": ["A ", "<tool_", 'call>\n{"name": "look', 'up", "argume', 'nts": {"key"', ': "x"}}'],
     "special": ["[TOOL_CALLS]", "lookup", "[ARGS]", '{"ke', 'y": "v"', ', "n": 7', b"}"],
-    "begun": ["Hm, {", '"a": 1.\n</th', "ink>\n\n", '{"ok": ', "true", "}"],
-    "thinks": ["<think>", " I say: ", "wait. </", "think", ">", '{"ok"', ": fa", "lse", "}\n"],
-    "mixed": ["  <think>"],
+    "begun": ["Hm, {", '"a": 1.\n</th', "ink>\n\n", '{"ok": ', "true", b"}"],
+    "thinks": ["[THINK]", " I say: ", "wait. [/TH", "INK]", '{"ok"', ": fa", "lse", b"}"],
 }
+# A token has one successor here: those that a grammar forces would lead away from the script.
+SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "[THINK]")
 
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory):
     path = tmp_path_factory.mktemp("scripted") / "model"
-    scripted_model.make(path, SCRIPTS, "tools <tool_call> <think>", ("[TOOL_CALLS]", "[ARGS]"))
+    scripted_model.make(path, SCRIPTS, "tools <tool_call> <think>", SPECIAL)
     running = Daemon(path, "--kv-tokens", 16 * 1024)
     yield running
     assert running.stop() == 0, running.log
@@ -216,7 +217,8 @@ def scripted(tmp_path_factory):
 
 def script(daemon, name, **more):
     more = {"messages": [{"role": "user", "content": name}], "temperature": 0, "tools": [LOOKUP],
-            "tool_choice": "auto", "tool_call_parser": None, "max_tokens": 60, **more}
+            "tool_choice": "auto", "tool_call_parser": None, "max_tokens": 60,
+            "logprobs": True, **more}  # with these each token is drawn
     whole = message_of(ask(daemon, **more))
     streamed = joined(stream(daemon, **more))
     assert whole[1] == streamed[1] and whole[0].get("reasoning") == streamed[0].get("reasoning")
@@ -235,7 +237,7 @@ def test_auto_holds_a_call_to_its_schema(scripted):
     message, finish = script(scripted, "wrong")
     (call,) = message["tool_calls"]
     assert message["content"] == "A "
-    assert call["function"]["arguments"].startswith('{"key": "')
+    assert call["function"]["arguments"].startswith('{"key"')
     assert '"x"' not in call["function"]["arguments"]
 
 
@@ -248,11 +250,12 @@ def test_marks_that_are_special_tokens(scripted):
         assert finish == "tool_calls" and not message["content"]
 
 
-@pytest.mark.parametrize("name, reasoning, ok", [
-    ("begun", 'Hm, {"a": 1.', True), ("thinks", " I say: wait. ", False)])
-def test_a_form_begins_behind_reasoning(scripted, name, reasoning, ok):
+@pytest.mark.parametrize("name, parser, reasoning, ok", [
+    ("begun", "think", 'Hm, {"a": 1.', True), ("thinks", "mistral", " I say: wait. ", False)])
+def test_a_form_begins_behind_reasoning(scripted, name, parser, reasoning, ok):
     for more in ({"tools": None, "tool_choice": None}, {}):
-        message, finish = script(scripted, name, response_format=ANSWER, **more)
+        message, finish = script(scripted, name, response_format=ANSWER, reasoning_parser=parser,
+                                 **more)
         assert message["reasoning"] == reasoning
         assert json.loads(message["content"]) == {"ok": ok} and finish == "stop"
 
