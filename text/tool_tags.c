@@ -38,6 +38,14 @@ static void put_token(JsonWriter *w, uint32_t id) {
     json_end_object(w);
 }
 
+/* A mark, which may be a token. */
+static void put_mark(JsonWriter *w, const char *mark, uint32_t id) {
+    if (id == TOKEN_NONE)
+        put_constant(w, mark, strlen(mark));
+    else
+        put_token(w, id);
+}
+
 /* marks */
 
 static uint32_t token_of(const ToolDemand *d, const char *mark) {
@@ -148,8 +156,48 @@ static void put_section(JsonWriter *w, const ToolDemand *d, bool several) {
     put_text(w, d, d->family->writing.after);
 }
 
+/* Anything up to the mark, and the mark. */
+static void put_up_to(JsonWriter *w, const ToolDemand *d, const char *mark) {
+    uint32_t id = token_of(d, mark);
+
+    begin_format(w, NULL, id == TOKEN_NONE ? "any_text" : "any_tokens");
+    json_begin_array(w, id == TOKEN_NONE ? "excludes" : "exclude_tokens");
+    if (id == TOKEN_NONE)
+        json_put_text(w, NULL, mark);
+    else
+        json_put_u64(w, NULL, id);
+    json_end_array(w);
+    json_end_object(w);
+    put_mark(w, mark, id);
+}
+
+/* With the line breaks that go with it. */
+static void put_thought(JsonWriter *w, const ToolDemand *d) {
+    put_up_to(w, d, d->reasoning->ends[0]);
+    begin_format(w, NULL, "regex");
+    json_put_text(w, "pattern", "\\n{0,2}");
+    json_end_object(w);
+}
+
+static void put_reasoning(JsonWriter *w, const ToolDemand *d) {
+    const char *begin = d->reasoning->begins[0];
+
+    if (d->reasoning_begun) {
+        put_thought(w, d);
+        return;
+    }
+    begin_format(w, NULL, "optional");
+    begin_sequence(w, "content");
+    put_mark(w, begin, token_of(d, begin));
+    put_thought(w, d);
+    end_sequence(w);
+    json_end_object(w);
+}
+
 static void put_forced(JsonWriter *w, const ToolDemand *d) {
     begin_sequence(w, "format");
+    if (d->reasoning)
+        put_reasoning(w, d);
     if (!d->family->writing.has_no_mark)
         put_text(w, d, d->family->begins[0]);
     put_section(w, d, d->parallel);

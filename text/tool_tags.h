@@ -4,12 +4,13 @@
 /*
  * What holds a model to calls of tools: the text of a grammar, in the form of a family, with each
  * tool's parameters as the schema of its arguments. It is written as XGrammar's structural tags
- * (JSON; GRAMMAR_TAGS). It begins where reasoning has ended, or with the first token.
+ * (JSON; GRAMMAR_TAGS). It holds from the answer's first token on: reasoning may come before calls.
  *
  * Marks that are special tokens of the vocabulary are written as tokens, by id, as a model writes
  * them; whoever compiles the text must let those through.
  */
 
+#include "text/reasoning_family.h"
 #include "text/tokenizer.h"
 #include "text/tool_family.h"
 #include "util/buffer.h"
@@ -18,8 +19,10 @@ typedef struct ToolDemand {
     const ToolFamily *family; /* borrowed, as all here */
     const json_t *tools;      /* an array of {"function": {"name": ..., "parameters": {...}}} */
     const char *name;         /* only this tool; NULL: any of them */
-    bool forced;              /* calls and nothing else; else free text, and calls behind a mark */
-    bool parallel;            /* several calls */
+    const ReasoningFamily *reasoning; /* that may come first; NULL: none */
+    bool reasoning_begun;             /* by the prompt: then it comes first */
+    bool forced;   /* calls and nothing else; else free text, and calls behind a mark */
+    bool parallel; /* several calls */
     const Tokenizer *tokenizer; /* NULL: all marks are text */
 } ToolDemand;
 

@@ -14,7 +14,8 @@ static const char tools_text[] =
     "{\"type\": \"function\", \"function\": {\"name\": \"end\"}}]";
 
 /* A tokenizer in which these are special tokens 1, 2, ... */
-static const char *const special[] = { "[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>" };
+static const char *const special[] = { "[TOOL_CALLS]", "[ARGS]",  "<tool_call>",
+                                       "</tool_call>", "[THINK]", "[/THINK]" };
 #define N_SPECIAL (sizeof(special) / sizeof(*special))
 
 static Tokenizer *open_tokenizer(void) {
@@ -101,6 +102,16 @@ static void walk(Walk *w, const json_t *format) {
     } else if (is_type(format, "star")) {
         for (int i = 0; i < w->repeats; i++)
             walk(w, json_object_get(format, "content"));
+    } else if (is_type(format, "optional")) {
+        if (w->repeats)
+            walk(w, json_object_get(format, "content"));
+    } else if (is_type(format, "any_text") || is_type(format, "any_tokens")) {
+        assert_int_equal(json_array_size(json_object_get(
+                             format, is_type(format, "any_text") ? "excludes" : "exclude_tokens")),
+                         1);
+        buffer_append_text(&w->text, "A thought.");
+    } else if (is_type(format, "regex")) {
+        buffer_append_text(&w->text, "\n");
     } else if (is_type(format, "const_string")) {
         assert_true(json_string_length(value) > 0);
         buffer_append(&w->text, json_string_value(value), json_string_length(value));
@@ -215,10 +226,48 @@ static void test_marks_are_tokens_where_the_vocabulary_has_them(void **state) {
         }
 }
 
+/* A model may think before it is held to its calls, and must where the prompt has begun it. */
+static void test_reasoning_comes_first(void **state) {
+    static const char *const families[] = { "think", "mistral" };
+    CLEANUP(json_unref) json_t *tools = NULL;
+    CLEANUP(tokenizer_free) Tokenizer *tokenizer = open_tokenizer();
+
+    (void)state;
+    assert_int_equal(json_parse(&tools, tools_text, strlen(tools_text), 0, NULL), 0);
+    for (unsigned bits = 0; bits < 16; bits++) {
+        const ReasoningFamily *reasoning = reasoning_family_find(families[bits & 1]);
+        ToolDemand demand = { .family = tool_family_find("hermes"),
+                              .tools = tools,
+                              .reasoning = reasoning,
+                              .reasoning_begun = bits & 2,
+                              .forced = true,
+                              .tokenizer = bits & 4 ? tokenizer : NULL };
+        OutputForms forms = { .tools = demand.family,
+                              .reasoning = reasoning,
+                              .reasoning_begun = demand.reasoning_begun,
+                              .trust = OUTPUT_TRUST_ALL };
+        CLEANUP(output_parser_deinit) OutputParser parser = OUTPUT_PARSER_NULL;
+        CLEANUP(collected_deinit) Collected c = { .kind = NULL };
+        Walk w = { .repeats = bits >> 3 };
+
+        walk_demand(&w, &demand);
+        output_parser_init(&parser, &forms, NULL);
+        assert_int_equal(output_parser_push(&parser, w.text.data, w.text.size, collect, &c), 0);
+        assert_int_equal(output_parser_finish(&parser, collect, &c), 0);
+        collected_close(&c);
+        assert_int_equal(c.n_calls, 1);
+        assert_null(strstr(c.json.data, "content"));
+        assert_int_equal(!strstr(c.json.data, "[\"reasoning\", \"A thought.\"]"),
+                         !demand.reasoning_begun && !w.repeats);
+        buffer_deinit(&w.text);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_grammars_allow_parsers_read),
         cmocka_unit_test(test_marks_are_tokens_where_the_vocabulary_has_them),
+        cmocka_unit_test(test_reasoning_comes_first),
     };
 
     return cmocka_run_group_tests(tests, model_files_setup, model_files_teardown);
