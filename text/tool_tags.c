@@ -88,6 +88,32 @@ static void put_text(JsonWriter *w, const ToolDemand *d, const char *text) {
     put_constant(w, text, at);
 }
 
+static bool is_one_of(const char *text, size_t size, const char *const *marks) {
+    for (; *marks; marks++)
+        if (strlen(*marks) == size && !memcmp(*marks, text, size))
+            return true;
+    return false;
+}
+
+bool tool_tags_is_mark(const char *text, size_t size) {
+    bool is_mark = false;
+
+    for (size_t i = 0; tool_family_at(i) && !is_mark; i++) {
+        const ToolFamily *family = tool_family_at(i);
+        const char *const end[] = { family->end, NULL };
+
+        is_mark = is_one_of(text, size, family->begins) || is_one_of(text, size, end) ||
+                  is_one_of(text, size, family->other_marks);
+    }
+    for (size_t i = 0; reasoning_family_at(i) && !is_mark; i++) {
+        const ReasoningFamily *family = reasoning_family_at(i);
+
+        is_mark = is_one_of(text, size, family->begins) || is_one_of(text, size, family->ends) ||
+                  is_one_of(text, size, family->others);
+    }
+    return is_mark;
+}
+
 /* calls */
 
 static void put_schema(JsonWriter *w, const json_t *parameters) {

@@ -7,7 +7,8 @@
  * (JSON; GRAMMAR_TAGS). It holds from the answer's first token on: reasoning may come before calls.
  *
  * Marks that are special tokens of the vocabulary are written as tokens, by id, as a model writes
- * them; whoever compiles the text must let those through.
+ * them. XGrammar takes a token only where its vocabulary gives it bytes: special tokens for which
+ * tool_tags_is_mark is true need theirs there, and others must have none.
  */
 
 #include "text/reasoning_family.h"
@@ -25,6 +26,9 @@ typedef struct ToolDemand {
     bool parallel; /* several calls */
     const Tokenizer *tokenizer; /* NULL: all marks are text */
 } ToolDemand;
+
+/* Whether this is a mark of any family, of calls or of reasoning. */
+bool tool_tags_is_mark(const char *text, size_t size);
 
 /* Appends the text. 0, or -ENOMEM. Without `forced` a call that no mark begins is not held to
  * anything, nor is one behind another mark than the first: OUTPUT_TRUST_MARKED. */

@@ -226,6 +226,17 @@ static void test_marks_are_tokens_where_the_vocabulary_has_them(void **state) {
         }
 }
 
+static void test_marks_are_known(void **state) {
+    static const char *const others[] = { "", "[", "[TOOL_CALLS", "[TOOL_CALLS]]", "<|im_end|>" };
+
+    (void)state;
+    for (size_t i = 0; i < N_SPECIAL; i++)
+        assert_true(tool_tags_is_mark(special[i], strlen(special[i])));
+    assert_true(tool_tags_is_mark("<think>", 7) && tool_tags_is_mark("</response>", 11));
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+        assert_false(tool_tags_is_mark(others[i], strlen(others[i])));
+}
+
 /* A model may think before it is held to its calls, and must where the prompt has begun it. */
 static void test_reasoning_comes_first(void **state) {
     static const char *const families[] = { "think", "mistral" };
@@ -267,6 +278,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_grammars_allow_parsers_read),
         cmocka_unit_test(test_marks_are_tokens_where_the_vocabulary_has_them),
+        cmocka_unit_test(test_marks_are_known),
         cmocka_unit_test(test_reasoning_comes_first),
     };
 
