@@ -35,7 +35,7 @@ typedef struct OutputEvent {
     size_t size;
 } OutputEvent;
 
-/* 0, or what output_parser_push is to return. */
+/* 0, or a negative error, which output_parser_push then returns. */
 typedef int (*OutputSink)(void *userdata, const OutputEvent *event);
 
 /* Which calls cannot go wrong, because a grammar holds the model to them (text/tool_tags.h). */

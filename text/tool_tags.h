@@ -7,7 +7,7 @@
  * (JSON; GRAMMAR_TAGS). It begins where reasoning has ended, or with the first token.
  *
  * Marks that are special tokens of the vocabulary are written as tokens, by id, as a model writes
- * them; whoever compiles the text must let those through.
+ * them: GRAMMAR_TOKEN_NO_TEXT lets those through.
  */
 
 #include "text/tokenizer.h"

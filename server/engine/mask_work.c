@@ -58,18 +58,15 @@ static int fill(MaskWork *w) {
         return r ? r : GRAMMAR_E_REJECTED;
     if (w->n_stop_ids)
         leave_out_stops(w);
-    if (w->reasoning.place == REASONING_AT_START)
-        reasoning_watch_add_begins(&w->reasoning, w->mask, w->n_vocab);
-    return 0;
+    return reasoning_watch_add(&w->reasoning, w->mask, w->n_vocab);
 }
 
 /* A token of reasoning, or of the answer. */
 static int follow(MaskWork *w) {
-    int r = REASONING_E_ANSWER;
+    int r;
 
     w->n_forced = 0;
-    if (w->reasoning.place != REASONING_OVER)
-        r = reasoning_watch_take(&w->reasoning, w->token);
+    r = reasoning_watch_take(&w->reasoning, w->token);
     if (r != REASONING_E_ANSWER)
         return r ? (r < 0 ? r : GRAMMAR_E_REJECTED) : fill(w);
     r = grammar_matcher_accept(w->matcher, w->token);

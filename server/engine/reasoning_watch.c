@@ -66,20 +66,46 @@ static int take_inside(ReasoningWatch *w, uint32_t token) {
             buffer_consume(tail, tail->size - TAIL_BYTES);
         return 0;
     }
-    w->place = REASONING_OVER;
+    w->place = behind == tail->data + tail->size ? REASONING_BEHIND : REASONING_OVER;
     return is_space(behind, tail->data + tail->size) ? 0 : REASONING_E_MIXED;
 }
 
-int reasoning_watch_take(ReasoningWatch *w, uint32_t token) {
-    if (w->place == REASONING_INSIDE)
-        return take_inside(w, token);
-    for (const char *const *begin = w->form.family->begins; w->place && *begin; begin++)
-        if (id_of(w, *begin) == token) {
-            w->place = REASONING_INSIDE;
-            return 0;
-        }
+static int take_first(ReasoningWatch *w, uint32_t token) {
     w->place = REASONING_OVER;
-    return REASONING_E_ANSWER;
+    for (const char *const *begin = w->form.family->begins; *begin; begin++)
+        if (id_of(w, *begin) == token)
+            w->place = REASONING_INSIDE;
+    return w->place == REASONING_INSIDE ? 0 : REASONING_E_ANSWER;
+}
+
+/* Whether a token is line breaks and nothing else; `text` is room for its bytes. */
+static int is_breaks(const ReasoningWatch *w, uint32_t token, Buffer *text, bool *is) {
+    buffer_clear(text);
+    if (tokenizer_token_bytes(w->form.tokenizer, token, text) || buffer_failed(text))
+        return -ENOMEM;
+    *is = text->size && strspn(buffer_text(text), "\n") == text->size;
+    return 0;
+}
+
+static int take_behind(ReasoningWatch *w, uint32_t token) {
+    bool is = false;
+    int r = is_breaks(w, token, &w->tail, &is);
+
+    w->place = REASONING_OVER;
+    return r || is ? r : REASONING_E_ANSWER;
+}
+
+int reasoning_watch_take(ReasoningWatch *w, uint32_t token) {
+    switch (w->place) {
+    case REASONING_AT_START:
+        return take_first(w, token);
+    case REASONING_INSIDE:
+        return take_inside(w, token);
+    case REASONING_BEHIND:
+        return take_behind(w, token);
+    default:
+        return REASONING_E_ANSWER;
+    }
 }
 
 /* masks */
@@ -130,7 +156,24 @@ int reasoning_watch_fill(ReasoningWatch *w, uint32_t *mask, uint32_t n_vocab) {
     return leave_out_mixed(w, mask, n_vocab);
 }
 
-void reasoning_watch_add_begins(const ReasoningWatch *w, uint32_t *mask, uint32_t n_vocab) {
-    for (const char *const *begin = w->form.family->begins; *begin; begin++)
-        set(mask, n_vocab, id_of(w, *begin), true);
+static int add_breaks(const ReasoningWatch *w, uint32_t *mask, uint32_t n_vocab) {
+    CLEANUP(buffer_deinit) Buffer text = { .account = w->tail.account };
+    bool is = false;
+    int r = 0;
+
+    for (uint32_t id = 0; !r && id < n_vocab && id < tokenizer_size(w->form.tokenizer); id++) {
+        r = is_breaks(w, id, &text, &is);
+        if (!r && is)
+            set(mask, n_vocab, id, true);
+    }
+    return r;
+}
+
+int reasoning_watch_add(const ReasoningWatch *w, uint32_t *mask, uint32_t n_vocab) {
+    if (w->place == REASONING_BEHIND)
+        return add_breaks(w, mask, n_vocab);
+    if (w->place == REASONING_AT_START)
+        for (const char *const *begin = w->form.family->begins; *begin; begin++)
+            set(mask, n_vocab, id_of(w, *begin), true);
+    return 0;
 }

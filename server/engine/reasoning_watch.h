@@ -4,6 +4,7 @@
 /*
  * Where reasoning ends and a grammar begins. A model that reasons may write anything until it has
  * written a mark that ends it, whatever tokens the mark is cut into; but it may not end its turn.
+ * A token of line breaks may stand between the mark and the answer.
  *
  * Where the prompt has not begun reasoning, the first token may be a mark that does; a mark that is
  * no token of its own is not offered, and the grammar begins at once.
@@ -25,6 +26,7 @@ typedef enum ReasoningPlace {
     REASONING_OVER, /* or there is none */
     REASONING_AT_START,
     REASONING_INSIDE,
+    REASONING_BEHIND, /* its mark */
 } ReasoningPlace;
 
 typedef struct ReasoningWatch {
@@ -47,5 +49,5 @@ enum {
 int reasoning_watch_take(ReasoningWatch *watch, uint32_t token);
 /* Inside: fills a mask of n_vocab ids. 0, or -ENOMEM. */
 int reasoning_watch_fill(ReasoningWatch *watch, uint32_t *mask, uint32_t n_vocab);
-/* At the start: adds the marks that begin reasoning to the answer's mask. */
-void reasoning_watch_add_begins(const ReasoningWatch *watch, uint32_t *mask, uint32_t n_vocab);
+/* Elsewhere: adds what may still come in front of the answer to the answer's mask. 0, or -ENOMEM. */
+int reasoning_watch_add(const ReasoningWatch *watch, uint32_t *mask, uint32_t n_vocab);

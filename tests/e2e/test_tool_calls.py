@@ -23,6 +23,7 @@ SCRIPTS = {
     "one": ONE,
     "two": TWO,
     "wrong": '<tool_call>{"name": "get_weather", "arguments": {"city": Oslo}}</tool_call> sorry',
+    "tail": '<tool_call>{"name": "lookup"}</tool_call> What more is there to say?',
     "plain": "Just a text, with no call in it at all.",
     "thinks": ["<thin", "k>\nLet me ", "see.\n", "</thi", "nk>\n", "\nSo it ", "is done."],
     "thinkscalls": ["<th", "ink>Ask ", "then.</th", "ink>", "<tool", '_call>{"na', 'me": "loo',
@@ -135,6 +136,12 @@ def test_one_call_at_a_time(scripted):
         message, finish = get(tools=[TOOL, OTHER], parallel_tool_calls=False)
         (call,) = message["tool_calls"]
         assert call["function"]["name"] == "lookup" and finish == "tool_calls"
+    tail = " What more is there to say?"
+    for parallel, content in ((True, tail), (False, "")):
+        more = dict(tools=[OTHER], parallel_tool_calls=parallel)
+        for message, finish in (message_of(ask(scripted, "tail", **more)),
+                                joined(stream(scripted, "tail", **more))):
+            assert (message["content"] or "") == content and finish == "tool_calls"
     scripted.wait_idle()
 
 
