@@ -6,7 +6,7 @@
 
 #include "grammar/core.h"
 
-#include "support/logging.h"
+#include <support/logging.h>
 
 #include <dlpack/dlpack.h>
 #include <xgrammar/xgrammar.h>
@@ -33,7 +33,7 @@ struct CoreMatcher {
 
 namespace {
 
-thread_local std::string *warning = nullptr;  // where the first one goes; null: nobody asks
+thread_local std::string *warning = nullptr; // where the first one goes; null: nobody asks
 
 // One line, without the file and line of XGrammar's sources in front.
 void set_words(char *why, const std::string &text) {
@@ -47,8 +47,7 @@ void set_words(char *why, const std::string &text) {
 }
 
 // Calls `f`, which returns an int, and turns what it throws into one.
-template <typename F>
-int guard(int refused, char *why, F f) {
+template <typename F> int guard(int refused, char *why, F f) {
     try {
         return f();
     } catch (const std::bad_alloc &) {
@@ -63,7 +62,7 @@ int guard(int refused, char *why, F f) {
 }
 
 class WarningsAreErrors {
- public:
+  public:
     WarningsAreErrors() {
         warning = &first_;
     }
@@ -75,7 +74,7 @@ class WarningsAreErrors {
             throw std::runtime_error(first_);
     }
 
- private:
+  private:
     std::string first_;
 };
 
@@ -106,7 +105,7 @@ xgrammar::Grammar parse(GrammarKind kind, const std::string &text,
     }
 }
 
-}  // namespace
+} // namespace
 
 namespace xgrammar {
 
@@ -117,13 +116,14 @@ namespace xgrammar {
 
 void LogMessageImpl(const std::string &file, int line, int level, const std::string &message) {
     (void)file, (void)line;
-    // one_of.h proves more than XGrammar can: where alternatives exclude each other, oneOf is anyOf.
+    // one_of.h proves more than XGrammar can: where alternatives exclude each other, oneOf is
+    // anyOf.
     if (warning && warning->empty() && level >= XGRAMMAR_LOG_LEVEL_WARNING &&
         message.compare(0, 10, "oneOf with") != 0)
         *warning = message;
 }
 
-}  // namespace xgrammar
+} // namespace xgrammar
 
 bool core_is_built(void) {
     return true;

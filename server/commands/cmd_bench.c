@@ -347,8 +347,8 @@ static void put_figures(const BenchRun *b, JsonWriter *w) {
     put_decode(b, w);
     put_prompt(b, w);
     json_put_u64(w, "context_tokens", CONTEXT_TOKENS);
-    put_cache(b, w);
     put_grammar(b, w);
+    put_cache(b, w);
     json_end_object(w);
 }
 
@@ -399,9 +399,9 @@ static int run(const Config *config, Reason *why) {
     if (!r)
         r = measure_prompt(&b, why);
     if (!r)
-        r = measure_cache(&b, why);
-    if (!r)
         r = measure_grammar(&b, why);
+    if (!r)
+        r = measure_cache(&b, why);
     if (r)
         return r;
     return config->json_path ? write_json(&b, &json, why) : 0;

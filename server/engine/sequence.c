@@ -409,6 +409,8 @@ static void take_forced(Sequence *s, uint64_t now_ns, EngineEvent **eventp) {
 }
 
 void sequence_take_mask(Sequence *s, uint64_t now_ns, uint32_t *n_forcedp, EngineEvent **eventp) {
+    uint32_t n_before;
+
     *eventp = NULL;
     *n_forcedp = 0;
     s->mask_waits = false;
@@ -418,8 +420,9 @@ void sequence_take_mask(Sequence *s, uint64_t now_ns, uint32_t *n_forcedp, Engin
         sequence_finish(s, FINISH_ERROR, NO_NEXT_TOKEN);
     if (s->finish != FINISH_NONE || !s->mask->n_forced)
         return;
-    *n_forcedp = s->mask->n_forced;
+    n_before = s->n_output;
     take_forced(s, now_ns, eventp);
+    *n_forcedp = s->n_output - n_before;
 }
 
 void sequence_finish(Sequence *s, FinishReason reason, const char *error) {

@@ -83,7 +83,7 @@ HOME_PATH = re.compile(r"(?<![\w.])/(home|root|Users|mnt|media)/\w")
 
 
 def is_c(path):
-    return path.endswith((".c", ".h", ".cu", ".cuh"))
+    return path.endswith((".c", ".h", ".cc", ".cu", ".cuh"))
 
 
 def is_test(path):
@@ -163,7 +163,7 @@ def check_leftovers(path, text):
 
 
 def check_line_length(path, text):
-    suffixes = (".c", ".h", ".cu", ".cuh", ".py", ".sh", "meson.build")
+    suffixes = (".c", ".h", ".cc", ".cu", ".cuh", ".py", ".sh", "meson.build")
     if not path.endswith(suffixes) and path not in ("dev", ".ci/run"):
         return
     for number, line in enumerate(text.split("\n"), 1):
@@ -233,7 +233,13 @@ def check_home_paths(path, text):
         yield number, f"{match.group()}...: a path of one machine"
 
 
+def check_cpp_stays(path, text):
+    if path.endswith((".cc", ".cpp", ".cxx", ".hpp")) and layer_of(path) != "grammar":
+        yield 1, "C++ lives in grammar/ and nowhere else"
+
+
 CHECKS = [
+    check_cpp_stays,
     check_license_line,
     check_includes,
     check_calls,

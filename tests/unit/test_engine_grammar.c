@@ -201,6 +201,44 @@ static void test_forced_tokens_take_few_steps(void **state) {
     buffer_deinit(&answer.text);
 }
 
+/* Characters that no longer token has are forced as they would be drawn: so what is drawn after
+ * them must not depend on how they came. */
+static void test_what_follows_does_not_depend_on_forcing(void **state) {
+    static const char pattern[] = "[ab]qzqzqjxq[0-9]{20}";
+    Grammar *grammar = NULL, *before = grammars.grammar;
+    Bench bench;
+
+    (void)state;
+    assert_int_equal(grammar_compile(grammars.engine, GRAMMAR_REGEX, pattern, strlen(pattern), NULL,
+                                     &grammar, NULL),
+                     0);
+    grammars.grammar = grammar;
+    bench_open(&bench, 20, 512);
+    for (uint32_t i = 0; i < 9; i++) {
+        Answer answers[2];
+        uint64_t steps[2];
+
+        for (int forced = 0; forced < 2; forced++) {
+            EngineRequest *request = request_new(&answers[forced], i, false, NULL);
+            uint64_t steps_before = engine_stats(bench.engine)->steps;
+
+            request->params.temperature = i % 2;
+            request->n_top_logprobs = forced - 1;
+            engine_submit(bench.engine, request);
+            bench_wait(&bench, &answers[forced]);
+            steps[forced] = engine_stats(bench.engine)->steps - steps_before;
+        }
+        assert_true(steps[0] + 5 < steps[1]);
+        assert_int_equal(answers[0].n_ids, answers[1].n_ids);
+        assert_string_equal(buffer_text(&answers[0].text), buffer_text(&answers[1].text));
+        buffer_deinit(&answers[0].text);
+        buffer_deinit(&answers[1].text);
+    }
+    bench_close(&bench);
+    grammars.grammar = before;
+    grammar_unref(grammar);
+}
+
 static int set_up(void **state) {
     static const uint32_t stops[] = { 1 };
     GrammarLimits limits = { 1 << 16, 60000, 1 << 30, 1 << 26, 1 << 20 };
@@ -233,6 +271,7 @@ int main(void) {
         cmocka_unit_test(test_answers_keep_to_their_form_in_every_company),
         cmocka_unit_test(test_cancellations_leave_nothing_behind),
         cmocka_unit_test(test_forced_tokens_take_few_steps),
+        cmocka_unit_test(test_what_follows_does_not_depend_on_forcing),
     };
 
     if (grammar_start(NULL))
