@@ -24,8 +24,7 @@ static int check_schema(const json_t *schema, const char *path, Account *account
     if (!json_is_object(schema))
         return 0;
     json_write(schema, &text);
-    r = buffer_failed(&text) ? -ENOMEM
-                             : schema_check(buffer_text(&text), text.size, account, &why);
+    r = buffer_failed(&text) ? -ENOMEM : schema_check(buffer_text(&text), text.size, account, &why);
     return r ? api_grammar_refuse(&part, r, &why, error) : 0;
 }
 

@@ -22,7 +22,7 @@ struct MaskWork {
     MaskPool *pool; /* NULL: it never began */
     GrammarMatcher *matcher;
     ReasoningWatch reasoning; /* which may come before the grammar */
-    Account *account; /* reference; charged with `n_bytes` */
+    Account *account;         /* reference; charged with `n_bytes` */
     uint64_t n_bytes;
     uint32_t n_vocab, n_words;
     uint32_t *mask; /* [n_words] of the next token; constant while it is not busy */
@@ -42,8 +42,8 @@ struct MaskWork {
 };
 
 /* A text's beginning, with its first mask; takes the time that takes. Holds the grammar, and a
- * reference to `account` (may be NULL); `reasoning` (NULL: there is none) is copied. 0, GRAMMAR_E_REJECTED (no token can begin it), -ENOMEM,
- * -ECANCELED. */
+ * reference to `account` (may be NULL); `reasoning` (NULL: there is none) is copied. 0,
+ * GRAMMAR_E_REJECTED (no token can begin it), -ENOMEM, -ECANCELED. */
 int mask_work_new(MaskWork **outp, GrammarEngine *engine, Grammar *grammar, Account *account,
                   const ReasoningForm *reasoning, const uint32_t *stop_ids, uint32_t n_stop_ids);
 /* One that is busy goes when it no longer is. NULL is fine; returns NULL. */

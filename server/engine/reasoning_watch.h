@@ -49,5 +49,5 @@ enum {
 int reasoning_watch_take(ReasoningWatch *watch, uint32_t token);
 /* Inside: fills a mask of n_vocab ids. 0, or -ENOMEM. */
 int reasoning_watch_fill(ReasoningWatch *watch, uint32_t *mask, uint32_t n_vocab);
-/* Elsewhere: adds what may still come in front of the answer to the answer's mask. 0, or -ENOMEM. */
+/* Elsewhere: adds what may still come in front of the answer to its mask. 0, or -ENOMEM. */
 int reasoning_watch_add(const ReasoningWatch *watch, uint32_t *mask, uint32_t n_vocab);

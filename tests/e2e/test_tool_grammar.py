@@ -199,10 +199,10 @@ SCRIPTS = {
     "wrong": ["A ", "<tool_", 'call>\n{"name": "look', 'up", "argume', 'nts": {"key"', ': "x"}}'],
     "special": ["[TOOL_CALLS]", "lookup", "[ARGS]", '{"ke', 'y": "v"', ', "n": 7', b"}"],
     "begun": ["Hm, {", '"a": 1.\n</th', "ink>\n\n", '{"ok": ', "true", b"}"],
-    "thinks": ["[THINK]", " I say: ", "wait. [/TH", "INK]", "\n\n", '{"ok"', ": fa", "lse", b"}"],
+    "thinks": ["[THINK]", " I say: ", "wait. ", "[/THINK]", "\n\n", '{"ok"', ": fa", "lse", b"}"],
 }
 # A token has one successor here: those that a grammar forces would lead away from the script.
-SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "[THINK]")
+SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]")
 
 
 @pytest.fixture(scope="module")

@@ -85,9 +85,9 @@ static EngineRequest *request_new(Answer *answer, uint32_t variety, bool is_free
     request->ignore_eos = is_free;
     request->n_top_logprobs = variety % 4 ? -1 : 0; /* where they are wanted nothing is forced */
     if (!is_free)
-        assert_int_equal(
-            mask_work_new(&request->mask, grammars.engine, grammars.grammar, account, NULL, NULL, 0),
-            0);
+        assert_int_equal(mask_work_new(&request->mask, grammars.engine, grammars.grammar, account,
+                                       NULL, NULL, 0),
+                         0);
     return request;
 }
 
