@@ -2,14 +2,21 @@
 #include "server/commands/bench_grammar.h"
 
 #include "backend/uniform_draw.h"
+#include "text/tool_tags.h"
 #include "util/clock.h"
+#include "util/json_tree.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define PARTS 24 /* of 8 lines each */
 #define SAMPLES 4000
 #define SEED 1
+
+static const char tools_text[] =
+    "[{\"type\": \"function\", \"function\": {\"name\": \"look_up\", \"parameters\": "
+    "{\"type\": \"object\", \"properties\": {\"key\": {\"type\": \"string\"}}}}}]";
 
 /* As a program would write it, a member a line. */
 static uint32_t write_schema(Buffer *out) {
@@ -74,39 +81,70 @@ static int compare(const void *a, const void *b) {
     return (*x > *y) - (*x < *y);
 }
 
-static void sum_up(double *seconds, BenchGrammar *out) {
-    for (uint32_t i = 0; i < SAMPLES; i++)
-        out->mask_mean_s += seconds[i] / SAMPLES;
-    qsort(seconds, SAMPLES, sizeof(*seconds), compare);
-    out->mask_p50_s = seconds[SAMPLES / 2];
-    out->mask_p99_s = seconds[SAMPLES * 99 / 100];
-}
+/* Times of one grammar's masks, in seconds. */
+typedef struct MaskTimes {
+    double compile, mean, p50, p99;
+} MaskTimes;
 
-static int measure(GrammarEngine *engine, BenchGrammar *out, Reason *why) {
-    CLEANUP(buffer_deinit) Buffer schema = BUFFER_NULL;
+static int measure(GrammarEngine *engine, GrammarKind kind, const Buffer *text, MaskTimes *out,
+                   Reason *why) {
     CLEANUP(free)
     uint32_t *mask = calloc(grammar_mask_words(grammar_engine_n_vocab(engine)), sizeof(*mask));
     CLEANUP(free) double *seconds = calloc(SAMPLES, sizeof(*seconds));
     CLEANUP(grammar_unref) Grammar *grammar = NULL;
-    GrammarStats stats;
-    double begin_s;
+    double begin_s = clock_s();
     int r;
 
-    out->n_lines = write_schema(&schema);
-    if (buffer_failed(&schema) || !mask || !seconds)
+    if (buffer_failed(text) || !mask || !seconds)
         return reason_set(why, -ENOMEM, "out of memory");
-    begin_s = clock_s();
-    r = grammar_compile(engine, GRAMMAR_JSON_SCHEMA, buffer_text(&schema), schema.size, NULL,
-                        &grammar, why);
-    out->compile_s = clock_s() - begin_s;
+    r = grammar_compile(engine, kind, buffer_text(text), text->size, NULL, &grammar, why);
+    out->compile = clock_s() - begin_s;
     if (!r)
         r = follow_texts(grammar, grammar_engine_n_vocab(engine), mask, seconds);
     if (r)
-        return reason_prefix(why, r < 0 ? r : -EINVAL, "the schema that is measured: ");
+        return reason_prefix(why, r < 0 ? r : -EINVAL, "the grammar that is measured: ");
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        out->mean += seconds[i] / SAMPLES;
+    qsort(seconds, SAMPLES, sizeof(*seconds), compare);
+    out->p50 = seconds[SAMPLES / 2];
+    out->p99 = seconds[SAMPLES * 99 / 100];
+    return 0;
+}
+
+static int measure_schema(GrammarEngine *engine, BenchGrammar *out, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer schema = BUFFER_NULL;
+    MaskTimes times = { .mean = 0 };
+    GrammarStats stats;
+    int r;
+
+    out->n_lines = write_schema(&schema);
+    r = measure(engine, GRAMMAR_JSON_SCHEMA, &schema, &times, why);
+    if (r)
+        return r;
     grammar_engine_stats(engine, &stats);
     out->compiled_bytes = (double)stats.cache_bytes;
-    sum_up(seconds, out);
+    out->compile_s = times.compile;
+    out->mask_mean_s = times.mean;
+    out->mask_p50_s = times.p50;
+    out->mask_p99_s = times.p99;
     return 0;
+}
+
+static int measure_free_text(GrammarEngine *engine, BenchGrammar *out, Reason *why) {
+    CLEANUP(json_unref) json_t *tools = NULL;
+    CLEANUP(buffer_deinit) Buffer text = BUFFER_NULL;
+    ToolDemand demand = { .family = tool_family_find("hermes"), .parallel = true };
+    MaskTimes times = { .mean = 0 };
+    int r = json_parse(&tools, tools_text, strlen(tools_text), 0, why);
+
+    if (r)
+        return r;
+    demand.tools = tools;
+    (void)tool_tags_write(&demand, &text); /* `text` has failed then */
+    r = measure(engine, GRAMMAR_TAGS, &text, &times, why);
+    out->free_p50_s = times.p50;
+    out->free_p99_s = times.p99;
+    return r;
 }
 
 int bench_grammar(const Session *session, const Config *config, BenchGrammar *out, Reason *why) {
@@ -131,7 +169,9 @@ int bench_grammar(const Session *session, const Config *config, BenchGrammar *ou
     r = grammars_open(&engine, tokenizer, session->checkpoint, &ends, &limits, NULL, why);
     out->is_built = engine;
     if (!r && engine)
-        r = measure(engine, out, why);
+        r = measure_schema(engine, out, why);
+    if (!r && engine)
+        r = measure_free_text(engine, out, why);
     grammar_engine_free(engine);
     return r;
 }

@@ -3,7 +3,7 @@
 
 /*
  * What grammars cost with a model's vocabulary: compiling a JSON schema of 200 lines, and following
- * texts at random within it, token by token.
+ * texts at random within it, token by token; and text that is free where no call of a tool begins.
  */
 
 #include "server/commands/grammars.h"
@@ -16,6 +16,7 @@ typedef struct BenchGrammar {
     double compiled_bytes;
     double mask_p50_s, mask_p99_s; /* following a token and filling the next mask */
     double mask_mean_s;
+    double free_p50_s, free_p99_s; /* the same where calls may come */
 } BenchGrammar;
 
 /* grammars_start must have been called. */

@@ -248,6 +248,8 @@ static int measure_grammar(BenchRun *b, Reason *why) {
     printf("  compiling     %9.1f ms, %.1f MB\n", g->compile_s * 1e3, g->compiled_bytes * 1e-6);
     printf("  a mask        %9.1f us p50 %9.1f us p99; those of %u sequences %.1f%% of a step\n",
            g->mask_p50_s * 1e6, g->mask_p99_s * 1e6, DECODE_SEQUENCES, 100 * masks_share(f));
+    printf("  of free text  %9.1f us p50 %9.1f us p99, where calls of tools may come\n",
+           g->free_p50_s * 1e6, g->free_p99_s * 1e6);
     return 0;
 }
 
@@ -335,6 +337,8 @@ static void put_grammar(const BenchRun *b, JsonWriter *w) {
     json_put_double(w, "compiled_bytes", g->compiled_bytes);
     json_put_double(w, "mask_p50_s", g->mask_p50_s);
     json_put_double(w, "mask_p99_s", g->mask_p99_s);
+    json_put_double(w, "free_mask_p50_s", g->free_p50_s);
+    json_put_double(w, "free_mask_p99_s", g->free_p99_s);
     json_put_double(w, "batch_share", masks_share(&b->figures));
     json_end_object(w);
 }

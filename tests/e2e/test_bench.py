@@ -65,6 +65,7 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
         return
     assert grammar["schema_lines"] == 199 and grammar["vocabulary"] == 512
     assert 0 < grammar["mask_p50_s"] <= grammar["mask_p99_s"] and grammar["compile_s"] > 0
+    assert 0 < grammar["free_mask_p50_s"] <= grammar["free_mask_p99_s"]
     assert grammar["batch_share"] > 0 and grammar["compiled_bytes"] > 0
 
 
