@@ -38,6 +38,7 @@ typedef struct ReasoningWatch {
 /* `account` (borrowed, may be NULL) is charged with what is kept. */
 void reasoning_watch_init(ReasoningWatch *watch, const ReasoningForm *form, Account *account);
 void reasoning_watch_deinit(ReasoningWatch *watch);
+CLEANUP_DEINIT_DEFINE(ReasoningWatch, reasoning_watch_deinit);
 
 enum {
     _REASONING_E_SUCCESS,

@@ -32,6 +32,8 @@ static int token_bytes(const void *userdata, uint32_t id, Buffer *out) {
         buffer_append_char(out, (char)(' ' + id));
     else if (id - N_ASCII < sizeof(longer) / sizeof(*longer))
         buffer_append_text(out, longer[id - N_ASCII]);
+    else if (id == SPECIAL)
+        buffer_append_text(out, GRAMMAR_TOKEN_NO_TEXT);
     return 0;
 }
 
@@ -295,6 +297,52 @@ static void test_what_is_wrong_is_said(void **state) {
     grammar_engine_free(engine);
 }
 
+/* A special token comes where a tag names it, and in free text; in no text of another kind. */
+static void test_special_tokens_come_where_they_are_named(void **state) {
+    static const char tags[] =
+        "{\"type\": \"structural_tag\", \"format\": {\"type\": \"sequence\", \"elements\": ["
+        "{\"type\": \"const_string\", \"value\": \"a\"}, {\"type\": \"token\", \"token\": 118}, "
+        "{\"type\": \"json_schema\", \"json_schema\": {\"type\": \"string\", \"maxLength\": 2}}]}}";
+    static const struct {
+        GrammarKind kind;
+        const char *text;
+    } others[] = { { GRAMMAR_REGEX, "a[^b]*" },
+                   { GRAMMAR_EBNF, "root ::= \"a\" [^b]*" },
+                   { GRAMMAR_JSON_SCHEMA, "{\"type\": \"string\", \"maxLength\": 4}" } };
+    GrammarEngine *engine = engine_new(&wide, NULL);
+    Grammar *grammar = must_compile(engine, GRAMMAR_TAGS, tags);
+    GrammarMatcher *matcher = NULL;
+    uint32_t mask[(N_VOCAB + 31) / 32];
+
+    (void)state;
+    assert_int_equal(grammar_matcher_new(&matcher, grammar, NULL), 0);
+    assert_int_equal(grammar_matcher_accept(matcher, SPECIAL), GRAMMAR_E_REJECTED);
+    assert_int_equal(grammar_matcher_accept(matcher, token_of_byte('a')), 0);
+    assert_int_equal(grammar_matcher_fill(matcher, mask), 0);
+    for (uint32_t i = 0; i < N_VOCAB; i++)
+        assert_int_equal(is_in(mask, i), i == SPECIAL);
+    assert_int_equal(grammar_matcher_accept(matcher, SPECIAL), 0);
+    assert_int_equal(grammar_matcher_accept(matcher, token_of_byte('"')), 0);
+    assert_int_equal(grammar_matcher_fill(matcher, mask), 0);
+    assert_true(is_in(mask, token_of_byte('x')));
+    assert_false(is_in(mask, SPECIAL) || is_in(mask, token_of_byte('\x1F')));
+    grammar_matcher_free(matcher);
+    grammar_unref(grammar);
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        matcher = NULL;
+        grammar = must_compile(engine, others[i].kind, others[i].text);
+        assert_int_equal(grammar_matcher_new(&matcher, grammar, NULL), 0);
+        assert_int_equal(grammar_matcher_accept(matcher, token_of_byte(i == 2 ? '"' : 'a')), 0);
+        assert_int_equal(grammar_matcher_fill(matcher, mask), 0);
+        assert_true(is_in(mask, token_of_byte('x')));
+        assert_false(is_in(mask, SPECIAL));
+        assert_int_equal(grammar_matcher_accept(matcher, SPECIAL), GRAMMAR_E_REJECTED);
+        grammar_matcher_free(matcher);
+        grammar_unref(grammar);
+    }
+    grammar_engine_free(engine);
+}
+
 static char *repeated(const char *piece, size_t n) {
     size_t size = strlen(piece);
     char *text = malloc(n * size + 1);
@@ -500,6 +548,7 @@ int main(void) {
         cmocka_unit_test(test_masks_are_what_is_accepted),
         cmocka_unit_test(test_what_can_only_come_is_forced),
         cmocka_unit_test(test_what_is_wrong_is_said),
+        cmocka_unit_test(test_special_tokens_come_where_they_are_named),
         cmocka_unit_test(test_limits_hold),
         cmocka_unit_test(test_nobody_waits),
         cmocka_unit_test(test_grammars_are_kept_by_content),
