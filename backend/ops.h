@@ -225,6 +225,10 @@ typedef struct BackendOps {
 
     /* Fills a slot, for the steps that begin later: one in flight may still use what it was. */
     int (*slot_set)(Backend *backend, uint32_t slot, const SlotState *state);
+    /* From now on the slot draws only ids whose bit in `mask` is set (bit i % 32 of word i / 32;
+     * [ceil(n_vocab / 32)], n_vocab as in ReserveArgs; copied): for `sample` ops that are called
+     * later, those of a step that has begun among them. NULL: any id. slot_set ends it, too. */
+    int (*slot_mask)(Backend *backend, uint32_t slot, const uint32_t *mask);
 
     /* steps */
     int (*step_begin)(Backend *backend, const StepInput *input);

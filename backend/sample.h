@@ -10,6 +10,7 @@
  * Order of operations, the field's usual one (vLLM's):
  *   logprobs are of the raw logits: log softmax(logits)
  *   z = logits + logit_bias;  z = -inf for banned ids (EOS before min_tokens)
+ *   z = -inf for ids that the slot's mask leaves out (slot_mask of backend/ops.h)
  *   repetition penalty r on ids in prompt or output: z > 0 ? z / r : z * r
  *   z -= frequency * count in output + presence * [count in output > 0]
  *   temperature 0: argmax (lowest id wins a tie); else z /= temperature

@@ -30,6 +30,31 @@ typedef enum PrefillExact {
     PREFILL_EXACT_PAGE,  /* its page: answers do not depend on chunking or caching */
 } PrefillExact;
 
+/* Of tool_call_parser_names, of which the first two are no family's. */
+typedef enum ToolCallParser {
+    TOOL_CALL_PARSER_AUTO,
+    TOOL_CALL_PARSER_NONE,
+    TOOL_CALL_PARSER_HERMES,
+    TOOL_CALL_PARSER_LLAMA3_JSON,
+    TOOL_CALL_PARSER_MISTRAL,
+    TOOL_CALL_PARSER_MISTRAL_ARGS,
+    TOOL_CALL_PARSER_DEEPSEEK,
+    TOOL_CALL_PARSER_DEEPSEEK_V31,
+    TOOL_CALL_PARSER_GRANITE,
+    TOOL_CALL_PARSER_SMOLLM,
+} ToolCallParser;
+
+typedef enum ReasoningParser {
+    REASONING_PARSER_AUTO,
+    REASONING_PARSER_NONE,
+    REASONING_PARSER_THINK,
+    REASONING_PARSER_MISTRAL,
+    REASONING_PARSER_GRANITE,
+} ReasoningParser;
+
+/* What the values are called; NULL behind the last. */
+extern const char *const tool_call_parser_names[], *const reasoning_parser_names[];
+
 /* What becomes of a request with parameters that nobody knows. */
 typedef enum UnknownParameters {
     UNKNOWN_PARAMETERS_REFUSE,
@@ -83,6 +108,9 @@ typedef struct Config {
     uint64_t chat_template_timeout_ms;
     uint64_t chat_template_output_bytes_max;
     uint32_t chat_template_workers;
+    ToolCallParser tool_call_parser;
+    ReasoningParser reasoning_parser;
+    uint64_t max_grammar_bytes, grammar_timeout_ms, grammar_memory_bytes, grammar_cache_bytes;
 
     /* memory */
     uint64_t kv_memory_bytes;

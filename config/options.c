@@ -49,6 +49,13 @@
 
 static const char *const prefill_exact_names[] = { "chunk", "page", NULL };
 static const char *const unknown_parameters_names[] = { "refuse", "warn", NULL };
+const char *const tool_call_parser_names[] = {
+    "auto",     "none",         "hermes",  "llama3_json", "mistral", "mistral_args",
+    "deepseek", "deepseek_v31", "granite", "smollm",      NULL,
+};
+const char *const reasoning_parser_names[] = {
+    "auto", "none", "think", "mistral", "granite", NULL
+};
 static const char *const method_names[] = { "auto", "paper", "ratequant", "uniform", NULL };
 static const char *const norm_names[] = { "frobenius", "spectral", NULL };
 static const char *const log_level_names[] = { "error", "warning", "info", "debug", NULL };
@@ -112,6 +119,57 @@ const Option option_table[] = {
       .max = 64,
       .fallback = "2",
       .help = "Processes that render chats, each some 25 MiB; further chats wait for one of them" },
+    { .name = "tool_call_parser",
+      CHOICE(ToolCallParser, tool_call_parser),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .names = tool_call_parser_names,
+      .fallback = "auto",
+      .help = "How the model writes calls of tools: the form of a family of models; auto is what "
+              "its chat template shows, and with none calls are not looked for" },
+    { .name = "reasoning_parser",
+      CHOICE(ReasoningParser, reasoning_parser),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .names = reasoning_parser_names,
+      .fallback = "auto",
+      .help = "How the model marks what it thinks before it answers: <think>, [THINK], or what "
+              "Granite writes; auto is what its chat template shows, and with none reasoning stays "
+              "in the content" },
+
+    { .name = "max_grammar",
+      BYTES(max_grammar_bytes),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .min = 64,
+      .max = 16 * MIB,
+      .fallback = "128KiB",
+      .help = "The longest JSON schema, regular expression, choice or grammar that a request may "
+              "give its answer" },
+    { .name = "grammar_timeout",
+      DURATION(grammar_timeout_ms),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .min = 10,
+      .max = 60 * SECOND,
+      .fallback = "10s",
+      .help = "The longest that compiling one of them may take" },
+    { .name = "grammar_memory",
+      BYTES(grammar_memory_bytes),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .min = 16 * MIB,
+      .max = 64 * GIB,
+      .fallback = "512MiB",
+      .help = "The most memory that compiling one of them may take, in a process of its own" },
+    { .name = "grammar_cache",
+      BYTES(grammar_cache_bytes),
+      .topic = TOPIC_MODEL,
+      .commands = IS_SERVER,
+      .min = MIB,
+      .max = 64 * GIB,
+      .fallback = "64MiB",
+      .help = "Memory for compiled ones that nobody uses now; part of max_requests_memory" },
 
     /* memory */
     { .name = "kv_memory",

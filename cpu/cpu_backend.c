@@ -132,6 +132,11 @@ static int cpu_slot_set(Backend *backend, uint32_t slot, const SlotState *state)
     return 0;
 }
 
+static int cpu_slot_mask(Backend *backend, uint32_t slot, const uint32_t *mask) {
+    cpu_sampler_mask(backend->sampler, slot, mask);
+    return 0;
+}
+
 static int cpu_step_begin(Backend *backend, const StepInput *input) {
     assert(backend->attention);
     cpu_step_set(&backend->step, input);
@@ -543,6 +548,7 @@ const BackendOps cpu_ops = {
     .weight_bytes = cpu_weight_bytes,
     .reserve = cpu_reserve,
     .slot_set = cpu_slot_set,
+    .slot_mask = cpu_slot_mask,
     .step_begin = cpu_step_begin,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,

@@ -48,7 +48,8 @@ typedef struct Slot {
     SampleParams params; /* without the bias */
     float *bias;         /* [n_vocab]; all 0 unless has_bias */
     uint32_t *counts;    /* [n_vocab]; all 0 unless has_counts */
-    bool has_bias, has_counts, has_banned;
+    uint32_t *mask;      /* [mask_words]; not read unless has_mask */
+    bool has_bias, has_counts, has_banned, has_mask;
     uint32_t n_output, min_output;
     uint32_t drawn; /* last */
 } Slot;
@@ -59,6 +60,10 @@ struct CpuSampler {
     Slot *slots;       /* [n_slots], owned */
     Scratch scratch[]; /* [n_threads] */
 };
+
+static size_t mask_words(size_t n_vocab) {
+    return (n_vocab + 31) / 32;
+}
 
 static void place_arrays(CpuSampler *sampler) {
     size_t n_vocab = sampler->n_vocab;
@@ -72,13 +77,16 @@ static void place_arrays(CpuSampler *sampler) {
         sampler->slots[i].bias = at;
     for (uint32_t i = 0; i < sampler->n_slots; i++, at += n_vocab)
         sampler->slots[i].counts = (uint32_t *)at;
+    for (uint32_t i = 0; i < sampler->n_slots; i++, at += mask_words(n_vocab))
+        sampler->slots[i].mask = (uint32_t *)at;
 }
 
 int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads, uint32_t n_slots, uint32_t n_vocab,
                     size_t *bytesp) {
     static const SampleParams greedy = SAMPLE_PARAMS_GREEDY;
     size_t struct_bytes = sizeof(CpuSampler) + n_threads * sizeof(Scratch);
-    size_t n_arrays = 3 * (size_t)n_threads + 2 * (size_t)n_slots;
+    size_t n_words =
+        (3 * (size_t)n_threads + 2 * (size_t)n_slots) * n_vocab + n_slots * mask_words(n_vocab);
     CLEANUP(cpu_sampler_free) CpuSampler *sampler = calloc(1, struct_bytes);
 
     assert(n_threads && n_slots && n_vocab);
@@ -88,14 +96,13 @@ int cpu_sampler_new(CpuSampler **outp, uint32_t n_threads, uint32_t n_slots, uin
     sampler->n_slots = n_slots;
     sampler->n_vocab = n_vocab;
     sampler->slots = calloc(n_slots, sizeof(*sampler->slots));
-    sampler->memory = calloc(n_arrays, n_vocab * sizeof(float));
+    sampler->memory = calloc(n_words, sizeof(float));
     if (!sampler->slots || !sampler->memory)
         return -ENOMEM;
     place_arrays(sampler);
     for (uint32_t i = 0; i < n_slots; i++)
         sampler->slots[i].params = greedy;
-    *bytesp +=
-        struct_bytes + n_slots * sizeof(*sampler->slots) + n_arrays * n_vocab * sizeof(float);
+    *bytesp += struct_bytes + n_slots * sizeof(*sampler->slots) + n_words * sizeof(float);
     *outp = TAKE(sampler);
     return 0;
 }
@@ -120,7 +127,7 @@ static void slot_clear(Slot *slot, uint32_t n_vocab) {
         memset(slot->bias, 0, n_vocab * sizeof(*slot->bias));
     if (slot->has_counts)
         memset(slot->counts, 0, n_vocab * sizeof(*slot->counts));
-    slot->has_bias = slot->has_counts = slot->has_banned = false;
+    slot->has_bias = slot->has_counts = slot->has_banned = slot->has_mask = false;
 }
 
 static void slot_fill_bias(Slot *slot, const SampleParams *p, uint32_t n_vocab) {
@@ -169,6 +176,15 @@ void cpu_sampler_set(CpuSampler *sampler, uint32_t i_slot, const SlotState *stat
     slot_ban(slot, state, sampler->n_vocab);
     if (has_penalties(&slot->params))
         slot_count_history(slot, state, sampler->n_vocab);
+}
+
+void cpu_sampler_mask(CpuSampler *sampler, uint32_t i_slot, const uint32_t *mask) {
+    Slot *slot = &sampler->slots[i_slot];
+
+    assert(i_slot < sampler->n_slots);
+    slot->has_mask = mask;
+    if (mask)
+        memcpy(slot->mask, mask, mask_words(sampler->n_vocab) * sizeof(*mask));
 }
 
 uint32_t cpu_sampler_drawn(const CpuSampler *sampler, uint32_t slot) {
@@ -365,7 +381,21 @@ static void report_logprobs(Scratch *s, const float *logits, uint32_t n_vocab, i
     report_top(s->candidates, logits, n_vocab, n_top, log_sum, result);
 }
 
-/* bias, bans, penalties */
+/* bias, bans, masks, penalties */
+
+static bool is_in(const uint32_t *mask, uint32_t token) {
+    return mask[token / 32] >> token % 32 & 1;
+}
+
+/* Most words of a mask leave out all of their ids, or none. */
+static void leave_out(float *z, const uint32_t *mask, uint32_t n_vocab) {
+    for (uint32_t first = 0; first < n_vocab; first += 32) {
+        uint32_t word = mask[first / 32], n = n_vocab - first < 32 ? n_vocab - first : 32;
+
+        for (uint32_t i = 0; word != UINT32_MAX && i < n; i++)
+            z[first + i] = word >> i & 1 ? z[first + i] : -INFINITY;
+    }
+}
 
 static float penalized(float z, uint32_t count, const SampleParams *p) {
     z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
@@ -385,6 +415,8 @@ static void adjust_logits(float *z, const float *logits, uint32_t n_vocab, const
         for (uint32_t i = 0; i < n_vocab; i++)
             if (slot->counts[i] & SEEN)
                 z[i] = penalized(z[i], slot->counts[i], &slot->params);
+    if (slot->has_mask)
+        leave_out(z, slot->mask, n_vocab);
 }
 
 /* the draw */
@@ -474,10 +506,16 @@ static uint32_t draw_top_p(Scratch *s, uint32_t n_vocab, const SampleParams *p, 
 }
 
 static uint32_t lowest_allowed(const Slot *slot, uint32_t n_vocab) {
-    for (uint32_t token = 0; token < n_vocab; token++)
-        if (!slot->has_banned || !(slot->counts[token] & BANNED))
+    uint32_t lowest_in = 0;
+
+    for (uint32_t token = n_vocab; token--;)
+        if (!slot->has_mask || is_in(slot->mask, token))
+            lowest_in = token;
+    for (uint32_t token = lowest_in; token < n_vocab; token++)
+        if ((!slot->has_mask || is_in(slot->mask, token)) &&
+            (!slot->has_banned || !(slot->counts[token] & BANNED)))
             return token;
-    return 0;
+    return lowest_in;
 }
 
 static uint32_t draw(Scratch *s, uint32_t n_vocab, const Slot *slot) {
@@ -501,7 +539,7 @@ static uint32_t draw(Scratch *s, uint32_t n_vocab, const Slot *slot) {
 
 static bool is_plain_greedy(const Slot *slot) {
     return slot->params.temperature == 0 && !slot->has_bias && !slot->has_banned &&
-           !has_penalties(&slot->params);
+           !slot->has_mask && !has_penalties(&slot->params);
 }
 
 static uint32_t sample_token(Scratch *s, const float *logits, uint32_t n_vocab, const Slot *slot) {

@@ -190,6 +190,11 @@ static int cuda_slot_set(Backend *backend, uint32_t slot, const SlotState *state
     return cuda_sampler_set(&backend->sampler, &backend->staging, backend->stream, slot, state);
 }
 
+static int cuda_slot_mask_op(Backend *backend, uint32_t slot, const uint32_t *mask) {
+    choose_device(backend);
+    return cuda_sampler_mask(&backend->sampler, &backend->staging, backend->stream, slot, mask);
+}
+
 /* steps */
 
 static int cuda_step_begin(Backend *backend, const StepInput *input) {
@@ -466,6 +471,7 @@ const BackendOps cuda_ops = {
     .weight_bytes = cuda_weight_bytes,
     .reserve = cuda_reserve,
     .slot_set = cuda_slot_set,
+    .slot_mask = cuda_slot_mask_op,
     .step_begin = cuda_step_begin,
     .embed = cuda_embed_op,
     .rmsnorm = cuda_rmsnorm_op,

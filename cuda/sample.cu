@@ -19,6 +19,12 @@ int cuda_slot_list(cudaStream_t stream, const CudaSlots *slots, uint32_t slot, C
     return cuda_launch_status();
 }
 
+int cuda_slot_mask(cudaStream_t stream, const CudaSlots *slots, uint32_t slot,
+                   const uint32_t *mask) {
+    slot_mask_kernel<<<1, 1024, 0, stream>>>(*slots, slot, mask);
+    return cuda_launch_status();
+}
+
 int cuda_sample(cudaStream_t stream, const CudaSampleArgs *args) {
     if (!args->n_rows)
         return 0;

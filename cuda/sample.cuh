@@ -32,6 +32,7 @@ struct CudaRow {
     const float *logits;
     const float *bias;
     const uint32_t *counts;
+    const uint32_t *mask;
     CudaSlot slot;
     uint32_t n;
     bool is_banned; /* bans hold */
@@ -53,9 +54,15 @@ static __device__ inline float logit_clean(float z) {
     return z < FLT_MAX ? z : FLT_MAX;
 }
 
+static __device__ inline bool is_left_out(const CudaRow &row, uint32_t i) {
+    return row.slot.has_mask && !(row.mask[i / 32] >> i % 32 & 1);
+}
+
 static __device__ inline float row_z(const CudaRow &row, uint32_t i) {
     float z = logit_clean(row.logits[i]);
 
+    if (is_left_out(row, i))
+        return -INFINITY;
     if (row.slot.has_bias)
         z = logit_clean(z + row.bias[i]);
     if (row.is_banned || row.slot.has_penalties) {
@@ -387,13 +394,21 @@ static __device__ inline bool make_list(CudaSampleMemory &m, const CudaRow &row,
     return true;
 }
 
-/* The lowest id that is not banned; 0 if all are. */
+/* The lowest id that is neither banned nor left out; where there is none, the lowest that is not
+ * left out; else 0. */
 static __device__ inline uint32_t lowest_allowed(CudaSampleMemory &m, const CudaRow &row) {
     float value = 0;
     uint32_t id = UINT32_MAX;
 
     for (uint32_t i = threadIdx.x; i < row.n; i += blockDim.x)
-        if (!row.is_banned || !(row.counts[i] & SLOT_BANNED))
+        if (!is_left_out(row, i) && (!row.is_banned || !(row.counts[i] & SLOT_BANNED)))
+            id = min(id, i);
+    block_best(m, value, id);
+    if (id != UINT32_MAX || !row.slot.has_mask)
+        return id == UINT32_MAX ? 0 : id;
+    value = 0;
+    for (uint32_t i = threadIdx.x; i < row.n; i += blockDim.x)
+        if (!is_left_out(row, i))
             id = min(id, i);
     block_best(m, value, id);
     return id == UINT32_MAX ? 0 : id;
@@ -497,6 +512,7 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(CudaSampl
     CudaRow row = { args.logits + (size_t)blockIdx.x * args.n_vocab,
                     args.slots.bias + table,
                     args.slots.counts + table,
+                    args.slots.masks + (size_t)ask.slot * cuda_mask_words(args.slots.n_vocab),
                     args.slots.slots[ask.slot],
                     args.n_vocab,
                     false,
@@ -525,6 +541,15 @@ static __global__ void slot_put_kernel(CudaSlots slots, uint32_t i_slot, CudaSlo
                                        uint32_t drawn) {
     slots.slots[i_slot] = state;
     slots.drawn[i_slot] = drawn;
+}
+
+static __global__ void slot_mask_kernel(CudaSlots slots, uint32_t i_slot, const uint32_t *mask) {
+    uint32_t n_words = cuda_mask_words(slots.n_vocab);
+
+    for (uint32_t i = threadIdx.x; mask && i < n_words; i += blockDim.x)
+        slots.masks[(size_t)i_slot * n_words + i] = mask[i];
+    if (threadIdx.x == 0)
+        slots.slots[i_slot].has_mask = mask != NULL;
 }
 
 static __global__ void slot_list_kernel(CudaSlots slots, uint32_t i_slot, CudaSlotList kind,

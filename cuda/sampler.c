@@ -13,6 +13,7 @@ enum { USES_BIAS = 1, USES_COUNTS = 2 };
 int cuda_sampler_init(CudaSampler *sampler, CudaMemory *memory, uint32_t n_slots, uint32_t n_vocab,
                       size_t *bytesp) {
     size_t table_bytes = (size_t)n_slots * n_vocab * 4, slots_bytes = n_slots * sizeof(CudaSlot);
+    size_t masks_bytes = (size_t)n_slots * cuda_mask_words(n_vocab) * 4;
     CudaSlots *d = &sampler->device;
     CudaSlot greedy = { .top_p = 1, .repetition_penalty = 1 };
     int r;
@@ -30,6 +31,8 @@ int cuda_sampler_init(CudaSampler *sampler, CudaMemory *memory, uint32_t n_slots
     if (!r)
         r = cuda_memory_take(memory, (void **)&d->counts, table_bytes);
     if (!r)
+        r = cuda_memory_take(memory, (void **)&d->masks, masks_bytes);
+    if (!r)
         r = cuda_status(cudaMemset(d->bias, 0, table_bytes));
     if (!r)
         r = cuda_status(cudaMemset(d->counts, 0, table_bytes));
@@ -41,7 +44,7 @@ int cuda_sampler_init(CudaSampler *sampler, CudaMemory *memory, uint32_t n_slots
         cuda_sampler_deinit(sampler);
         return r;
     }
-    *bytesp += 2 * table_bytes + slots_bytes + n_slots * sizeof(*d->drawn);
+    *bytesp += 2 * table_bytes + masks_bytes + slots_bytes + n_slots * sizeof(*d->drawn);
     return 0;
 }
 
@@ -50,6 +53,7 @@ void cuda_sampler_deinit(CudaSampler *sampler) {
     cuda_memory_give(sampler->memory, sampler->device.drawn);
     cuda_memory_give(sampler->memory, sampler->device.bias);
     cuda_memory_give(sampler->memory, sampler->device.counts);
+    cuda_memory_give(sampler->memory, sampler->device.masks);
     free(sampler->is_used);
     *sampler = (CudaSampler){ .is_used = NULL };
 }
@@ -131,4 +135,23 @@ int cuda_sampler_set(CudaSampler *sampler, CudaStaging *staging, cudaStream_t st
     sampler->is_used[slot] = (uint8_t)((put.has_bias ? USES_BIAS : 0) |
                                        (put.has_banned || put.has_penalties ? USES_COUNTS : 0));
     return r;
+}
+
+int cuda_sampler_mask(CudaSampler *sampler, CudaStaging *staging, cudaStream_t stream,
+                      uint32_t slot, const uint32_t *mask) {
+    size_t n_bytes = (size_t)cuda_mask_words(sampler->device.n_vocab) * sizeof(*mask);
+    uint8_t *pinned, *device;
+    int r;
+
+    assert(slot < sampler->device.n_slots && n_bytes <= staging->chunk_bytes);
+    if (!mask)
+        return cuda_slot_mask(stream, &sampler->device, slot, NULL);
+    r = cuda_staging_take(staging, &pinned);
+    if (r)
+        return r;
+    memcpy(pinned, mask, n_bytes);
+    r = cuda_staging_send(staging, stream, n_bytes, &device);
+    if (!r)
+        r = cuda_slot_mask(stream, &sampler->device, slot, (const uint32_t *)(void *)device);
+    return r ? r : cuda_staging_give(staging, stream);
 }

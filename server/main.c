@@ -50,9 +50,10 @@ static const Command commands[] = {
       "bf16 cache and each --kv, and compares with the first: perplexity, KL divergence, agreement "
       "of the most likely token, bytes." },
     { "bench", COMMAND_BENCH, cmd_bench, "measure speed against what the machine can do",
-      "Measures decoding, prompts, and attention over each KV format, and prints beside each what "
-      "the machine's memory bandwidth or its matrix library sets as the floor. Figures are medians "
-      "of several repetitions; let nothing else run meanwhile." },
+      "Measures decoding, prompts, grammars, and attention over each KV format, and prints beside "
+      "each what the machine's memory bandwidth or its matrix library sets as the floor. Figures "
+      "are "
+      "medians of several repetitions; let nothing else run meanwhile." },
     { "chat-template", COMMAND_CHAT_TEMPLATE, cmd_chat_template,
       "turn chat requests into prompts, a JSON object a line",
       "Reads {\"messages\", \"tools\", \"add_generation_prompt\", \"kwargs\"} lines from standard "

@@ -186,6 +186,59 @@ def settle(messages, forms):
     return settled
 
 
+# ---- tools, for templates that do not know of any
+
+
+# SmolLM2's own words for it (its instructions for function calling), which its template leaves to
+# the client.
+TOOLS_TEXT = """\
+You are an expert in composing functions. You are given a question and a set of possible functions.
+Based on the question, you will need to make one or more function/tool calls to achieve the purpose.
+If none of the functions can be used, point it out and refuse to answer.
+If the given question lacks the parameters required by the function, also point it out.
+
+You have access to the following tools:
+<tools>{tools}</tools>
+
+The output MUST strictly adhere to the following format, and NO other text MUST be included.
+The example format is as follows. Please make sure the parameter type is correct. If no function \
+call is needed, please make the tool calls an empty list '[]'.
+<tool_call>[
+{{"name": "func_name1", "arguments": {{"argument1": "value1", "argument2": "value2"}}}},
+... (more tool calls as required)
+]</tool_call>"""
+
+
+def added_text(message, text, separator, form):
+    """The message, with a text behind its own."""
+    content = message.get("content") or content_in_form("", form, "")
+    if isinstance(content, list):
+        content = content_in_form([*content, text_part(text)], form, "")
+    else:
+        content = f"{content}{separator}{text}" if content else text
+    return {**message, "content": content}
+
+
+def written_calls(calls):
+    """Calls as an assistant writes them."""
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    shown = [{"name": function.get("name"),
+              "arguments": arguments_in_form(function.get("arguments"), "object", "tool_calls")}
+             for function in functions if isinstance(function, dict)]
+    return f"<tool_call>{json.dumps(shown, ensure_ascii=False)}</tool_call>"
+
+
+def tell_tools(messages, tools, forms):
+    """The messages, with the tools in the system's, and calls in the text of those who called."""
+    form, said = forms["content"]["system"], forms["content"]["assistant"]
+    messages = [added_text(message, written_calls(message["tool_calls"]), "\n", said)
+                if message.get("tool_calls") else message for message in messages]
+    text = TOOLS_TEXT.format(tools=json.dumps(tools, ensure_ascii=False))
+    if messages[0].get("role") != "system":
+        return [{"role": "system", "content": content_in_form(text, form, "")}, *messages]
+    return [added_text(messages[0], text, "\n\n", form), *messages[1:]]
+
+
 # ---- the last message, to be continued
 
 

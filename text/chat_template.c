@@ -11,6 +11,7 @@
 
 #include "text/chat_template_gguf.h"
 #include "text/chat_worker.h"
+#include "util/json_tree.h"
 #include "util/log.h"
 
 #include <assert.h>
@@ -192,6 +193,20 @@ int chat_template_open(ChatTemplate **outp, const char *path, const ChatTemplate
     }
     *outp = TAKE(ct);
     return 0;
+}
+
+int chat_template_sources(const ChatTemplate *ct, Buffer *out) {
+    CLEANUP(json_unref) json_t *state = NULL;
+    const json_t *name, *source;
+    int r = json_parse(&state, ct->templates.data, ct->templates.size, 0, NULL);
+
+    if (r)
+        return r == -EINVAL ? 0 : r; /* half a surrogate pair, which Python takes for text */
+    json_object_foreach(json_array_get(state, 0), name, source) {
+        buffer_append(out, json_string_value(source), json_string_length(source));
+        buffer_append_char(out, '\n');
+    }
+    return buffer_failed(out) ? -ENOMEM : 0;
 }
 
 ChatTemplate *chat_template_free(ChatTemplate *ct) {

@@ -54,12 +54,19 @@ int chat_template_open(ChatTemplate **outp, const char *path, const ChatTemplate
 ChatTemplate *chat_template_free(ChatTemplate *chat_template);
 CLEANUP_DEFINE(ChatTemplate, chat_template_free);
 
+/* Appends the sources of the model's templates, a line break behind each; nothing where one of them
+ * is no Unicode. 0, or -ENOMEM. */
+int chat_template_sources(const ChatTemplate *chat_template, Buffer *out);
+
 /* `request_json`: {"messages": [...], "tools": [...], "documents": [...], "add_generation_prompt":
- * bool, "continue_final_message": bool, "kwargs": {...}} as UTF-8 text; all but `messages` may be
- * absent or null, and both bools are then false, as in Transformers. With "as_written": true the
- * messages are shown to the template as they are, as Transformers would, whether it reads them so
- * or not. Appends the prompt to `out`, up to the end of the last message's text if that is to be
- * continued.
+ * bool, "continue_final_message": bool, "reasoning_effort": "...", "kwargs": {...}} as UTF-8 text;
+ * all but `messages` may be absent or null, and both bools are then false, as in Transformers. With
+ * "as_written": true the messages are shown to the template as they are, as Transformers would,
+ * whether it reads them so or not. Appends the prompt to `out`, up to the end of the last message's
+ * text if that is to be continued.
+ *
+ * With "tell_tools": true a template that knows of no tools (its source does not name them) is
+ * shown them in a system message, and calls in the text of who called.
  *
  * Of several templates the one named by kwargs.chat_template is used, else "tool_use" if there are
  * tools, else "default". Anything that goes wrong in the template, also because of the messages'

@@ -251,6 +251,14 @@ def parse_request(body):
     return request
 
 
+def effort_kwargs(effort):
+    """How much to think, under the names that templates have for it; kwargs go before."""
+    if effort is None:
+        return {}
+    thinking = {"enable_thinking": False} if effort == "none" else {}
+    return {"reasoning_effort": effort, **thinking}
+
+
 class Renderer:
     """The templates of one model, compiled; rendering does not change it."""
 
@@ -292,16 +300,21 @@ class Renderer:
             raise Raised(f"the model has no chat template of that name; it has: {names}")
         return wanted
 
-    def variables(self, request, kwargs, forms):
-        for name in RESERVED_KWARGS:
-            if name in kwargs:
-                raise Raised(f"'kwargs' must not hold '{name}'")
+    def variables(self, name, request, kwargs, forms):
+        for key in RESERVED_KWARGS:
+            if key in kwargs:
+                raise Raised(f"'kwargs' must not hold '{key}'")
         documents = kwargs.pop("documents", request.get("documents"))
+        messages = checked_messages(request.get("messages"), forms)
+        tools = checked_objects("tools", request.get("tools"))
+        tells = request.get("tell_tools") and "tools" not in self.sources[name]
+        if tools and tells and forms is not None:
+            messages = chat_messages.tell_tools(messages, tools, forms)
         return {
             **self.special_tokens,
             **kwargs,
-            "messages": checked_messages(request.get("messages"), forms),
-            "tools": checked_objects("tools", request.get("tools")),
+            "messages": messages,
+            "tools": tools,
             "documents": checked_objects("documents", documents),
             "add_generation_prompt": request.get("add_generation_prompt", False),
         }
@@ -311,13 +324,13 @@ class Renderer:
         kwargs = request.get("kwargs") or {}
         if not isinstance(kwargs, dict):
             raise Raised("'kwargs' must be an object")
-        kwargs = dict(kwargs)
+        kwargs = {**effort_kwargs(request.get("reasoning_effort")), **kwargs}
         name = self.choose(request.get("tools"), kwargs)
         continues = bool(request.get("continue_final_message"))
         try:
             # A message that is continued is looked at as chat clients mean it.
             forms = None if request.get("as_written") and not continues else self.forms[name]
-            variables = self.variables(request, kwargs, forms)
+            variables = self.variables(name, request, kwargs, forms)
             if continues:
                 chat_messages.mark_end(variables["messages"])
             del request

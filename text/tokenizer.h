@@ -70,6 +70,8 @@ int tokenizer_token_bytes(const Tokenizer *tokenizer, uint32_t id, Buffer *out);
 int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_special);
 TextStream *text_stream_free(TextStream *stream);
 CLEANUP_DEFINE(TextStream, text_stream_free);
+/* Special tokens that have text though the others are skipped: ids [n], borrowed. */
+void text_stream_keep(TextStream *stream, const uint32_t *ids, size_t n);
 /* Takes one id, appends to `out` whatever text became certain. An id that names no token has no
  * text: models have more rows than tokenizers have tokens. 0, -ENOMEM, -EOVERFLOW. */
 int text_stream_push(TextStream *stream, uint32_t id, Buffer *out);

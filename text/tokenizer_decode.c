@@ -14,6 +14,8 @@
 struct TextStream {
     const Tokenizer *tokenizer; /* borrowed */
     bool skip_special;
+    const uint32_t *kept; /* [n_kept], borrowed */
+    size_t n_kept;
     TokenDecoderRun run;
 };
 
@@ -45,11 +47,25 @@ int text_stream_new(TextStream **outp, const Tokenizer *tokenizer, bool skip_spe
     return stream_new(outp, tokenizer, skip_special, NULL);
 }
 
+void text_stream_keep(TextStream *stream, const uint32_t *ids, size_t n) {
+    stream->kept = ids;
+    stream->n_kept = n;
+}
+
+static bool is_skipped(const TextStream *stream, uint32_t id) {
+    if (!stream->skip_special || !tokenizer_is_special(stream->tokenizer, id))
+        return false;
+    for (size_t i = 0; i < stream->n_kept; i++)
+        if (stream->kept[i] == id)
+            return false;
+    return true;
+}
+
 int text_stream_push(TextStream *stream, uint32_t id, Buffer *out) {
     size_t size;
     const char *token = vocab_text(&stream->tokenizer->tokens, id, &size);
 
-    if (!token || (stream->skip_special && tokenizer_is_special(stream->tokenizer, id)))
+    if (!token || is_skipped(stream, id))
         return 0;
     return token_decoder_push(&stream->run, token, size, out);
 }

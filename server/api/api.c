@@ -103,6 +103,7 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
                                      .plan = api->model.plan,
                                      .expected_kld = api->model.expected_kld,
                                      .http = api->http,
+                                     .grammars = api->model.grammars,
                                      .requests = api->http->options.account });
     http_exchange_reply(exchange,
                         &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,

@@ -6,6 +6,7 @@
  * thread, but for what api_job.h moves off it.
  */
 
+#include "grammar/grammar.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
 #include "server/api/api_params.h"
@@ -15,6 +16,7 @@
 #include "server/http/http_server.h"
 #include "server/http/route.h"
 #include "text/chat_template.h"
+#include "text/output_parser.h"
 #include "text/tokenizer.h"
 
 #include <uv.h>
@@ -31,7 +33,9 @@ typedef struct ApiModel {
     const Checkpoint *checkpoint;
     const Tokenizer *tokenizer;
     ChatTemplate *chat_template; /* NULL: it has none */
+    OutputForms forms;           /* what calls and reasoning of the model look like */
     Engine *engine;
+    GrammarEngine *grammars;      /* NULL: the program was built without */
     const Profile *profile;       /* NULL: nothing is quantized */
     const KvPlan *plan;           /* NULL: not told */
     double expected_kld;          /* of the plan, nats a token */

@@ -7,6 +7,7 @@
 #include "server/api/api_call.h"
 
 #include "server/api/api_stops.h"
+#include "server/api/api_tool_grammar.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -86,15 +87,30 @@ static int make_stop_tokens(ApiCall *call) {
     return r;
 }
 
+static int make_grammar(ApiCall *call) {
+    ApiJob *job = &call->job;
+    GrammarEngine *grammars = job->api->model.grammars;
+
+    if (api_tool_grammar_is_wanted(&call->forms))
+        return api_tool_grammar_compile(&job->params, &call->forms, job->context.tokenizer,
+                                        grammars, job->account, &call->grammar, &job->error);
+    return api_grammar_compile(&job->params.grammar, grammars, job->account, &call->grammar,
+                               &job->error);
+}
+
 /* What all requests of the call borrow, besides the prompts and what `params` owns. */
 static int make_shared(ApiCall *call) {
     const char *salt = call->job.params.cache_salt;
 
     if (salt)
         call->cache_salt = engine_salt(call->job.api->model.engine, salt, strlen(salt));
-    if (api_params_stops(&call->job.params, call->job.account, &call->stops))
+    if (api_params_stops(&call->job.params, call->job.account, &call->stops) ||
+        make_stop_tokens(call))
         return -ENOMEM;
-    return make_stop_tokens(call);
+    if (api_output_kept_tokens(&call->forms, call->job.context.tokenizer, call->job.account,
+                               &call->kept_tokens))
+        return -ENOMEM;
+    return make_grammar(call);
 }
 
 /* Charges everything that exists once for each choice whatever comes of it. */
@@ -112,6 +128,29 @@ static int make_choices(ApiCall *call) {
 /* Whether more sequences are made than the answer has. */
 static bool is_ranked(const ApiParams *params) {
     return params->best_of > params->n;
+}
+
+/* Where the answer begins in its grammar. */
+static int make_mask(ApiCall *call, EngineRequest *request) {
+    const ApiModel *model = &call->job.api->model;
+    const EndOfTurn *ends = engine_ends(model->engine);
+    ReasoningForm reasoning = { .family = call->forms.reasoning,
+                                .begun = call->forms.reasoning_begun,
+                                .tokenizer = model->tokenizer,
+                                .ends = ends->ids,
+                                .n_ends = ends->n_ids };
+    const char *param = call->job.params.grammar.param ? call->job.params.grammar.param : "tools";
+    uint32_t n_barred = request->ignore_eos ? ends->n_ids : 0;
+    int r;
+
+    if (!call->grammar)
+        return 0;
+    r = mask_work_new(&request->mask, model->grammars, call->grammar, request->account, &reasoning,
+                      ends->ids, n_barred);
+    if (r != GRAMMAR_E_REJECTED)
+        return r;
+    return api_refuse(&call->job.error, param, "Nothing that this model can write fits `%s`.",
+                      param);
 }
 
 static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_t max_tokens) {
@@ -132,6 +171,8 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
     request->min_tokens = params->min_tokens < max_tokens ? params->min_tokens : max_tokens;
     request->ignore_eos = params->ignore_eos;
     request->skip_special_tokens = params->skip_special_tokens;
+    request->kept_tokens = call->kept_tokens.ids;
+    request->n_kept_tokens = (uint32_t)call->kept_tokens.n;
     request->include_stop_text = params->include_stop_text;
     request->stops = &call->stops;
     request->stop_tokens = call->stop_tokens.ids;
@@ -144,7 +185,7 @@ static int make_request(ApiCall *call, ApiChoice *choice, uint64_t seed, uint32_
         request->n_prompt_logprobs = 0; /* the engine has nothing else to do for it */
     request->cache_salt = call->cache_salt;
     request->arrival_ns = call->job.arrival_ns;
-    return 0;
+    return make_mask(call, request);
 }
 
 static uint64_t draw_seed(void) {
@@ -164,6 +205,7 @@ static int make_requests(ApiCall *call, const ApiPrompt *prompt, uint64_t seed) 
 
         *choice = (ApiChoice){ .call = call, .prompt = prompt, .index = call->n_choices++ };
         choice->text.account = choice->logprobs.account = call->job.account;
+        api_output_init(&choice->output, &call->forms, call->job.account);
         r = make_request(call, choice, seed + j, max_tokens);
     }
     return r;
@@ -195,12 +237,15 @@ void api_call_deinit(ApiJob *job) {
         engine_request_free(choice->request);
         buffer_deinit(&choice->text);
         buffer_deinit(&choice->logprobs);
+        api_output_deinit(&choice->output);
         free(choice->prompt_logprobs);
     }
     free(call->choices);
     account_release(job->account, call->n_bytes);
     token_ids_deinit(&call->stop_tokens);
+    token_ids_deinit(&call->kept_tokens);
     stop_set_deinit(&call->stops);
+    grammar_unref(call->grammar);
 }
 
 /* running */
@@ -270,8 +315,13 @@ static void fail(ApiCall *call, unsigned status, const char *message) {
     api_call_cancel(&call->job);
 }
 
-/* The answer grew beyond what it may take. */
-static void fail_memory(ApiCall *call) {
+void api_choice_end(ApiChoice *choice) {
+    if (choice->in_engine)
+        engine_cancel(choice->call->job.api->model.engine, choice->request);
+    choice->is_enough = true;
+}
+
+void api_call_fail_memory(ApiCall *call) {
     if (!call->job.error.status)
         api_fail_account(&call->job.error, call->job.account);
     api_call_cancel(&call->job);
@@ -286,11 +336,12 @@ static void put_counts(JsonWriter *w, uint64_t n_prompt, uint64_t n_output) {
 }
 
 static void put_usage(JsonWriter *w, const ApiCall *call) {
-    uint64_t n_prompt = 0, n_output = 0, n_cached = 0;
+    uint64_t n_prompt = 0, n_output = 0, n_cached = 0, n_reasoning = 0;
     uint32_t n = call->job.params.best_of;
 
     for (uint32_t i = 0; i < call->n_choices; i++) {
         n_output += call->choices[i].n_output;
+        n_reasoning += call->choices[i].output.n_reasoning_tokens;
         if (i % n) /* choices of one prompt share it */
             continue;
         n_prompt += call->choices[i].prompt->ids.n;
@@ -301,6 +352,11 @@ static void put_usage(JsonWriter *w, const ApiCall *call) {
     json_begin_object(w, "prompt_tokens_details");
     json_put_u64(w, "cached_tokens", n_cached);
     json_end_object(w);
+    if (call->forms.reasoning) {
+        json_begin_object(w, "completion_tokens_details");
+        json_put_u64(w, "reasoning_tokens", n_reasoning);
+        json_end_object(w);
+    }
     json_end_object(w);
 }
 
@@ -357,7 +413,7 @@ static void answer_whole(ApiCall *call) {
     put_usage(&w, call);
     json_end_object(&w);
     if (buffer_failed(&body)) {
-        fail_memory(call);
+        api_call_fail_memory(call);
         api_reply_error(TAKE(call->job.exchange), &call->job.error);
     } else {
         api_reply_json(TAKE(call->job.exchange), 200, &body);
@@ -532,17 +588,16 @@ static void take_content(ApiChoice *choice, EngineEvent *event) {
         kind_of(call)->stream_event(choice, event);
         return;
     }
-    buffer_append(&choice->text, buffer_text(&event->text), event->text.size);
     keep_logprobs(choice, event);
-    if (buffer_failed(&choice->text) || buffer_failed(&choice->logprobs))
-        fail_memory(call);
+    if (kind_of(call)->keep_text(choice, event) || buffer_failed(&choice->logprobs))
+        api_call_fail_memory(call);
 }
 
 static void take_end(ApiChoice *choice, const EngineEvent *event) {
     choice->in_engine = false;
     choice->call->n_in_engine--;
     if (event->finish == FINISH_NO_MEMORY)
-        fail_memory(choice->call);
+        api_call_fail_memory(choice->call);
     else if (event->finish == FINISH_ERROR)
         fail(choice->call, 500, event->error);
     else if (event->finish == FINISH_CANCELLED && choice->call->job.exchange && !choice->call->cut)
@@ -569,6 +624,8 @@ void api_call_take_event(EngineEvent *event) {
 
     choice->n_output = event->n_output;
     choice->n_cached = event->n_cached;
+    if (event->finish == FINISH_CANCELLED && choice->is_enough)
+        event->finish = FINISH_STOP;
     choice->finish = event->finish;
     choice->stop_text = event->stop_text;
     choice->stop_token = event->stop_token;

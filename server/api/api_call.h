@@ -7,6 +7,7 @@
  */
 
 #include "server/api/api_job.h"
+#include "server/api/api_output.h"
 #include "server/engine/engine.h"
 
 typedef struct ApiCall ApiCall;
@@ -21,6 +22,8 @@ typedef struct ApiCallKind {
     void (*put_choice)(JsonWriter *writer, ApiChoice *choice);
     /* What an event adds to a stream: zero or more calls of api_call_send. */
     void (*stream_event)(ApiChoice *choice, const EngineEvent *event);
+    /* What it adds to a whole answer's text. 0, or -ENOMEM. */
+    int (*keep_text)(ApiChoice *choice, const EngineEvent *event);
 } ApiCallKind;
 
 /* One sequence and what is known of it. */
@@ -31,6 +34,7 @@ struct ApiChoice {
     EngineRequest *request; /* owned, but by the engine while `in_engine`; NULL: it has ended */
     bool in_engine;
     Buffer text;                   /* of whole answers */
+    ApiOutput output;              /* chats: what the text comes to, and `text` is its content */
     Buffer logprobs;               /* TokenLogprob after TokenLogprob, of whole answers */
     TokenLogprob *prompt_logprobs; /* [n_prompt_logprobs], owned */
     uint32_t n_prompt_logprobs;
@@ -41,6 +45,7 @@ struct ApiChoice {
     const char *stop_text; /* of `request` */
     uint32_t stop_token;
     bool begun;          /* its first chunk went out */
+    bool is_enough;      /* api_choice_end was called */
     size_t n_text_bytes; /* of the prompt's text, passed by logprobs so far */
     size_t n_text_chars; /* of the choice's text, likewise */
 };
@@ -51,7 +56,10 @@ struct ApiCall {
     int64_t created_s;
     StopSet stops; /* this and what follows it is what the requests of all choices borrow */
     TokenIds stop_tokens;
+    TokenIds kept_tokens; /* special, with texts that are marks */
+    OutputForms forms;    /* chats: of what the model writes */
     Hash128 cache_salt;
+    Grammar *grammar;   /* held; NULL: none */
     ApiChoice *choices; /* [n_choices], owned */
     uint32_t n_choices;
     uint64_t n_bytes; /* charged for the choices and their requests */
@@ -77,6 +85,10 @@ void api_call_send_chunk(ApiChoice *choice, JsonWriter *writer, uint32_t n_outpu
 const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np);
 /* "stop", "length"; NULL while running. */
 const char *api_finish_text(FinishReason finish);
+/* The choice has all that was asked for: its sequence is to end, as if by itself. */
+void api_choice_end(ApiChoice *choice);
+/* The answer takes more memory than it may. */
+void api_call_fail_memory(ApiCall *call);
 void api_put_stop_reason(JsonWriter *writer, const ApiChoice *choice);
 
 extern const ApiCallKind api_completions, api_chat;

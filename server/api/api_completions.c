@@ -5,6 +5,8 @@
 #include "server/api/api_call.h"
 #include "server/api/api_logprobs.h"
 
+#include <errno.h>
+
 #define MAX_TOKENS_DEFAULT 16 /* OpenAI's */
 
 static int prepare(ApiJob *job) {
@@ -78,6 +80,11 @@ static void stream_event(ApiChoice *choice, const EngineEvent *event) {
     api_call_send_chunk(choice, &w, event->n_output);
 }
 
+static int keep_text(ApiChoice *choice, const EngineEvent *event) {
+    buffer_append(&choice->text, buffer_text(&event->text), event->text.size);
+    return buffer_failed(&choice->text) ? -ENOMEM : 0;
+}
+
 const ApiCallKind api_completions = {
     .job = { .endpoint = API_COMPLETIONS,
              .size = sizeof(ApiCall),
@@ -91,4 +98,5 @@ const ApiCallKind api_completions = {
     .default_max_tokens = MAX_TOKENS_DEFAULT,
     .put_choice = put_choice,
     .stream_event = stream_event,
+    .keep_text = keep_text,
 };

@@ -34,8 +34,5 @@ int api_fail_memory(ApiError *error);
  * account's own, 503 where it is shared; replaces what `error` said. */
 int api_fail_account(ApiError *error, const Account *account);
 
-/* -ENOMEM as what the account says: a 413 or a 503 that names the limit, or a plain 503. */
-int api_fail_account(ApiError *error, const Account *account);
-
 /* {"error": {...}} at the top. */
 void api_error_write(Buffer *out, const ApiError *error);

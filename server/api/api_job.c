@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_job.h"
 
+#include "server/api/api_tools.h"
 #include "util/clock.h"
 #include "util/json.h"
 
@@ -43,7 +44,8 @@ static int prepare(ApiJob *job) {
     ApiParamsContext context = { .endpoint = job->kind->endpoint,
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
-                                 .defaults = checkpoint_generation(job->api->model.checkpoint) };
+                                 .defaults = checkpoint_generation(job->api->model.checkpoint),
+                                 .has_grammar = job->api->model.grammars != NULL };
     int r;
 
     r = parse_body(job);
@@ -52,6 +54,7 @@ static int prepare(ApiJob *job) {
         r = api_params_read(&job->params, job->root, &context, &job->error);
     if (!r)
         r = check_model(job);
+    job->context.tells_tools = api_tools_are_told(&job->api->model.forms, &job->params);
     return r ? r : job->kind->prepare(job);
 }
 

@@ -10,6 +10,7 @@
  */
 #include "server/api/api_params_check.h"
 
+#include "server/api/api_tools.h"
 #include "util/json.h"
 #include "util/log.h"
 #include "util/nearest.h"
@@ -221,21 +222,59 @@ static int read_logit_bias(const Reading *r, const char *name, const json_t *val
     return 0;
 }
 
-static int read_response_format(const Reading *r, const char *name, const json_t *value) {
-    const json_t *type = json_object_get(value, "type");
+/* The name of a parser, "auto" or "none". */
+static int read_parser(const Reading *r, const char *name, const json_t *value,
+                       const char *(*name_at)(size_t i), const char **out) {
+    char names[128], expected[160];
+
+    if (json_string_is(value, "auto") || json_string_is(value, "none"))
+        *out = json_string_value(value);
+    for (size_t i = 0; name_at(i) && !*out; i++)
+        if (json_string_is(value, name_at(i)))
+            *out = name_at(i);
+    if (*out)
+        return 0;
+    api_tools_list_parsers(names, sizeof(names), name_at);
+    snprintf(expected, sizeof(expected), "one of: %s", names);
+    return wrong(r, name, value, expected);
+}
+
+static int read_reasoning_effort(const Reading *r, const char *name, const json_t *value) {
+    r->params->reasoning_effort = value;
+    return json_is_string(value) ? 0 : wrong(r, name, value, "a string");
+}
+
+/* OpenRouter's: how much to think, and whether the answer is to show it. */
+static int read_reasoning(const Reading *r, const char *name, const json_t *value) {
     const json_t *key, *member;
 
-    if (!json_is_string(type))
-        return wrong(r, name, value, "an object with a `type`");
-    if (!json_string_is(type, "text"))
-        return api_refuse(r->error, name,
-                          "`%s` must be of type \"text\": this server does not constrain what the "
-                          "model writes.",
-                          name);
-    json_object_foreach(value, key, member)
-        if (!json_string_is(key, "type") && !json_is_null(member))
-            return api_refuse(r->error, name, "`%s` of type \"text\" has no other members.", name);
+    if (!json_is_object(value))
+        return wrong(r, name, value, "an object");
+    json_object_foreach(value, key, member) {
+        if (json_is_null(member))
+            continue;
+        if (json_string_is(key, "effort") && json_is_string(member))
+            r->params->reasoning_effort = member;
+        else if (json_string_is(key, "exclude") && json_is_boolean(member))
+            r->params->include_reasoning = !json_is_true(member);
+        else
+            return api_refuse(r->error, name,
+                              "`%s` may have `effort`, a string, and `exclude`, true or false.",
+                              name);
+    }
     return 0;
+}
+
+static int read_tool_call_parser(const Reading *r, const char *name, const json_t *value) {
+    return read_parser(r, name, value, api_tools_parser_at, &r->params->tool_call_parser);
+}
+
+static int read_reasoning_parser(const Reading *r, const char *name, const json_t *value) {
+    return read_parser(r, name, value, api_reasoning_parser_at, &r->params->reasoning_parser);
+}
+
+static int read_grammar(const Reading *r, const char *name, const json_t *value) {
+    return api_grammar_read(&r->params->grammar, name, value, r->error);
 }
 
 /* A name that this endpoint does not have, with a value; at `path` in the body. `near`: what the
@@ -298,6 +337,8 @@ static int read_stream_options(const Reading *r, const char *name, const json_t 
 #define AT(_field) .offset = offsetof(ApiParams, _field)
 #define HINT(_name, _type) \
     { .name = (_name), .endpoints = GENERATES, .type = (_type), .is_hint = true }
+#define HINT_OF_COMPLETIONS(_name, _type) \
+    { .name = (_name), .endpoints = API_COMPLETIONS, .type = (_type), .is_hint = true }
 #define FIXED(_name, _endpoints, _allowed) \
     { .name = (_name), .endpoints = (_endpoints), .type = PARAM_FIXED, .allowed = (_allowed) }
 
@@ -346,12 +387,24 @@ static const Param table[] = {
     { "tools", RENDERS, PARAM_ARRAY, AT(tools) },
     { "documents", RENDERS, PARAM_ARRAY, AT(documents) },
     { "tool_choice", API_CHAT, PARAM_ANY, AT(tool_choice) },
+    { "parallel_tool_calls", API_CHAT, PARAM_BOOL, AT(parallel_tool_calls) },
+    { "tool_call_parser", API_CHAT, PARAM_CUSTOM, .read = read_tool_call_parser },
+    { "reasoning_parser", API_CHAT, PARAM_CUSTOM, .read = read_reasoning_parser },
+    { "reasoning_effort", RENDERS, PARAM_CUSTOM, .read = read_reasoning_effort },
+    { "reasoning", API_CHAT, PARAM_CUSTOM, .read = read_reasoning },
+    { "include_reasoning", API_CHAT, PARAM_BOOL, AT(include_reasoning) },   /* vLLM's */
+    { "separate_reasoning", API_CHAT, PARAM_BOOL, AT(separate_reasoning) }, /* SGLang's */
     { "add_generation_prompt", RENDERS, PARAM_FLAG, AT(add_generation_prompt) },
     { "continue_final_message", RENDERS, PARAM_BOOL, AT(continue_final_message) },
     { "chat_template_kwargs", RENDERS, PARAM_OBJECT, AT(template_kwargs) },
     { "return_token_strs", API_TOKENIZE, PARAM_BOOL, AT(return_token_strs) },
 
-    { "response_format", GENERATES, PARAM_CUSTOM, .read = read_response_format },
+    { "response_format", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "structured_outputs", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_choice", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_grammar", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_json", GENERATES, PARAM_CUSTOM, .read = read_grammar },
+    { "guided_regex", GENERATES, PARAM_CUSTOM, .read = read_grammar },
 
     /* who asks, and how the answer is filed */
     HINT("user", PARAM_TEXT),
@@ -366,13 +419,14 @@ static const Param table[] = {
     HINT("cache_prompt", PARAM_BOOL), /* llama.cpp's */
     HINT("prediction", PARAM_OBJECT),
     /* how much to think and say, for models that were taught to listen, and where to put it */
-    HINT("reasoning_effort", PARAM_TEXT),
-    HINT("reasoning", PARAM_OBJECT), /* OpenRouter's */
     HINT("verbosity", PARAM_TEXT),
-    HINT("include_reasoning", PARAM_BOOL),  /* vLLM's */
-    HINT("separate_reasoning", PARAM_BOOL), /* SGLang's, and the next */
-    HINT("stream_reasoning", PARAM_BOOL),
-    HINT("parallel_tool_calls", PARAM_BOOL), /* calls stay in the text, however many */
+    HINT("stream_reasoning", PARAM_BOOL), /* SGLang's */
+    /* of chats; plain completions have neither tools nor a template */
+    HINT_OF_COMPLETIONS("reasoning", PARAM_OBJECT),
+    HINT_OF_COMPLETIONS("reasoning_effort", PARAM_TEXT),
+    HINT_OF_COMPLETIONS("include_reasoning", PARAM_BOOL),
+    HINT_OF_COMPLETIONS("separate_reasoning", PARAM_BOOL),
+    HINT_OF_COMPLETIONS("parallel_tool_calls", PARAM_BOOL),
 
     /* OpenAI's, not supported */
     FIXED("suffix", API_COMPLETIONS, "[\"\"]"),
@@ -388,17 +442,12 @@ static const Param table[] = {
     FIXED("chat_template", RENDERS, "[]"),
     FIXED("echo", API_CHAT, "[false]"),
     FIXED("early_stopping", GENERATES, "[false]"),
-    FIXED("guided_choice", GENERATES, "[]"),
-    FIXED("guided_grammar", GENERATES, "[]"),
-    FIXED("guided_json", GENERATES, "[]"),
-    FIXED("guided_regex", GENERATES, "[]"),
     FIXED("length_penalty", GENERATES, "[1.0, 1]"),
     FIXED("priority", GENERATES, "[0]"),
     FIXED("prompt_logprobs", GENERATES, "[]"),
     FIXED("return_token_ids", GENERATES, "[false]"),
     FIXED("return_tokens_as_token_ids", GENERATES, "[false]"),
     FIXED("spaces_between_special_tokens", GENERATES, "[true]"),
-    FIXED("structured_outputs", GENERATES, "[]"),
     FIXED("truncate_prompt_tokens", GENERATES, "[]"),
     FIXED("use_beam_search", GENERATES, "[false]"),
 };
@@ -540,13 +589,15 @@ int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *co
         if (result)
             return result;
     }
-    return api_params_check(p, context->endpoint, error);
+    return api_params_check(p, context, error);
 }
 
 void api_params_let_go(ApiParams *p) {
     p->model = p->cache_salt = NULL;
+    p->tool_call_parser = p->reasoning_parser = NULL;
     p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
-    p->tool_choice = p->stops = p->stream_options = NULL;
+    p->tool_choice = p->reasoning_effort = p->stops = p->stream_options = NULL;
+    p->grammar = (ApiGrammar){ .param = NULL };
 }
 
 void api_params_deinit(ApiParams *p) {

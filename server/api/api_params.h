@@ -11,6 +11,7 @@
 #include "backend/sample.h"
 #include "model/checkpoint.h"
 #include "server/api/api_error.h"
+#include "server/api/api_grammar.h"
 #include "server/engine/stop_matcher.h"
 #include "util/json_tree.h"
 
@@ -39,6 +40,7 @@ typedef struct ApiParamsContext {
     ApiLimits limits;
     uint32_t n_vocab;
     const GenerationDefaults *defaults; /* borrowed; the model's sampling values */
+    bool has_grammar;                   /* the model can be held to a form of its answer */
 } ApiParamsContext;
 
 /* JSON values and texts are borrowed from the body. */
@@ -46,7 +48,10 @@ typedef struct ApiParams {
     const char *model;      /* NULL: not given */
     const char *cache_salt; /* likewise */
     const json_t *prompt, *messages, *tools, *documents, *template_kwargs, *tokens;
-    const json_t *tool_choice;
+    const json_t *tool_choice, *reasoning_effort;    /* the latter a string */
+    const char *tool_call_parser, *reasoning_parser; /* names that are known; NULL: not given */
+    bool parallel_tool_calls, separate_reasoning, include_reasoning;
+    ApiGrammar grammar;
 
     uint32_t n;
     uint32_t best_of;   /* sequences to make for each prompt; the n best are the answer */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_params_check.h"
 
+#include "server/api/api_tools.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -11,6 +13,9 @@ ApiParams api_params_defaults(const GenerationDefaults *d) {
                     .max_tokens = -1,
                     .max_completion_tokens = -1,
                     .sample = SAMPLE_PARAMS_GREEDY,
+                    .parallel_tool_calls = true,
+                    .separate_reasoning = true,
+                    .include_reasoning = true,
                     .skip_special_tokens = true,
                     .add_special_tokens = -1,
                     .n_logprobs = -1,
@@ -67,24 +72,7 @@ static int check_logprobs(ApiParams *p, unsigned endpoint, ApiError *error) {
     return 0;
 }
 
-/* Tool calls stay in the text, where the model writes them: a client that expects them elsewhere
- * must be told. */
-static int check_tools(const ApiParams *p, unsigned endpoint, ApiError *error) {
-    bool has_tools = json_array_size(p->tools) > 0;
-
-    if (endpoint != API_CHAT || json_string_is(p->tool_choice, "none"))
-        return 0;
-    if (has_tools)
-        return api_refuse(error, "tool_choice",
-                          "`tools` are given, but this server does not extract tool calls from "
-                          "the text. With `tool_choice` \"none\" the model sees the tools and its "
-                          "calls stay in the content.");
-    if (p->tool_choice && !json_string_is(p->tool_choice, "auto"))
-        return api_refuse(error, "tool_choice", "`tool_choice` must be \"none\" or \"auto\".");
-    return 0;
-}
-
-int api_params_check(ApiParams *p, unsigned endpoint, ApiError *error) {
+int api_params_check(ApiParams *p, const ApiParamsContext *context, ApiError *error) {
     if (p->stream_options && !p->stream)
         return api_refuse(error, "stream_options", "`stream_options` needs `stream` to be true.");
     if (p->continue_final_message && p->add_generation_prompt > 0)
@@ -94,7 +82,8 @@ int api_params_check(ApiParams *p, unsigned endpoint, ApiError *error) {
     /* The smallest set whose probabilities reach nothing is the best token. */
     if (p->sample.temperature < TEMPERATURE_MIN || p->sample.top_p == 0)
         p->sample.temperature = 0;
-    if (check_lengths(p, error) || check_best_of(p, error) || check_logprobs(p, endpoint, error))
+    if (check_lengths(p, error) || check_best_of(p, error) ||
+        check_logprobs(p, context->endpoint, error))
         return -EINVAL;
-    return check_tools(p, endpoint, error);
+    return context->endpoint == API_CHAT ? api_tools_check(p, context->has_grammar, error) : 0;
 }

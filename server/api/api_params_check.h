@@ -12,4 +12,4 @@
 ApiParams api_params_defaults(const GenerationDefaults *defaults);
 /* Also settles what follows from several of them: lengths, logprobs, `best_of`, temperature. 0, or
  * -EINVAL with `error` filled. */
-int api_params_check(ApiParams *params, unsigned endpoint, ApiError *error);
+int api_params_check(ApiParams *params, const ApiParamsContext *context, ApiError *error);

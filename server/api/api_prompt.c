@@ -192,16 +192,19 @@ static void put_member(Buffer *out, const char *key, const json_t *value) {
 }
 
 /* What the request says to the template, as it was written. */
-static int make_request(Buffer *out, const ApiParams *params, ApiError *error) {
+static int make_request(Buffer *out, const ApiParams *params, bool tells_tools, ApiError *error) {
     bool add_prompt = params->add_generation_prompt < 0 ? !params->continue_final_message
                                                         : params->add_generation_prompt;
 
     buffer_printf(out, "{\"add_generation_prompt\":%s,\"continue_final_message\":%s",
                   add_prompt ? "true" : "false", params->continue_final_message ? "true" : "false");
+    if (tells_tools)
+        buffer_append_text(out, ",\"tell_tools\":true");
     put_member(out, "messages", params->messages);
     put_member(out, "tools", params->tools);
     put_member(out, "documents", params->documents);
     put_member(out, "kwargs", params->template_kwargs);
+    put_member(out, "reasoning_effort", params->reasoning_effort);
     buffer_append_char(out, '}');
     return buffer_failed(out) ? api_fail_memory(error) : 0;
 }
@@ -251,7 +254,7 @@ int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
                        "This model has no chat template; use /v1/completions, or start the "
                        "server with the option chat_template.");
     if (!r)
-        r = make_request(&request, params, error);
+        r = make_request(&request, params, context->tells_tools, error);
     if (!r)
         r = allocate(prompts, 1, context, error);
     if (!r)

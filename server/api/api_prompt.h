@@ -34,6 +34,7 @@ typedef struct ApiPromptContext {
     ChatTemplate *chat_template; /* NULL: the model has none */
     uint32_t n_vocab;
     uint32_t prompts_max;
+    bool tells_tools; /* to templates that know of none: answers are read accordingly */
     size_t ids_max;   /* of one prompt that is tokenized; 0: any number */
     Account *account; /* whose time and memory it costs; NULL: nobody's */
 } ApiPromptContext;

@@ -378,6 +378,25 @@ static void escape_label(Buffer *out, const char *text) {
     }
 }
 
+static void put_grammars(const Writer *w, GrammarEngine *grammars) {
+    GrammarStats stats;
+
+    grammar_engine_stats(grammars, &stats);
+    put_counter(w, "kvasir_grammars_compiled_total", "Grammars compiled for structured output.",
+                stats.n_compiled);
+    put_counter(w, "kvasir_grammars_refused_total", "Grammars that could not be compiled.",
+                stats.n_failed);
+    put_counter(w, "kvasir_grammar_cache_hits_total", "Grammars that were found compiled.",
+                stats.n_cache_hits);
+    put_family(w, "kvasir_grammar_compile_seconds_total", "counter",
+               "Time that compiling grammars took.");
+    put_sample(w, "kvasir_grammar_compile_seconds_total", "", stats.compile_s);
+    put_gauge(w, "kvasir_grammar_cache_bytes", "Memory of compiled grammars, used or kept.",
+              (double)stats.cache_bytes);
+    put_gauge(w, "kvasir_grammar_vocabulary_bytes", "Memory of the vocabulary for grammars.",
+              (double)stats.vocab_bytes);
+}
+
 void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources) {
     CLEANUP(buffer_deinit) Buffer model = BUFFER_NULL;
     Writer w = { .out = out };
@@ -398,6 +417,8 @@ void metrics_write(Buffer *out, const Metrics *m, const MetricsSources *sources)
     if (sources->requests)
         put_gauge(&w, "kvasir_requests_memory_bytes", "Memory that requests take.",
                   (double)atomic_load(&sources->requests->used));
+    if (sources->grammars)
+        put_grammars(&w, sources->grammars);
     put_times(&w, m);
     put_finished(&w, m);
     put_refused(&w, m);

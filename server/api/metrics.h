@@ -7,6 +7,7 @@
  * latency histograms. What only this server has begins with kvasir_.
  */
 
+#include "grammar/grammar.h"
 #include "server/engine/engine.h"
 #include "server/http/http_server.h"
 #include "util/account.h"
@@ -65,7 +66,8 @@ typedef struct MetricsSources {
     const KvPlan *plan;     /* of the engine's cache; NULL: not told */
     double expected_kld;    /* of that plan, nats a token */
     const HttpServer *http;
-    Account *requests; /* of the memory that requests take; NULL: not counted */
+    GrammarEngine *grammars; /* NULL: none */
+    Account *requests;       /* of the memory that requests take; NULL: not counted */
 } MetricsSources;
 
 void metrics_write(Buffer *out, const Metrics *metrics, const MetricsSources *sources);

@@ -4,6 +4,7 @@
  * and the same as JSON. Each line is printed as soon as it is known.
  */
 #include "server/commands/bench.h"
+#include "server/commands/bench_grammar.h"
 #include "server/commands/commands.h"
 #include "server/commands/device_rates.h"
 #include "server/commands/model_run.h"
@@ -30,6 +31,7 @@ typedef struct Figures {
     double prompt_f16_s;                       /* of the same prompt with an f16 cache */
     BenchAttention attention[KV_FORMATS];
     double write_s[KV_FORMATS]; /* of a prompt's token */
+    BenchGrammar grammar;
 } Figures;
 
 typedef struct BenchRun {
@@ -202,6 +204,35 @@ static int measure_cache(BenchRun *b, Reason *why) {
     return 0;
 }
 
+/* grammars */
+
+/* Of the time of a step of 16 sequences: their masks, made one after another. */
+static double masks_share(const Figures *f) {
+    return DECODE_SEQUENCES * f->grammar.mask_mean_s / f->decode_batch_s;
+}
+
+static int measure_grammar(BenchRun *b, Reason *why) {
+    Figures *f = &b->figures;
+    const BenchGrammar *g = &f->grammar;
+    int r = bench_grammar(&b->session, b->config, &f->grammar, why);
+
+    if (r)
+        return r;
+    if (!g->is_built) {
+        printf("\ngrammars are not measured: the program was built without, or the model has no "
+               "tokenizer\n");
+        return 0;
+    }
+    printf("\ngrammar of a JSON schema of %u lines, %u tokens in the vocabulary\n", g->n_lines,
+           g->n_vocab);
+    printf("  compiling     %9.1f ms, %.1f MB\n", g->compile_s * 1e3, g->compiled_bytes * 1e-6);
+    printf("  a mask        %9.1f us p50 %9.1f us p99; those of %u sequences %.1f%% of a step\n",
+           g->mask_p50_s * 1e6, g->mask_p99_s * 1e6, DECODE_SEQUENCES, 100 * masks_share(f));
+    printf("  of free text  %9.1f us p50 %9.1f us p99, where calls of tools may come\n",
+           g->free_p50_s * 1e6, g->free_p99_s * 1e6);
+    return 0;
+}
+
 /* JSON: rates in units a second, times in seconds */
 
 static void put_cache(const BenchRun *b, JsonWriter *w) {
@@ -272,6 +303,26 @@ static void put_prompt(const BenchRun *b, JsonWriter *w) {
     json_end_object(w);
 }
 
+static void put_grammar(const BenchRun *b, JsonWriter *w) {
+    const BenchGrammar *g = &b->figures.grammar;
+
+    if (!g->is_built) {
+        json_put_null(w, "grammar");
+        return;
+    }
+    json_begin_object(w, "grammar");
+    json_put_u64(w, "schema_lines", g->n_lines);
+    json_put_u64(w, "vocabulary", g->n_vocab);
+    json_put_double(w, "compile_s", g->compile_s);
+    json_put_double(w, "compiled_bytes", g->compiled_bytes);
+    json_put_double(w, "mask_p50_s", g->mask_p50_s);
+    json_put_double(w, "mask_p99_s", g->mask_p99_s);
+    json_put_double(w, "free_mask_p50_s", g->free_p50_s);
+    json_put_double(w, "free_mask_p99_s", g->free_p99_s);
+    json_put_double(w, "batch_share", masks_share(&b->figures));
+    json_end_object(w);
+}
+
 static void put_figures(const BenchRun *b, JsonWriter *w) {
     json_begin_object(w, NULL);
     put_machine(b, w);
@@ -280,6 +331,7 @@ static void put_figures(const BenchRun *b, JsonWriter *w) {
     put_decode(b, w);
     put_prompt(b, w);
     json_put_u64(w, "context_tokens", CONTEXT_TOKENS);
+    put_grammar(b, w);
     put_cache(b, w);
     json_end_object(w);
 }
@@ -332,6 +384,8 @@ static int run(const Config *config, Reason *why) {
     if (!r)
         r = measure_prompt(&b, why);
     if (!r)
+        r = measure_grammar(&b, why);
+    if (!r)
         r = measure_cache(&b, why);
     if (r)
         return r;
@@ -342,5 +396,7 @@ int cmd_bench(const Config *config) {
     Reason why = REASON_NULL;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (grammars_start(&why))
+        return model_run_failed(&why);
     return run(config, &why) ? model_run_failed(&why) : 0;
 }

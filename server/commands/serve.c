@@ -168,7 +168,8 @@ static void on_phase(const char *phase, void *userdata) {
 static void on_load(uv_work_t *work) {
     Server *s = container_of(work, Server, load);
 
-    s->load_result = served_model_load(&s->model, s->config, &s->api.events, on_phase, s, s->why);
+    s->load_result = served_model_load(&s->model, s->config, &s->api.events, &s->requests_memory,
+                                       on_phase, s, s->why);
     if (!s->load_result)
         s->load_result = engine_start(s->model.engine);
 }
@@ -188,7 +189,9 @@ static void on_loaded(uv_work_t *work, int status) {
     s->api.model = (ApiModel){ .checkpoint = s->model.checkpoint,
                                .tokenizer = s->model.tokenizer,
                                .chat_template = s->model.chat_template,
+                               .forms = s->model.forms,
                                .engine = s->model.engine,
+                               .grammars = s->model.grammars,
                                .profile = s->model.profile,
                                .plan = &s->model.plan->plan,
                                .expected_kld = s->model.plan->damage,

@@ -4,6 +4,7 @@
 #include "model/identity.h"
 #include "server/api/api_tokenizer_info.h"
 #include "server/commands/backend_open.h"
+#include "server/commands/grammars.h"
 #include "server/commands/model_run.h"
 #include "server/commands/plan_report.h"
 #include "util/log.h"
@@ -19,6 +20,29 @@ static int load_chat_template(ServedModel *model, const Config *config, Reason *
     int r = chat_template_open(&model->chat_template, config->model, &options, why);
 
     return r == CHAT_TEMPLATE_E_NONE ? 0 : r;
+}
+
+/* What the options say, or the templates show. */
+static int choose_forms(ServedModel *model, const Config *config, Reason *why) {
+    CLEANUP(buffer_deinit) Buffer sources = BUFFER_NULL;
+    OutputForms *forms = &model->forms;
+
+    if (!model->chat_template)
+        return 0;
+    if (chat_template_sources(model->chat_template, &sources))
+        return reason_set(why, -ENOMEM, "out of memory");
+    if (config->tool_call_parser != TOOL_CALL_PARSER_AUTO)
+        forms->tools = tool_family_find(tool_call_parser_names[config->tool_call_parser]);
+    else
+        forms->tools = tool_family_detect(buffer_text(&sources));
+    forms->reasoning =
+        config->reasoning_parser == REASONING_PARSER_AUTO
+            ? reasoning_family_detect(buffer_text(&sources))
+            : reasoning_family_find(reasoning_parser_names[config->reasoning_parser]);
+    log_line(LOG_LEVEL_INFO, "how the model's answers are read",
+             "tool_call_parser=%s reasoning_parser=%s", forms->tools ? forms->tools->name : "none",
+             forms->reasoning ? forms->reasoning->name : "none");
+    return 0;
 }
 
 static EngineOptions engine_options(const ServedModel *model, const Config *config) {
@@ -75,6 +99,13 @@ static int load_engine(ServedModel *model, EngineOptions *options, Mailbox *even
     return engine_new(&model->engine, options, why);
 }
 
+static int load_grammars(ServedModel *model, const Config *config, Account *account, Reason *why) {
+    GrammarLimits limits = grammars_limits(config);
+
+    return grammars_open(&model->grammars, model->tokenizer, model->checkpoint,
+                         engine_ends(model->engine), &limits, account, why);
+}
+
 static int write_plan(ServedModel *model, Reason *why) {
     JsonWriter w = JSON_WRITER(&model->plan_json);
     char identity[HASH128_HEX_BYTES];
@@ -105,7 +136,7 @@ static int write_tokenizer_info(ServedModel *model, const Config *config, Reason
     return buffer_failed(&model->tokenizer_info) ? reason_set(why, -ENOMEM, "out of memory") : 0;
 }
 
-int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
+int served_model_load(ServedModel *model, const Config *config, Mailbox *events, Account *account,
                       ServedModelPhaseFn on_phase, void *userdata, Reason *why) {
     BackendOptions backend = { .device = config->device,
                                .n_threads = config->n_threads,
@@ -130,6 +161,8 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
         return r;
     on_phase("compiling the chat template", userdata);
     r = load_chat_template(model, config, why);
+    if (!r)
+        r = choose_forms(model, config, why);
     if (r)
         return r;
     on_phase("planning the cache", userdata);
@@ -139,12 +172,15 @@ int served_model_load(ServedModel *model, const Config *config, Mailbox *events,
     on_phase("loading the weights and making the cache", userdata);
     r = load_engine(model, &options, events, why);
     if (!r)
+        r = load_grammars(model, config, account, why);
+    if (!r)
         r = write_plan(model, why);
     return r ? r : write_tokenizer_info(model, config, why);
 }
 
 void served_model_unload(ServedModel *model) {
     engine_free(model->engine);
+    grammar_engine_free(model->grammars);
     if (model->backend)
         model->ops->free(model->backend);
     profile_free(model->profile);

@@ -218,6 +218,7 @@ Engine *engine_free(Engine *e) {
     prefix_index_deinit(&e->prefixes);
     kv_cache_close(&e->store, e->options.ops, e->options.backend);
     decoder_free(e->decoder);
+    mask_pool_free(e->masks);
     if (e->has_inbox)
         mailbox_deinit(&e->inbox);
     free(e);

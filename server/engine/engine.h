@@ -14,6 +14,7 @@
 #include "kvcache/ledger.h"
 #include "kvcache/profile.h"
 #include "model/checkpoint.h"
+#include "server/engine/mask_work.h"
 #include "server/engine/stop_matcher.h"
 #include "text/end_of_turn.h"
 #include "text/tokenizer.h"
@@ -31,7 +32,7 @@ typedef struct EngineEvent EngineEvent;
 
 typedef enum FinishReason {
     FINISH_NONE,      /* still running */
-    FINISH_STOP,      /* EOS, stop token or stop string */
+    FINISH_STOP,      /* EOS, stop token or stop string, or the end of its grammar */
     FINISH_LENGTH,    /* max_tokens, or the model's length */
     FINISH_CANCELLED, /* by engine_cancel, or the engine shut down */
     FINISH_NO_MEMORY, /* there was none for its answer, or its account refused */
@@ -55,8 +56,11 @@ struct EngineRequest {
     uint32_t min_tokens; /* EOS and stop strings do not count before */
     bool ignore_eos;
     bool skip_special_tokens;
+    const uint32_t *kept_tokens; /* [n_kept_tokens], borrowed: special, and not skipped */
+    uint32_t n_kept_tokens;
     bool include_stop_text;      /* leave the matched stop string in the text */
     const StopSet *stops;        /* borrowed; NULL: none */
+    MaskWork *mask;              /* the grammar that its answer follows; owned; NULL: any text */
     const uint32_t *stop_tokens; /* [n_stop_tokens], borrowed */
     uint32_t n_stop_tokens;
     int n_top_logprobs;      /* -1: none; 0 .. SAMPLE_TOP_LOGPROBS_MAX */

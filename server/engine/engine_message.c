@@ -27,6 +27,7 @@ EngineRequest *engine_request_free(EngineRequest *request) {
     if (!request)
         return NULL;
     engine_event_free(request->last_event);
+    mask_work_free(request->mask);
     account_release(request->account, request->charged_bytes);
     free(request);
     return NULL;

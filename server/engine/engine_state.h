@@ -50,6 +50,7 @@ struct Engine {
     uint32_t n_vocab;
     RowCost row_cost;
 
+    MaskPool *masks; /* NULL until a request has a grammar */
     Decoder *decoder;
     Ledger ledger;
     KvStore store; /* base is the engine's to free */

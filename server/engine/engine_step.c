@@ -13,6 +13,12 @@
  *   - Who is put back waits with all its tokens: nothing is in flight then. A plan that preempts is
  *     thrown away until all steps are collected, and made again.
  *   - Pages are findable when the step that filled them was collected.
+ *
+ * A sequence within a grammar is never in two steps at once: what may follow a token is known when
+ * the token is. It sits steps out until its mask is made, which threads do meanwhile; but a step
+ * waits a little for masks that were begun just now, so that sequences that run together stay
+ * together. Tokens that a grammar forces are taken without being drawn: the next step has rows for
+ * them as it has for a prompt's.
  */
 
 #include "server/engine/engine_state.h"
@@ -29,6 +35,9 @@
 const uint32_t engine_step_bounds[ENGINE_STEP_BOUNDS] = { 1,   8,    16,   32,   64,   128,  256,
                                                           512, 1024, 2048, 4096, 8192, 16384 };
 
+/* For masks that were begun just now; and where nothing else can be done, between looks at mail. */
+#define MASK_WAIT_NS 3000000
+#define MASK_IDLE_WAIT_NS 5000000
 #define STEP_FAILED "a step of the model failed; the server's log says why"
 
 /* plan */
@@ -45,12 +54,83 @@ static StepPlan plan_step(Engine *e, SchedulerView *view) {
     return plan;
 }
 
+/* masks */
+
+/* What its slot follows by itself is what it draws. */
+static int tell_slot(Engine *e, const Sequence *s) {
+    SlotState slot = sequence_slot_state(s);
+
+    return e->options.ops->slot_set(e->options.backend, s->slot, &slot);
+}
+
+static void take_mask(Engine *e, Sequence *s) {
+    uint32_t n_forced;
+    EngineEvent *event;
+
+    sequence_take_mask(s, clock_ns(), &n_forced, &event);
+    atomic_fetch_add_explicit(&e->stats.generation_tokens, n_forced, memory_order_relaxed);
+    if (event)
+        mailbox_send(e->options.events, &event->link);
+    if (n_forced && s->finish == FINISH_NONE && tell_slot(e, s))
+        sequence_finish(s, FINISH_ERROR, STEP_FAILED);
+}
+
+/* Applies the masks that are there. Returns how many are not. */
+static uint32_t take_masks(Engine *e) {
+    uint32_t n_busy = 0;
+
+    if (!e->masks)
+        return 0;
+    mask_pool_wait(e->masks, MASK_WAIT_NS);
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        Sequence *s = e->running[i];
+
+        if (!s->mask_waits || s->finish != FINISH_NONE)
+            continue;
+        if (mask_work_is_busy(s->mask))
+            n_busy++;
+        else
+            take_mask(e, s);
+    }
+    return n_busy;
+}
+
+static void begin_mask(Engine *e, Sequence *s) {
+    if (!e->masks && mask_pool_new(&e->masks))
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
+    else
+        sequence_begin_mask(s, e->masks);
+}
+
+static int put_masks(Engine *e, const EngineLaunch *launch) {
+    int r = 0;
+
+    for (uint32_t i = 0; !r && i < launch->n_draws; i++) {
+        Sequence *s = launch->rows[i].sequence;
+
+        if (s->mask)
+            r = e->options.ops->slot_mask(e->options.backend, s->slot, s->mask->mask);
+    }
+    return r;
+}
+
+/* moving */
+
+/* It will be computed again, and have to know then what may come. */
+static void settle_mask(Engine *e, Sequence *s) {
+    if (!s->mask_waits)
+        return;
+    mask_work_wait(s->mask);
+    take_mask(e, s);
+}
+
 /* Of those that were put back, the youngest first: so the oldest is first in line. */
 static void put_back(Engine *e) {
     uint32_t n_left = 0;
 
     for (uint32_t i = e->n_running; i--;)
         if (e->items[i].preempted) {
+            settle_mask(e, e->running[i]);
             sequence_release(e->running[i], &e->pool);
             engine_queue_put_back(e, e->running[i]);
             atomic_fetch_add_explicit(&e->stats.preemptions, 1, memory_order_relaxed);
@@ -98,7 +178,6 @@ static void move_sequences(Engine *e, const StepPlan *plan) {
  * sequence that runs. */
 static int take_pages(Engine *e, Sequence *s, StepItem *item) {
     bool starts = !s->n_pages && !s->n_computed, has_sinks = e->store.n_sinks;
-    SlotState slot;
     int r;
 
     if (starts)
@@ -110,8 +189,7 @@ static int take_pages(Engine *e, Sequence *s, StepItem *item) {
         r = page_pool_take_sink(&e->pool, s->pages[0]);
         assert(!r);
     }
-    slot = sequence_slot_state(s);
-    return e->options.ops->slot_set(e->options.backend, s->slot, &slot);
+    return tell_slot(e, s);
 }
 
 static int take_all_pages(Engine *e) {
@@ -268,6 +346,8 @@ static void take_results(Engine *e, const EngineLaunch *launch, const SampleResu
         atomic_fetch_add_explicit(&e->stats.generation_tokens, 1, memory_order_relaxed);
         if (event)
             mailbox_send(e->options.events, &event->link);
+        if (s->mask && s->finish == FINISH_NONE)
+            begin_mask(e, s);
     }
 }
 
@@ -340,6 +420,8 @@ static int run_step(Engine *e, EngineLaunch *launch, const StepInput *input) {
 
     r = decoder_step(e->decoder, &e->store, input);
     if (!r)
+        r = put_masks(e, launch);
+    if (!r)
         r = sample(e, launch);
     if (!r)
         r = e->options.ops->step_end(e->options.backend);
@@ -376,11 +458,15 @@ static void fail_step(Engine *e, int error) {
 }
 
 int engine_step(Engine *e) {
-    uint32_t n_before = e->n_in_flight;
+    uint32_t n_before = e->n_in_flight, n_busy = take_masks(e);
     SchedulerView view;
-    StepPlan plan = plan_step(e, &view);
+    StepPlan plan;
     int r;
 
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->finish != FINISH_NONE)
+            return 0; /* a mask ended it: it goes before anything else is planned */
+    plan = plan_step(e, &view);
     if (plan.n_preempted && e->n_in_flight)
         return collect_all(e);
     engine_queue_pass_turns(e, &view, &plan);
@@ -390,6 +476,8 @@ int engine_step(Engine *e) {
         fail_step(e, r);
         return r;
     }
+    if (e->n_in_flight == n_before && !e->n_in_flight && n_busy)
+        mask_pool_wait_for_one(e->masks, MASK_IDLE_WAIT_NS);
     if (e->n_in_flight == e->options.steps_in_flight || e->n_in_flight == n_before)
         return e->n_in_flight ? collect_oldest(e) : 0;
     return 0;

@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUTPUT_TOKENS_MIN 32  /* room made for at first */
+#define OUTPUT_TOKENS_MIN 32 /* room made for at first */
+#define NO_NEXT_TOKEN "no token of the model can go on within the grammar from here"
 #define TEXT_STATE_BYTES 1024 /* about what a text stream and a stop matcher take */
 
 /* life */
@@ -57,8 +58,10 @@ static int make_prompt_logprobs(Sequence *s) {
 static int make_text_state(Sequence *s) {
     int r = text_stream_new(&s->stream, s->tokenizer, s->request->skip_special_tokens);
 
-    if (!r)
+    if (!r) {
+        text_stream_keep(s->stream, s->request->kept_tokens, s->request->n_kept_tokens);
         r = stop_matcher_init(&s->stops, s->request->stops);
+    }
     return r ? r : list_banned(s);
 }
 
@@ -109,6 +112,7 @@ int sequence_new(Sequence **outp, EngineRequest *request, const Tokenizer *token
     s->eos = eos;
     s->n_eos = n_eos;
     s->request = request;
+    s->mask = TAKE(request->mask);
     *outp = s;
     return 0;
 }
@@ -117,6 +121,7 @@ Sequence *sequence_free(Sequence *s) {
     if (!s)
         return NULL;
     assert(!s->request && !s->n_pages && !s->has_slot);
+    mask_work_free(s->mask);
     text_stream_free(s->stream);
     stop_matcher_deinit(&s->stops);
     free(s->banned);
@@ -151,11 +156,19 @@ uint32_t sequence_n_max(const EngineRequest *request) {
     return n_max;
 }
 
-/* One whose last token is drawn, or in flight, has no more rows. */
+/* Whether its next token cannot be drawn, since what may come is not known: the one before is in
+ * flight, or its mask is being made. */
+static bool waits_for_mask(const Sequence *s) {
+    return s->mask && (s->mask_waits || s->n_drawn != s->n_output);
+}
+
+/* One whose last token is drawn, or in flight, has no more rows; nor has one that waits for its
+ * mask, for now. */
 SchedulerSequence sequence_view(const Sequence *s) {
     uint32_t n_max = sequence_n_max(s->request);
+    uint32_t n_known = waits_for_mask(s) ? s->n_computed : sequence_n_known(s);
 
-    return (SchedulerSequence){ .n_known = min_u32(sequence_n_known(s), n_max),
+    return (SchedulerSequence){ .n_known = min_u32(n_known, n_max),
                                 .n_computed = s->n_computed,
                                 .n_max = n_max,
                                 .n_pages = s->n_pages };
@@ -270,7 +283,8 @@ static int take_text(Sequence *s, uint32_t token, EngineEvent *event) {
 
 static void decide(Sequence *s, uint32_t token, EngineEvent *event) {
     const EngineRequest *request = s->request;
-    bool is_eos = !request->ignore_eos && is_one_of(token, s->eos, s->n_eos);
+    /* Within a grammar it comes against ignore_eos where nothing else can. */
+    bool is_eos = (!request->ignore_eos || s->mask) && is_one_of(token, s->eos, s->n_eos);
     bool is_stop = is_one_of(token, request->stop_tokens, request->n_stop_tokens);
 
     event->stop_token = TOKEN_NONE;
@@ -284,9 +298,14 @@ static void decide(Sequence *s, uint32_t token, EngineEvent *event) {
         s->finish = FINISH_LENGTH;
 }
 
+/* Room in an event for so many tokens. */
+static int reserve_tokens(EngineEvent *event, uint32_t n) {
+    event->tokens = malloc(n * sizeof(*event->tokens));
+    return event->tokens ? 0 : -ENOMEM;
+}
+
 static int add_token(Sequence *s, const SampleResult *result, EngineEvent *event) {
-    event->tokens = malloc(sizeof(*event->tokens));
-    if (!event->tokens)
+    if (reserve_tokens(event, 1))
         return -ENOMEM;
     event->tokens[0] = result->token;
     event->n_tokens = 1;
@@ -337,6 +356,73 @@ void sequence_sampled(Sequence *s, const SampleResult *result, uint64_t now_ns,
         *eventp = event;
     else
         s->event = event;
+}
+
+/* masks */
+
+/* Forced tokens have no logprobs; and must have their places in the pages that are held. */
+static uint32_t forced_max(const Sequence *s) {
+    uint32_t n_known = sequence_n_known(s), n_places = s->n_pages * KV_PAGE_TOKENS;
+
+    if (s->request->n_top_logprobs >= 0 || n_places <= n_known)
+        return 0;
+    return min_u32(min_u32(n_places - n_known, MASK_FORCED_MAX),
+                   s->request->max_tokens - s->n_output);
+}
+
+void sequence_begin_mask(Sequence *s, MaskPool *pool) {
+    assert(!s->mask_waits && s->n_output);
+    s->mask->token = s->output[s->n_output - 1];
+    s->mask->n_forced_max = forced_max(s);
+    s->mask_waits = true;
+    mask_pool_begin(pool, s->mask);
+}
+
+/* Those before one that ends it, and that one. */
+static int add_forced(Sequence *s, EngineEvent *event) {
+    if (reserve_tokens(event, s->mask->n_forced))
+        return -ENOMEM;
+    for (uint32_t i = 0; i < s->mask->n_forced && s->finish == FINISH_NONE; i++) {
+        if (add_output(s, s->mask->forced[i]))
+            return -ENOMEM;
+        s->n_drawn++;
+        event->tokens[event->n_tokens++] = s->mask->forced[i];
+        decide(s, s->mask->forced[i], event);
+    }
+    return buffer_failed(&event->text) ? -ENOMEM : 0;
+}
+
+static void take_forced(Sequence *s, uint64_t now_ns, EngineEvent **eventp) {
+    EngineEvent *event = calloc(1, sizeof(*event));
+
+    if (!event || add_forced(s, event)) {
+        engine_event_free(event);
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
+        return;
+    }
+    describe(s, event, now_ns);
+    event->request = s->request;
+    if (s->finish == FINISH_NONE)
+        *eventp = event;
+    else
+        s->event = event;
+}
+
+void sequence_take_mask(Sequence *s, uint64_t now_ns, uint32_t *n_forcedp, EngineEvent **eventp) {
+    uint32_t n_before;
+
+    *eventp = NULL;
+    *n_forcedp = 0;
+    s->mask_waits = false;
+    if (s->mask->result == -ENOMEM || s->mask->result == -ECANCELED)
+        sequence_finish(s, FINISH_NO_MEMORY, NULL);
+    else if (s->mask->result)
+        sequence_finish(s, FINISH_ERROR, NO_NEXT_TOKEN);
+    if (s->finish != FINISH_NONE || !s->mask->n_forced)
+        return;
+    n_before = s->n_output;
+    take_forced(s, now_ns, eventp);
+    *n_forcedp = s->n_output - n_before;
 }
 
 void sequence_finish(Sequence *s, FinishReason reason, const char *error) {

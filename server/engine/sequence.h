@@ -23,6 +23,8 @@ typedef struct Sequence {
     StopMatcher stops;
     const uint32_t *eos; /* [n_eos], borrowed from the engine */
     uint32_t n_eos;
+    MaskWork *mask; /* the request's; owned; NULL: none. Busy from a token on until it is applied */
+    bool mask_waits;  /* it began, and what comes of it is not applied */
     uint32_t *banned; /* [n_banned] ids that end a sequence; owned; only before min_tokens */
     uint32_t n_banned;
 
@@ -92,6 +94,12 @@ void sequence_scored(Sequence *sequence, uint32_t i, const SampleResult *result)
  * `finish` when the sequence ended: its last event then waits in `event`. */
 void sequence_sampled(Sequence *sequence, const SampleResult *result, uint64_t now_ns,
                       EngineEvent **eventp);
+/* Begins the search for the mask of the token after the last; nothing where there is none. */
+void sequence_begin_mask(Sequence *sequence, MaskPool *pool);
+/* Takes what came of that, once it is there: its tokens that were forced, with an event for them as
+ * sequence_sampled has it; *n_forcedp of them. Those are in no slot: it is to be set again. */
+void sequence_take_mask(Sequence *sequence, uint64_t now_ns, uint32_t *n_forcedp,
+                        EngineEvent **eventp);
 /* Ends it without a token; the first reason given stays. */
 void sequence_finish(Sequence *sequence, FinishReason reason, const char *error);
 /* The last event of a finished sequence, with the request; the caller's. */

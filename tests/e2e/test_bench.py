@@ -59,6 +59,15 @@ def test_every_figure_is_there_and_follows_from_the_others(model, tmp_path):
     assert base["attention_per_f16"] == 1 and base["sealing_share"] == 0
     assert all(row["prompt_attention_token_s"] > 0 for row in figures["cache"])
 
+    grammar = figures["grammar"]
+    if grammar is None:
+        assert "grammars are not measured" in result.stdout
+        return
+    assert grammar["schema_lines"] == 199 and grammar["vocabulary"] == 512
+    assert 0 < grammar["mask_p50_s"] <= grammar["mask_p99_s"] and grammar["compile_s"] > 0
+    assert 0 < grammar["free_mask_p50_s"] <= grammar["free_mask_p99_s"]
+    assert grammar["batch_share"] > 0 and grammar["compiled_bytes"] > 0
+
 
 @pytest.mark.parametrize("arguments, complaint", [
     (["--kv", "k7v7"], "k7v7"),

@@ -83,7 +83,7 @@ def test_errors(client, daemon):
     assert caught.value.param == "surprise"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(
-            model=daemon.model, messages=CHAT, response_format={"type": "json_object"})
+            model=daemon.model, messages=CHAT, response_format={"type": "xml"})
     with pytest.raises(openai.BadRequestError) as caught:
         list(client.completions.create(model=daemon.model, prompt=[[1] * 5000], stream=True))
     assert caught.value.code == "context_length_exceeded"

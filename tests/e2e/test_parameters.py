@@ -56,8 +56,13 @@ BAD = {
     "parallel_tool_calls": ["x", 1],
     "prompt_cache_key": [1, {}],
     "prediction": ["x", []],
-    "guided_json": [{}],
-    "response_format": [{"type": "json_object"}, "text"],
+    "guided_json": [5, []],
+    "guided_choice": [[], [""], "a"],
+    "guided_regex": ["", 5],
+    "guided_grammar": ["", {}],
+    "structured_outputs": [{}, 5],
+    "response_format": [{"type": None}, "text"],
+    "bad_words": [["x"]],
     "prompt_logprobs": [1],
     "use_beam_search": [True],
 }
@@ -184,7 +189,7 @@ def test_unknown_names_may_pass(start):
     assert daemon.complete(**PROMPT, max_tokens=1, max_token=7, mirostat=2)
     daemon.wait_log('warning: .*name="max_token" nearest=max_tokens')
     daemon.wait_log('warning: .*name="mirostat" nearest=none')
-    refuse(daemon, "/v1/completions", {**PROMPT, "guided_json": {}}, "guided_json")
+    refuse(daemon, "/v1/completions", {**PROMPT, "bad_words": ["x"]}, "bad_words")
     refuse(daemon, "/v1/completions", {**PROMPT, "max_tokens": "1"}, "max_tokens")
 
 
@@ -223,12 +228,13 @@ def test_parameters_that_exclude_each_other(daemon):
     refuse(daemon, "/v1/chat/completions", {**CHAT, **both}, "continue_final_message")
 
 
-def test_tools_that_nobody_would_call_are_refused(daemon):
-    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
-    for choice in ({}, {"tool_choice": "auto"}, {"tool_choice": {"type": "function"}}):
-        refuse(daemon, "/v1/chat/completions", {**CHAT, **tools, **choice}, "tool_choice")
-    body = {**CHAT, **tools, "tool_choice": "none", "max_tokens": 1}
-    assert daemon.request("/v1/chat/completions", body)[0] == 200
+def test_tools_that_nobody_looks_for_calls_of_are_refused(daemon):
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "max_tokens": 1}
+    no_parser = {**CHAT, **tools, "tool_call_parser": "none"}
+    for choice in ({}, {"tool_choice": "auto"}):
+        refuse(daemon, "/v1/chat/completions", {**no_parser, **choice}, "tools")
+        assert daemon.request("/v1/chat/completions", {**CHAT, **tools, **choice})[0] == 200
+    assert daemon.request("/v1/chat/completions", {**no_parser, "tool_choice": "none"})[0] == 200
 
 
 # Prompts.

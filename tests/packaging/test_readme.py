@@ -42,7 +42,7 @@ def test_begins_with_the_two_commands(readme):
 
 
 def test_files_they_speak_of_exist(root):
-    folders = "server|config|text|model|backend|cpu|kvcache|util|tests"
+    folders = "server|config|grammar|text|model|backend|cpu|kvcache|util|tests"
     for page in pages(root):
         for name in re.findall(rf"`((?:{folders})/[\w/.]+\.(?:[ch]|py))\b", page.read_text()):
             assert "cmd_x" in name or (root / name).exists(), (page.name, name)

@@ -98,6 +98,7 @@ def test_symbols_of_a_backend_bear_its_name(layer, kvasird):
 GOOD = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 BAD = [
+    (checks.check_cpp_stays, "text/x.cc", GOOD, "nowhere else"),
     (checks.check_license_line, "util/x.c", "int x;\n", "does not begin"),
     (checks.check_license_line, "tests/x.py", "x = 1\n", "does not begin"),
     (checks.check_includes, "util/x.c", '#include "kvcache/page_pool.h"\n', "must not include"),

@@ -60,7 +60,7 @@ struct Backend {
     bool lost;
 
     /* the caller's thread */
-    uint32_t n_waited;
+    uint32_t n_waited, n_vocab;
     Delivery *shown; /* owned: its results are the caller's for now */
 
     /* the worker's */
@@ -387,6 +387,27 @@ static int async_slot_set(Backend *b, uint32_t slot, const SlotState *state) {
     return put(b, call);
 }
 
+typedef struct MaskCall {
+    uint32_t slot;
+    uint32_t *mask;
+} MaskCall;
+
+static int run_slot_mask(Backend *b, void *arg) {
+    const MaskCall *m = arg;
+
+    return b->inner->slot_mask(b->options.backend, m->slot, m->mask);
+}
+
+static int async_slot_mask(Backend *b, uint32_t slot, const uint32_t *mask) {
+    MaskCall args = { .slot = slot };
+    Call *call = call_new(run_slot_mask, &args, sizeof(args));
+
+    if (mask)
+        ((MaskCall *)(void *)call->args)->mask =
+            lend(call, mask, (b->n_vocab + 31) / 32, sizeof(*mask));
+    return put(b, call);
+}
+
 static int run_step_begin(Backend *b, void *arg) {
     const StepInput *input = arg;
 
@@ -442,6 +463,7 @@ static int async_reserve(Backend *b, const ReserveArgs *args, size_t *bytesp, Re
     wait_done(b);
     while (b->n_waited != b->n_ended)
         async_step_wait(b, &results);
+    b->n_vocab = args->n_vocab;
     return b->inner->reserve(b->options.backend, args, bytesp, why);
 }
 
@@ -631,6 +653,7 @@ BackendOps async_backend_ops(const BackendOps *inner) {
                          .weight_bytes = inner->weight_bytes,
                          .reserve = async_reserve,
                          .slot_set = async_slot_set,
+                         .slot_mask = async_slot_mask,
                          .step_begin = async_step_begin,
                          .embed = async_embed,
                          .rmsnorm = async_rmsnorm,

@@ -128,6 +128,27 @@ static void test_values_go_where_they_belong(void **state) {
     done(&c);
 }
 
+static void test_what_chats_say_of_tools_and_reasoning(void **state) {
+    Case none = read_chat("{}");
+    Case some = read_chat("{\"parallel_tool_calls\": false, \"tool_call_parser\": \"hermes\","
+                          " \"reasoning_parser\": \"auto\", \"reasoning_effort\": \"low\","
+                          " \"separate_reasoning\": false, \"include_reasoning\": false}");
+
+    (void)state;
+    assert_int_equal(none.result, 0);
+    assert_true(none.params.parallel_tool_calls && none.params.separate_reasoning &&
+                none.params.include_reasoning);
+    assert_null(none.params.tool_call_parser);
+    assert_int_equal(some.result, 0);
+    assert_false(some.params.parallel_tool_calls || some.params.separate_reasoning ||
+                 some.params.include_reasoning);
+    assert_string_equal(some.params.tool_call_parser, "hermes");
+    assert_string_equal(some.params.reasoning_parser, "auto");
+    assert_true(json_string_is(some.params.reasoning_effort, "low"));
+    done(&none);
+    done(&some);
+}
+
 static void test_the_last_digit_of_a_seed_counts(void **state) {
     Case c = read_completion("{\"seed\": 9223372036854775807}");
 
@@ -201,7 +222,7 @@ static void test_an_unknown_name_is_answered_with_the_nearest(void **state) {
     refuse_both("{\"x\": 5}", "x", "unknown_parameters");
     refuse_both("{\"\": 5}", "", "unknown_parameters");
     /* What is known and refused is no help. */
-    refuse_both("{\"guided_jsn\": 5}", "guided_jsn", "unknown_parameters");
+    refuse_both("{\"bad_word\": 5}", "bad_word", "unknown_parameters");
     refuse_both("{\"stream\": true, \"stream_options\": {\"include_usages\": true}}",
                 "stream_options.include_usages", "did you mean `include_usage`?");
 }
@@ -234,7 +255,7 @@ static void test_unknown_names_may_pass_with_a_warning(void **state) {
     take_both("{\"max_token\": 5, \"x\": [], \"\": {}}");
     take_both("{\"stream\": true, \"stream_options\": {\"x\": {}, \"y\": true}}");
     /* What is known to be wrong stays so. */
-    refuse_both("{\"guided_json\": {}}", "guided_json", "not supported");
+    refuse_both("{\"bad_words\": [\"x\"]}", "bad_words", "not supported");
     refuse_both("{\"max_tokens\": \"5\"}", "max_tokens", "a whole number");
     unknown_taken = false;
 }
@@ -274,16 +295,82 @@ static void test_hints_are_taken_and_their_types_checked(void **state) {
     }
 }
 
-static void test_response_format_is_text(void **state) {
+static void take_grammar(const char *body, GrammarKind kind, const char *param) {
+    Case c = read_chat(body), d = read_completion(body);
+
+    assert_int_equal(c.error.status, 0);
+    assert_int_equal(d.error.status, 0);
+    assert_string_equal(c.params.grammar.param, param);
+    assert_int_equal(c.params.grammar.kind, kind);
+    done(&c);
+    done(&d);
+}
+
+static void test_what_asks_for_a_grammar(void **state) {
     (void)state;
-    take_both("{\"response_format\": {\"type\": \"text\"}}");
     take_both("{\"response_format\": {\"type\": \"text\", \"json_schema\": null}}");
-    refuse_both("{\"response_format\": {\"type\": \"json_object\"}}", "response_format", "text");
+    take_grammar("{\"response_format\": {\"type\": \"json_object\"}}", GRAMMAR_JSON,
+                 "response_format");
+    take_grammar("{\"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"name\": "
+                 "\"a\", \"strict\": true, \"schema\": {\"type\": \"object\"}}}}",
+                 GRAMMAR_JSON_SCHEMA, "response_format");
+    take_grammar("{\"structured_outputs\": {\"json\": {}, \"regex\": null}}", GRAMMAR_JSON_SCHEMA,
+                 "structured_outputs");
+    take_grammar("{\"structured_outputs\": {\"regex\": \"a\"}}", GRAMMAR_REGEX,
+                 "structured_outputs");
+    take_grammar("{\"structured_outputs\": {\"choice\": [\"a\"]}}", GRAMMAR_CHOICE,
+                 "structured_outputs");
+    take_grammar("{\"structured_outputs\": {\"grammar\": \"root ::= [a]\"}}", GRAMMAR_EBNF,
+                 "structured_outputs");
+    take_grammar("{\"structured_outputs\": {\"json_object\": true}}", GRAMMAR_JSON,
+                 "structured_outputs");
+    take_grammar("{\"guided_json\": \"{}\"}", GRAMMAR_JSON_SCHEMA, "guided_json");
+    take_grammar("{\"guided_regex\": \"a\"}", GRAMMAR_REGEX, "guided_regex");
+    take_grammar("{\"guided_choice\": [\"a\", \"b\"]}", GRAMMAR_CHOICE, "guided_choice");
+    take_grammar("{\"guided_grammar\": \"root ::= [a]\"}", GRAMMAR_EBNF, "guided_grammar");
+}
+
+static void test_what_asks_for_no_grammar_is_refused(void **state) {
+    static const char *const formats[] = {
+        "{}",
+        "\"text\"",
+        "{\"type\": \"text\\u0000\"}",
+        "{\"type\": \"xml\"}",
+        "{\"type\": \"json_schema\"}",
+        "{\"type\": \"json_schema\", \"json_schema\": {}}",
+        "{\"type\": \"json_schema\", \"json_schema\": {\"schema\": \"x\"}}",
+        "{\"type\": \"json_schema\", \"json_schema\": {\"schema\": {}, \"strict\": 1}}"
+    };
+    char body[256];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(formats) / sizeof(*formats); i++) {
+        Case c;
+
+        snprintf(body, sizeof(body), "{\"response_format\": %s}", formats[i]);
+        c = read_chat(body);
+        assert_int_equal(c.error.status, 400);
+        assert_memory_equal(c.error.param, "response_format", 15);
+        assert_non_null(strstr(c.error.why.text, "must be"));
+        done(&c);
+    }
     refuse_both("{\"response_format\": {\"type\": \"text\", \"json_schema\": {}}}",
                 "response_format", "other members");
-    refuse_both("{\"response_format\": {}}", "response_format", "must be");
-    refuse_both("{\"response_format\": {\"type\": \"text\\u0000\"}}", "response_format", "must be");
-    refuse_both("{\"response_format\": \"text\"}", "response_format", "must be");
+    refuse_both("{\"response_format\": {\"type\": \"json_object\", \"json_schema\": {}}}",
+                "response_format", "other members");
+    refuse_both("{\"structured_outputs\": {}}", "structured_outputs", "must be");
+    refuse_both("{\"structured_outputs\": {\"jsn\": {}}}", "structured_outputs.jsn", "one of");
+    refuse_both("{\"structured_outputs\": {\"regex\": \"\"}}", "structured_outputs.regex",
+                "must be");
+    refuse_both("{\"structured_outputs\": {\"regex\": \"a\", \"json\": {}}}", "structured_outputs",
+                "one can");
+    refuse_both("{\"guided_regex\": \"a\", \"guided_choice\": [\"b\"]}", "guided_choice",
+                "`guided_regex`");
+    refuse_both("{\"guided_choice\": []}", "guided_choice", "must be");
+    refuse_both("{\"guided_choice\": [\"\"]}", "guided_choice", "must be");
+    refuse_both("{\"guided_choice\": [1]}", "guided_choice", "must be");
+    refuse_both("{\"guided_json\": 5}", "guided_json", "must be");
+    refuse_both("{\"guided_grammar\": {}}", "guided_grammar", "must be");
 }
 
 static void test_tool_choice_is_auto_or_none(void **state) {
@@ -465,6 +552,7 @@ int main(void) {
         cmocka_unit_test(test_the_model_has_defaults_of_its_own),
         cmocka_unit_test(test_values_go_where_they_belong),
         cmocka_unit_test(test_the_last_digit_of_a_seed_counts),
+        cmocka_unit_test(test_what_chats_say_of_tools_and_reasoning),
         cmocka_unit_test(test_chat_has_a_switch_for_logprobs),
         cmocka_unit_test(test_null_is_absent_whatever_the_name),
         cmocka_unit_test(test_an_unknown_name_is_answered_with_the_nearest),
@@ -472,7 +560,8 @@ int main(void) {
         cmocka_unit_test(test_nearest_is_of_this_endpoint),
         cmocka_unit_test(test_unknown_names_may_pass_with_a_warning),
         cmocka_unit_test(test_hints_are_taken_and_their_types_checked),
-        cmocka_unit_test(test_response_format_is_text),
+        cmocka_unit_test(test_what_asks_for_a_grammar),
+        cmocka_unit_test(test_what_asks_for_no_grammar_is_refused),
         cmocka_unit_test(test_tool_choice_is_auto_or_none),
         cmocka_unit_test(test_usage_in_a_stream),
         cmocka_unit_test(test_the_smallest_set_is_one_token),

@@ -42,6 +42,8 @@ static const Check checks[] = {
     CHECK(sample_takes_the_largest),
     CHECK(sample_draws_by_the_distribution),
     CHECK(sample_logprobs),
+    CHECK(sample_stays_in_masks),
+    CHECK(sample_with_nothing_but_a_mask),
     CHECK(sample_follows_what_it_draws),
     CHECK(sample_draws_alike_alone),
 };

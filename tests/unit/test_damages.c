@@ -255,22 +255,19 @@ static void what_was_measured_otherwise_is_measured_again(void **state) {
 
 /* As a file of the version that had no such format is read, whole or not. */
 static void what_lacks_5_bits_is_measured_again(void **state) {
+    static const DamagesOptions full = { .level = DAMAGES_FULL };
     CLEANUP(profile_free) Profile *whole = new_profile(), *old = new_profile();
-    Stopper stopper;
 
     (void)state;
-    assert_int_equal(measure_until(whole, &stopper, 0), 0);
+    assert_int_equal(measure(whole, &full, 2, 256), 0);
+    assert_int_equal(measure(old, &full, 2, 256), 0);
     for (uint32_t n_layers = 2; n_layers <= 3; n_layers++) {
-        assert_int_equal(measure_until(old, &stopper, 0), 0);
         old->lacks_5_bits = true;
-        old->has_damages = old->has_distortions = n_layers == 3;
+        old->has_damages = old->has_distortions = n_layers == old->geometry.n_layers;
         old->n_layers_measured = n_layers;
         for (uint32_t l = 0; l < n_layers; l++)
-            old->damages[l][KV_SIDE_V][KV_FORMAT_5] = old->distortions[l][KV_SIDE_K][KV_FORMAT_5] =
-                7;
-        stopper.n_layers_seen = 0;
-        assert_int_equal(measure_until(old, &stopper, 0), 0);
-        assert_int_equal(stopper.n_layers_seen, old->geometry.n_layers);
+            old->damages[l][KV_SIDE_V][KV_FORMAT_5] = old->damages[l][KV_SIDE_K][KV_FORMAT_4] = 7;
+        assert_int_equal(measure(old, &full, 2, 256), 0);
         assert_false(old->lacks_5_bits);
         assert_same(old, whole);
     }

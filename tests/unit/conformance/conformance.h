@@ -156,5 +156,7 @@ void check_attention_rows_are_exact(Device *d);
 void check_sample_takes_the_largest(Device *d);
 void check_sample_draws_by_the_distribution(Device *d);
 void check_sample_logprobs(Device *d);
+void check_sample_stays_in_masks(Device *d);
+void check_sample_with_nothing_but_a_mask(Device *d);
 void check_sample_follows_what_it_draws(Device *d);
 void check_sample_draws_alike_alone(Device *d);

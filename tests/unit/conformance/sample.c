@@ -10,11 +10,13 @@
 
 #define SLOTS 64
 #define VOCAB_MAX 50000
+#define MASK_WORDS ((VOCAB_MAX + 31) / 32)
 
 /* A slot's state and what a row asks of it, in one. */
 typedef struct Ask {
     SampleParams params;
     const uint32_t *prompt, *output, *banned;
+    const uint32_t *mask; /* [MASK_WORDS]; NULL: none */
     uint32_t n_prompt, n_output, n_banned, min_output;
     uint32_t target; /* STEP_DRAW, or an id */
     int n_top_logprobs;
@@ -37,6 +39,11 @@ static void set_slot(Device *d, uint32_t slot, const Ask *ask) {
                         .min_output = ask->min_output };
 
     assert_int_equal(d->ops->slot_set(d->backend, slot, &state), 0);
+}
+
+static void set_mask(Device *d, uint32_t slot, const Ask *ask) {
+    if (ask->mask)
+        assert_int_equal(d->ops->slot_mask(d->backend, slot, ask->mask), 0);
 }
 
 /* A step of one row for each of n slots, in an order that is not theirs. */
@@ -94,14 +101,18 @@ static void sample_slots(Device *d, const float *logits, uint32_t n_vocab, uint3
         assert_true(results[i].token < n_vocab);
 }
 
-/* Slots of these states, and one step of them. */
+/* Slots of these states, and one step of them. Masks come before it begins, or after. */
 static void sample(Device *d, const float *logits, uint32_t n_vocab, const Ask *asks, uint32_t n,
                    SampleResult *results) {
     static const uint32_t tokens[SLOTS];
 
     for (uint32_t i = 0; i < n; i++)
         set_slot(d, i, &asks[i]);
+    for (uint32_t i = 0; i < n; i += 2)
+        set_mask(d, i, &asks[i]);
     begin_slots(d, tokens, asks, n);
+    for (uint32_t i = 1; i < n; i += 2)
+        set_mask(d, i, &asks[i]);
     sample_slots(d, logits, n_vocab, n, results);
 }
 
@@ -136,7 +147,21 @@ static uint32_t count_of(uint32_t token, const uint32_t *tokens, uint32_t n) {
     return count;
 }
 
-/* Logits after bias, bans and penalties. */
+static bool is_in(const uint32_t *mask, uint32_t token) {
+    return mask[token / 32] >> token % 32 & 1;
+}
+
+/* A mask that leaves in about one id of `rarity` below n, and at least one. */
+static uint32_t *random_mask(Device *d, uint32_t n, uint32_t rarity) {
+    uint32_t *mask = host_new(d, MASK_WORDS, sizeof(*mask)), always = random_below(&d->random, n);
+
+    for (uint32_t i = 0; i < n; i++)
+        if (i == always || !random_below(&d->random, rarity))
+            mask[i / 32] |= UINT32_C(1) << i % 32;
+    return mask;
+}
+
+/* Logits after bias, bans, masks and penalties. */
 static double penalized(float logit, uint32_t token, const Ask *ask) {
     const SampleParams *p = &ask->params;
     uint32_t in_output = count_of(token, ask->output, ask->n_output);
@@ -145,6 +170,8 @@ static double penalized(float logit, uint32_t token, const Ask *ask) {
     for (uint32_t i = 0; i < p->n_logit_bias; i++)
         z += p->logit_bias[i].token == token ? p->logit_bias[i].bias : 0;
     if (ask->n_output < ask->min_output && count_of(token, ask->banned, ask->n_banned))
+        z = -INFINITY;
+    if (ask->mask && !is_in(ask->mask, token))
         z = -INFINITY;
     if (in_output || count_of(token, ask->prompt, ask->n_prompt))
         z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
@@ -298,16 +325,20 @@ void check_sample_draws_by_the_distribution(Device *d) {
     };
 
     reserve_rows(d, SLOTS, 32, 300);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+    for (size_t i = 0; i < 2 * sizeof(cases) / sizeof(*cases); i++) {
         uint32_t n_vocab = 20 + random_below(&d->random, 100);
         Ask ask = ASK_GREEDY;
 
-        if (cases[i].is_hard)
+        if (cases[i / 2].is_hard)
             make_hard(d, &ask, n_vocab);
-        ask.params.temperature = cases[i].temperature;
-        ask.params.top_p = cases[i].top_p;
-        ask.params.min_p = cases[i].min_p;
-        ask.params.top_k = cases[i].top_k;
+        ask.params.temperature = cases[i / 2].temperature;
+        ask.params.top_p = cases[i / 2].top_p;
+        ask.params.min_p = cases[i / 2].min_p;
+        ask.params.top_k = cases[i / 2].top_k;
+        if (i % 2) {
+            ask.mask = random_mask(d, n_vocab, 2 + random_below(&d->random, 8));
+            ask.n_banned = 0; /* with few ids left in, all of them may be banned */
+        }
         check_draws(d, &ask, n_vocab);
     }
 }
@@ -360,6 +391,81 @@ void check_sample_logprobs(Device *d) {
             expect_logprobs(d, z + (size_t)s * n, n, &asks[s], &results[s]);
         case_end(d);
     }
+}
+
+/* Greedy rows take the best id that is left in; logprobs are of all ids. */
+static void expect_best_in(const float *z, uint32_t n, const uint32_t *mask, uint32_t token) {
+    assert_true(is_in(mask, token));
+    for (uint32_t t = 0; t < n; t++)
+        assert_true(!is_in(mask, t) || z[t] < z[token] || (z[t] == z[token] && t >= token));
+}
+
+void check_sample_stays_in_masks(Device *d) {
+    static const uint32_t sizes[] = { 1, 31, 32, 33, 1000, 49152, VOCAB_MAX };
+    static const uint32_t rarities[] = { 1, 3, 100, 1u << 31 };
+    enum { N = 4 };
+
+    reserve_rows(d, SLOTS, 32, VOCAB_MAX);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        uint32_t n = sizes[i];
+        float *z = random_logits(d, N, n, 4);
+        SampleResult results[N];
+        Ask asks[N];
+
+        for (uint32_t s = 0; s < N; s++) {
+            asks[s] = (Ask)ASK_GREEDY;
+            asks[s].mask = random_mask(d, n, rarities[s]);
+            asks[s].n_top_logprobs = 5;
+        }
+        sample(d, z, n, asks, N, results);
+        for (uint32_t s = 0; s < N; s++) {
+            expect_best_in(z + (size_t)s * n, n, asks[s].mask, results[s].token);
+            expect_logprobs(d, z + (size_t)s * n, n, &asks[s], &results[s]);
+        }
+        case_end(d);
+    }
+}
+
+/* A mask with a few ids, all of them banned, of logit -inf, or not: one of those that are left in
+ * is drawn whatever else holds, the lowest where nothing tells them apart. */
+void check_sample_with_nothing_but_a_mask(Device *d) {
+    enum { N = 1000, LOW = 300, HIGH = 700 };
+    static const uint32_t both[] = { LOW, HIGH };
+    static const struct {
+        uint32_t n_banned;
+        bool is_dead;
+        uint32_t expected;
+    } cases[] = {
+        { 2, false, LOW }, { 1, false, HIGH }, { 0, true, LOW }, { 1, true, HIGH }, { 2, true, LOW }
+    };
+    enum { N_CASES = sizeof(cases) / sizeof(*cases) };
+    uint32_t *mask = host_new(d, MASK_WORDS, sizeof(*mask));
+    float *z;
+    SampleResult results[2 * N_CASES];
+    Ask asks[2 * N_CASES];
+
+    reserve_rows(d, SLOTS, 32, VOCAB_MAX);
+    z = random_logits(d, 2 * N_CASES, N, 1);
+    mask[LOW / 32] |= UINT32_C(1) << LOW % 32;
+    mask[HIGH / 32] |= UINT32_C(1) << HIGH % 32;
+    for (uint32_t s = 0; s < 2 * N_CASES; s++) {
+        asks[s] = (Ask)ASK_GREEDY;
+        asks[s].mask = mask;
+        asks[s].params.temperature = s % 2 ? 1 : 0;
+        asks[s].banned = both;
+        asks[s].n_banned = cases[s / 2].n_banned;
+        z[s * N + LOW] = z[s * N + HIGH] = cases[s / 2].is_dead ? -INFINITY : 1;
+    }
+    sample(d, z, N, asks, 2 * N_CASES, results);
+    for (uint32_t s = 0; s < 2 * N_CASES; s++)
+        assert_int_equal(results[s].token, cases[s / 2].expected);
+    /* and it can be taken off */
+    assert_int_equal(d->ops->slot_mask(d->backend, 0, NULL), 0);
+    begin_slots(d, (const uint32_t[1]){ 0 }, asks, 1);
+    z[5] = 100;
+    sample_slots(d, z, N, 1, results);
+    assert_int_equal(results[0].token, 5);
+    case_end(d);
 }
 
 /* Whatever a slot drew by itself, it stands as one filled with all of that would; and what it drew
