@@ -117,13 +117,65 @@ static void fill_bf16(DamageTable *t) {
             t->damages[layer][side][KV_FORMAT_BF16] = typical[side][KV_FORMAT_BF16] / t->n_layers;
 }
 
+/* The mean logarithm of damage / distortion of one layer and side over its formats; false: there is
+ * none. */
+static bool log_ratio(const DamageTable *t, const Profile *profile, uint32_t layer, KvSide side,
+                      double *out) {
+    double logs = 0;
+    uint32_t n = 0;
+
+    for (KvFormat f = 0; f < KV_FORMATS; f++) {
+        double damage = t->damages[layer][side][f];
+
+        if (damage > 0 && profile->distortions[layer][side][f] > 0) {
+            logs += log(damage / profile->distortions[layer][side][f]);
+            n++;
+        }
+    }
+    *out = n ? logs / n : 0;
+    return n;
+}
+
+/* How much damage one layer's distortion does is partly a matter of the text: on another text it is
+ * nearer to what is usual for the side. So each layer and side is drawn to the geometric mean over
+ * layers. KLD of plans from the default model's profile of the built-in text, over 6,144 tokens of
+ * wiki.test.raw (standard errors 3 to 4%):
+ *
+ *   drawn       not at all   halfway   wholly
+ *   2.5 bits    .0174        .0145     .0145
+ *   3.0 bits    .0075        .0068     .0065
+ */
+#define DRAWN 0.5
+
+static void draw_to_side(DamageTable *t, const Profile *profile, KvSide side) {
+    double sum = 0, own;
+    uint32_t n = 0;
+
+    for (uint32_t layer = 0; layer < t->n_layers; layer++)
+        if (log_ratio(t, profile, layer, side, &own)) {
+            sum += own;
+            n++;
+        }
+    for (uint32_t layer = 0; layer < t->n_layers; layer++) {
+        double factor = log_ratio(t, profile, layer, side, &own) ? exp(DRAWN * (sum / n - own)) : 1;
+
+        for (KvFormat f = 0; f < KV_FORMATS; f++) {
+            t->damages[layer][side][f] *= factor;
+            t->errors[layer][side][f] *= factor;
+        }
+    }
+}
+
 /* Single figures may hang on few tokens: distortions say which of them to doubt. */
 static void fill_measured(DamageTable *t, const Profile *profile) {
     memcpy(t->errors, profile->damage_errors, t->n_layers * sizeof(*t->errors));
-    if (profile->has_distortions)
-        damage_estimate(profile, t->damages);
-    else
+    if (!profile->has_distortions) {
         memcpy(t->damages, profile->damages, t->n_layers * sizeof(*t->damages));
+        return;
+    }
+    damage_estimate(profile, t->damages);
+    for (KvSide side = 0; side < KV_SIDES; side++)
+        draw_to_side(t, profile, side);
 }
 
 void damage_table_fill(DamageTable *out, const Profile *profile, uint32_t n_layers,

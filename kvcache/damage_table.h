@@ -6,7 +6,7 @@
  * In nats a token: the KL divergence that it alone would bring about.
  *
  *   measured      each one run by itself: what the profile's second level holds, steadied by
- *                 kvcache/damage_estimate.h
+ *                 kvcache/damage_estimate.h, and drawn to what distortions alone would say
  *   distortions   local errors, weighted by what attention makes of them, and brought to the
  *                 size of what formats typically do
  *   norms         what formats typically do, divided among the layers of a side as ||W||^2 says,

@@ -123,12 +123,42 @@ static void test_sums_over_plans(void **state) {
                      (sum_of(KV_SIDE_K, KV_FORMAT_4) + sum_of(KV_SIDE_V, KV_FORMAT_2))) < 1e-12);
 }
 
+/* Keys: ratios 1, 1, 8 and their geometric mean 2; values: 4 in each layer. */
+static void test_layers_are_drawn_to_their_side(void **state) {
+    static const double expected[N_LAYERS] = { 1.4142135623730951, 1.4142135623730951, 4 };
+    CLEANUP(profile_free) Profile *p = NULL;
+
+    (void)state;
+    assert_int_equal(profile_new(&p, &geometry), 0);
+    p->has_distortions = p->has_damages = true;
+    for (KvFormat f = KV_FORMAT_4; f < KV_FORMATS; f++)
+        p->damages_direct[f] = true;
+    for (uint32_t layer = 0; layer < N_LAYERS; layer++)
+        for (KvFormat f = KV_FORMAT_8; f < KV_FORMATS; f++) {
+            p->distortions[layer][KV_SIDE_K][f] = p->distortions[layer][KV_SIDE_V][f] = f;
+            p->damages[layer][KV_SIDE_K][f] = (layer == 2 ? 8 : 1) * f;
+            p->damages[layer][KV_SIDE_V][f] = 4 * f;
+            p->damage_errors[layer][KV_SIDE_K][f] = 0.01 * f;
+        }
+    damage_table_fill(&table, p, N_LAYERS, DAMAGE_MEASURED);
+    for (uint32_t layer = 0; layer < N_LAYERS; layer++) {
+        double factor = expected[layer] / (layer == 2 ? 8 : 1);
+
+        for (KvFormat f = KV_FORMAT_8; f < KV_FORMATS; f++) {
+            assert_true(fabs(table.damages[layer][KV_SIDE_K][f] / f - expected[layer]) < 1e-9);
+            assert_true(fabs(table.damages[layer][KV_SIDE_V][f] / f - 4) < 1e-9);
+            assert_true(fabs(table.errors[layer][KV_SIDE_K][f] / f - 0.01 * factor) < 1e-9);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_best_source_there_is),
         cmocka_unit_test(test_typical_damage),
         cmocka_unit_test(test_norms_divide_what_is_typical),
         cmocka_unit_test(test_distortions_keep_their_ratios),
+        cmocka_unit_test(test_layers_are_drawn_to_their_side),
         cmocka_unit_test(test_sums_over_plans),
     };
 
