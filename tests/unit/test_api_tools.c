@@ -73,8 +73,8 @@ static void test_what_needs_a_grammar(void **state) {
     static const char *const texts[] = {
         "{" TOOLS ", \"tool_choice\": \"required\"}",
         "{" TOOLS ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"f\"}}}",
-        "{\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"strict\": "
-        "true}}]}",
+        ("{\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"strict\": "
+         "true}}]}"),
     };
 
     (void)state;
