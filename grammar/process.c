@@ -10,7 +10,7 @@
  */
 #include "grammar/process.h"
 
-#include "grammar/channel.h"
+#include "util/channel.h"
 #include "util/clock.h"
 
 #include <assert.h>

@@ -12,6 +12,7 @@
 #include "text/chat_messages_source.h"
 #include "text/chat_template_source.h"
 #include "text/chat_worker_source.h"
+#include "util/channel.h"
 #include "util/cleanup.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <spawn.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define PYTHON "/usr/bin/python3"
@@ -92,22 +92,11 @@ static int spawn(pid_t *pid, int fd, const char *const *arguments) {
     return -r;
 }
 
-static int send_all(int fd, const void *data, size_t size) {
-    for (size_t sent = 0; sent < size;) {
-        ssize_t n = send(fd, (const char *)data + sent, size - sent, MSG_NOSIGNAL);
-
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        sent += n < 0 ? 0 : (size_t)n;
-    }
-    return 0;
-}
-
 static int send_sources(int fd) {
     int r = 0;
 
     for (size_t i = 0; !r && i < N_SOURCES; i++)
-        r = send_all(fd, sources[i].text, sources[i].size);
+        r = channel_send(fd, sources[i].text, sources[i].size);
     return r;
 }
 
@@ -125,8 +114,9 @@ static int start(Reason *why) {
         *next++ = sources[i].name;
         *next++ = sizes[i];
     }
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        return reason_set(why, -errno, "no socket for chat templates: %s", strerror(errno));
+    r = channel_pair(pair);
+    if (r)
+        return reason_set(why, r, "no socket for chat templates: %s", strerror(-r));
     /* Of this thread, and so of what it starts. */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     r = spawn(&nursery.pid, pair[1], arguments);
@@ -149,42 +139,18 @@ static void reap(void) {
         ;
 }
 
-static int send_descriptor(int fd) {
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = { .space = { 0 } };
-    char byte = 0;
-    struct iovec part = { .iov_base = &byte, .iov_len = 1 };
-    struct msghdr message = { .msg_iov = &part,
-                              .msg_iovlen = 1,
-                              .msg_control = &control,
-                              .msg_controllen = sizeof(control) };
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    ssize_t n;
-
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(head), &fd, sizeof(int));
-    do
-        n = sendmsg(nursery.fd, &message, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : 0;
-}
-
 int chat_nursery_fork(int fd, Reason *why) {
     int r = -EPIPE;
 
     pthread_mutex_lock(&nursery.lock);
     if (nursery.fd >= 0) {
-        r = send_descriptor(fd);
+        r = channel_send_descriptor(nursery.fd, fd, 0);
         if (r < 0)
             reap();
     }
     if (r < 0) {
         r = start(why);
-        if (!r && (r = send_descriptor(fd)) < 0)
+        if (!r && (r = channel_send_descriptor(nursery.fd, fd, 0)) < 0)
             reason_set(why, r, PYTHON ", which runs chat templates, ended at once: %s",
                        strerror(-r));
     }

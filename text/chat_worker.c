@@ -7,6 +7,7 @@
 #include "text/chat_worker.h"
 
 #include "text/chat_nursery.h"
+#include "util/channel.h"
 #include "util/clock.h"
 
 #include <errno.h>
@@ -14,7 +15,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define LOOK_UP_AFTER_MS 10 /* whether anybody still waits */
 #define WORDS_BYTES_MAX 1024
 
 typedef struct Question {
@@ -30,8 +30,9 @@ typedef struct Answer {
 int chat_worker_start(ChatWorker *worker, Reason *why) {
     int r, pair[2];
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        return reason_set(why, -errno, "no socket for a chat template: %s", strerror(errno));
+    r = channel_pair(pair);
+    if (r)
+        return reason_set(why, r, "no socket for a chat template: %s", strerror(-r));
     r = chat_nursery_fork(pair[1], why);
     close(pair[1]);
     if (r < 0) {
@@ -55,41 +56,22 @@ bool chat_worker_is_alive(const ChatWorker *worker) {
            recv(worker->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
-/* Waits until the socket can be read, or written where `events` says so. 0, or the end. */
-static int wait_for(const ChatWorker *worker, short events) {
-    struct pollfd p = { .fd = worker->fd, .events = events };
-    int64_t left_ns;
-    int n;
-
-    do {
-        if (account_is_closed(worker->account))
-            return -ECANCELED;
-        left_ns = worker->deadline_ns - (int64_t)clock_ns();
-        if (left_ns <= 0)
-            return CHAT_WORKER_TIMED_OUT;
-        n = poll(&p, 1,
-                 left_ns < LOOK_UP_AFTER_MS * 1000000 ? (int)(left_ns / 1000000) + 1
-                                                      : LOOK_UP_AFTER_MS);
-    } while (n == 0 || (n < 0 && errno == EINTR));
-    return n < 0 ? CHAT_WORKER_DIED : 0;
+/* What a channel's outcome means for a worker. */
+static int outcome_of(int r) {
+    switch (r) {
+    case 0:
+    case -ECANCELED:
+        return r;
+    case CHANNEL_E_TIMEOUT:
+        return CHAT_WORKER_TIMED_OUT;
+    default:
+        return CHAT_WORKER_DIED;
+    }
 }
 
 static int receive(const ChatWorker *worker, void *data, size_t size) {
-    for (size_t got = 0; got < size;) {
-        ssize_t n = recv(worker->fd, (char *)data + got, size - got, MSG_DONTWAIT);
-
-        if (n > 0)
-            got += (size_t)n;
-        else if (n == 0 || (errno != EAGAIN && errno != EINTR))
-            return CHAT_WORKER_DIED;
-        else {
-            int r = wait_for(worker, POLLIN);
-
-            if (r)
-                return r;
-        }
-    }
-    return 0;
+    return outcome_of(
+        channel_receive_until(worker->fd, data, size, worker->deadline_ns, worker->account));
 }
 
 /* Ends early, with success, where the other side has closed or answers before it has read
@@ -107,8 +89,9 @@ static int send_all(const ChatWorker *worker, const void *data, size_t size) {
             sent += (size_t)n;
         else if (errno != EAGAIN && errno != EINTR)
             return 0;
-        else if ((r = wait_for(worker, POLLIN | POLLOUT)))
-            return r;
+        else if ((r = channel_wait(worker->fd, POLLIN | POLLOUT, worker->deadline_ns,
+                                   worker->account)))
+            return outcome_of(r);
     }
     return 0;
 }
@@ -123,7 +106,7 @@ int chat_worker_ask(ChatWorker *worker, ChatWorkerQuestion question, const char 
     int r;
 
     worker->account = account;
-    worker->deadline_ns = (int64_t)clock_ns() + (int64_t)limits->time_ms * 1000000;
+    worker->deadline_ns = clock_ns() + limits->time_ms * 1000000;
     worker->ends = true; /* unless it comes through */
     r = send_all(worker, &head, sizeof(head));
     if (!r)

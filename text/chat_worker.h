@@ -12,11 +12,11 @@
 #include "util/reason.h"
 
 typedef struct ChatWorker {
-    int fd;              /* -1: there is none */
-    size_t n_left;       /* bytes of the answer that have not been taken */
-    bool ends;           /* it ends with this answer */
-    int64_t deadline_ns; /* of the question at hand */
-    Account *account;    /* of the question at hand; borrowed */
+    int fd;               /* -1: there is none */
+    size_t n_left;        /* bytes of the answer that have not been taken */
+    bool ends;            /* it ends with this answer */
+    uint64_t deadline_ns; /* of the question at hand */
+    Account *account;     /* of the question at hand; borrowed */
 } ChatWorker;
 
 #define CHAT_WORKER_NULL \

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Sockets between the processes of process.h: bytes, whole or not at all, and descriptors.
+ * Sockets between processes of one machine: bytes, whole or not at all, and descriptors.
  */
 
 #include "util/account.h"
@@ -23,8 +23,12 @@ enum {
     CHANNEL_E_TIMEOUT,
 };
 
-/* The same, but no longer than to the deadline (CLOCK_MONOTONIC): CHANNEL_E_TIMEOUT; and -ECANCELED
- * within 20 ms of the closing of `account` (NULL: nobody's). */
+/* Waits until the socket has one of poll's `events`, or the other side has closed. Returns as
+ * channel_receive_until does. */
+int channel_wait(int fd, short events, uint64_t deadline_ns, Account *account);
+
+/* Receives, but no longer than to the deadline (CLOCK_MONOTONIC): CHANNEL_E_TIMEOUT; and -ECANCELED
+ * within 20 ms of the closing of `account` (NULL: nobody's); or as channel_receive. */
 int channel_receive_until(int fd, void *data, size_t size, uint64_t deadline_ns, Account *account);
 
 /* Gives the other side a descriptor, with a byte that says what it is for. 0 or -errno. */

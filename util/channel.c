@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "grammar/channel.h"
+#include "util/channel.h"
 
 #include "util/clock.h"
 
@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LOOK_UP_AFTER_MS 20 /* whether anybody still waits */
+#define LOOK_UP_AFTER_MS 10 /* whether anybody still waits */
 
 typedef union Control {
     struct cmsghdr head;
@@ -44,9 +44,8 @@ int channel_receive(int fd, void *data, size_t size) {
     return 0;
 }
 
-/* Waits until there is something to read, or the other side has closed. */
-static int wait_for(int fd, uint64_t deadline_ns, Account *account) {
-    struct pollfd p = { .fd = fd, .events = POLLIN };
+int channel_wait(int fd, short events, uint64_t deadline_ns, Account *account) {
+    struct pollfd p = { .fd = fd, .events = events };
     int n;
 
     do {
@@ -73,7 +72,7 @@ int channel_receive_until(int fd, void *data, size_t size, uint64_t deadline_ns,
         if (n > 0)
             got += (size_t)n;
         else if (errno == EAGAIN)
-            r = wait_for(fd, deadline_ns, account);
+            r = channel_wait(fd, POLLIN, deadline_ns, account);
         else if (errno != EINTR)
             r = -errno;
         if (r)
