@@ -43,6 +43,7 @@ static void test_errors_on_normal_values(void **state) {
     static float basis[D * D];
     Random random = random_start("errors");
     FakeHead head = { .basis = { basis, basis }, .clip = { 1, 1 } };
+    /* At least seven standard deviations about the mean of 5,000 draws. */
     static const struct {
         const char *name;
         KvSide side;
@@ -55,12 +56,12 @@ static void test_errors_on_normal_values(void **state) {
         { "KIVI-4", KV_SIDE_V, 0.004, 0.008 },
         { "KIVI-2", KV_SIDE_K, 0.10, 0.19 },
         { "KIVI-2", KV_SIDE_V, 0.10, 0.19 },
-        { "TurboQuant-4", KV_SIDE_K, 0.008, 0.012 }, /* Lloyd and Max: 0.0095 */
-        { "TurboQuant-3", KV_SIDE_K, 0.030, 0.040 }, /* 0.0345 */
+        { "TurboQuant-4", KV_SIDE_K, 0.006, 0.012 }, /* Lloyd and Max: 0.0095 */
+        { "TurboQuant-3", KV_SIDE_K, 0.025, 0.042 }, /* 0.0345 */
         { "TurboQuant-4", KV_SIDE_V, 0.005, 0.012 },
         { "OSCAR", KV_SIDE_K, 0.13, 0.25 },
         { "OSCAR", KV_SIDE_V, 0.13, 0.25 },
-        { "HeadQ, K alone", KV_SIDE_K, 0.11, 0.19 },
+        { "HeadQ, K alone", KV_SIDE_K, 0.13, 0.23 },
     };
 
     (void)state;
