@@ -4,7 +4,7 @@
  */
 #include "server/api/api.h"
 
-#include "server/api/api_call.h"
+#include "server/api/api_choices.h"
 #include "server/api/api_index.h"
 #include "server/api/api_job.h"
 #include "server/api/api_tokenize.h"
@@ -17,11 +17,11 @@
 
 /* answers */
 
-void api_reply_error(HttpExchange *exchange, const ApiError *error) {
+void api_reply_error_as(HttpExchange *exchange, const ApiError *error, ApiErrorPutFn put) {
     CLEANUP(buffer_deinit) Buffer body = BUFFER_NULL;
     char retry_after[32] = "";
 
-    api_error_write(&body, error);
+    (put ? put : api_error_write)(&body, error);
     if (error->retry_after_s)
         snprintf(retry_after, sizeof(retry_after), "Retry-After: %" PRIu32 "\r\n",
                  error->retry_after_s);
@@ -31,6 +31,10 @@ void api_reply_error(HttpExchange *exchange, const ApiError *error) {
                                                 .headers = *retry_after ? retry_after : NULL,
                                                 .body = buffer_text(&body),
                                                 .size = body.size });
+}
+
+void api_reply_error(HttpExchange *exchange, const ApiError *error) {
+    api_reply_error_as(exchange, error, NULL);
 }
 
 void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
@@ -46,8 +50,8 @@ void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
         &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
 }
 
-/* True if the model can be used; else the answer is given. */
-static bool is_ready(Api *api, HttpExchange *exchange) {
+/* True if the model can be used; else the answer is given, errors in the form of `put`. */
+static bool is_ready(Api *api, HttpExchange *exchange, ApiErrorPutFn put) {
     ApiError error = API_ERROR_NULL;
 
     if (api->state == API_READY)
@@ -61,7 +65,7 @@ static bool is_ready(Api *api, HttpExchange *exchange) {
     else
         api_fail(&error, 503, NULL, "shutting_down",
                  "The server is going down: it finishes what it has and takes nothing new.");
-    api_reply_error(exchange, &error);
+    api_reply_error_as(exchange, &error, put);
     return false;
 }
 
@@ -128,7 +132,7 @@ static void handle_models(HttpExchange *exchange, void *userdata) {
     JsonWriter w = JSON_WRITER(&body);
     Api *api = userdata;
 
-    if (!is_ready(api, exchange))
+    if (!is_ready(api, exchange, NULL))
         return;
     json_begin_object(&w, NULL);
     json_put_text(&w, "object", "list");
@@ -145,7 +149,7 @@ static void handle_model(HttpExchange *exchange, void *userdata) {
     ApiError error = API_ERROR_NULL;
     Api *api = userdata;
 
-    if (!is_ready(api, exchange))
+    if (!is_ready(api, exchange, NULL))
         return;
     if (strcmp(buffer_text(&exchange->request->path) + strlen("/v1/models/"), api->name) != 0) {
         api_fail(&error, 404, "model", "model_not_found",
@@ -160,16 +164,16 @@ static void handle_model(HttpExchange *exchange, void *userdata) {
 /* what needs the model */
 
 static void start(Api *api, HttpExchange *exchange, const ApiJobKind *kind) {
-    if (is_ready(api, exchange))
+    if (is_ready(api, exchange, kind->put_error))
         api_job_start(api, exchange, kind);
 }
 
 static void handle_completions(HttpExchange *exchange, void *userdata) {
-    start(userdata, exchange, &api_completions.job);
+    start(userdata, exchange, &api_completions.call.job);
 }
 
 static void handle_chat(HttpExchange *exchange, void *userdata) {
-    start(userdata, exchange, &api_chat.job);
+    start(userdata, exchange, &api_chat.call.job);
 }
 
 static void handle_tokenize(HttpExchange *exchange, void *userdata) {
@@ -182,7 +186,7 @@ static void handle_detokenize(HttpExchange *exchange, void *userdata) {
 
 /* What was written at the start, and does not change. */
 static void reply_written(Api *api, HttpExchange *exchange, const Buffer *json) {
-    if (is_ready(api, exchange))
+    if (is_ready(api, exchange, NULL))
         http_exchange_reply(exchange, &(HttpReply){ .status = 200,
                                                     .content_type = "application/json",
                                                     .body = buffer_text(json),

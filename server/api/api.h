@@ -84,3 +84,5 @@ const Route *api_routes(size_t *np);
 /* Answers with a body that the writer composed and that is taken over, or with an error. */
 void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body);
 void api_reply_error(HttpExchange *exchange, const ApiError *error);
+/* The same in a form of one's own; `put` NULL: OpenAI's. */
+void api_reply_error_as(HttpExchange *exchange, const ApiError *error, ApiErrorPutFn put);

@@ -28,24 +28,6 @@ static const ApiCallKind *kind_of(const ApiCall *call) {
     return container_of(call->job.kind, const ApiCallKind, job);
 }
 
-const char *api_finish_text(FinishReason finish) {
-    switch (finish) {
-    case FINISH_STOP:
-        return "stop";
-    case FINISH_LENGTH:
-        return "length";
-    default:
-        return NULL;
-    }
-}
-
-void api_put_stop_reason(JsonWriter *w, const ApiChoice *choice) {
-    if (choice->finish == FINISH_STOP && choice->stop_token != TOKEN_NONE)
-        json_put_u64(w, "stop_reason", choice->stop_token);
-    else
-        json_put_text(w, "stop_reason", choice->finish == FINISH_STOP ? choice->stop_text : NULL);
-}
-
 /* preparing, on the pool */
 
 /* How many tokens the answer to this prompt may have. */
@@ -54,7 +36,7 @@ static int settle_max_tokens(ApiCall *call, const ApiPrompt *prompt, uint32_t *m
     const Engine *engine = call->job.api->model.engine;
     uint32_t n_max = engine_max_sequence_tokens(engine);
     bool is_cache = n_max < engine_max_model_len(engine);
-    const char *name = kind_of(call)->job.endpoint == API_CHAT ? "messages" : "prompt";
+    const char *name = kind_of(call)->prompt_param;
     uint64_t n_asked = params->max_tokens < 0 ? 1 : (uint64_t)params->max_tokens;
 
     if (prompt->ids.n + n_asked > n_max)
@@ -329,44 +311,19 @@ void api_call_fail_memory(ApiCall *call) {
 
 /* answers */
 
-static void put_counts(JsonWriter *w, uint64_t n_prompt, uint64_t n_output) {
-    json_put_u64(w, "prompt_tokens", n_prompt);
-    json_put_u64(w, "completion_tokens", n_output);
-    json_put_u64(w, "total_tokens", n_prompt + n_output);
-}
-
-static void put_usage(JsonWriter *w, const ApiCall *call) {
-    uint64_t n_prompt = 0, n_output = 0, n_cached = 0, n_reasoning = 0;
+ApiUsage api_call_usage(const ApiCall *call) {
     uint32_t n = call->job.params.best_of;
+    ApiUsage usage = { .n_prompt = 0 };
 
     for (uint32_t i = 0; i < call->n_choices; i++) {
-        n_output += call->choices[i].n_output;
-        n_reasoning += call->choices[i].output.n_reasoning_tokens;
+        usage.n_output += call->choices[i].n_output;
+        usage.n_reasoning += call->choices[i].output.n_reasoning_tokens;
         if (i % n) /* choices of one prompt share it */
             continue;
-        n_prompt += call->choices[i].prompt->ids.n;
-        n_cached += call->choices[i].n_cached;
+        usage.n_prompt += call->choices[i].prompt->ids.n;
+        usage.n_cached += call->choices[i].n_cached;
     }
-    json_begin_object(w, "usage");
-    put_counts(w, n_prompt, n_output);
-    json_begin_object(w, "prompt_tokens_details");
-    json_put_u64(w, "cached_tokens", n_cached);
-    json_end_object(w);
-    if (call->forms.reasoning) {
-        json_begin_object(w, "completion_tokens_details");
-        json_put_u64(w, "reasoning_tokens", n_reasoning);
-        json_end_object(w);
-    }
-    json_end_object(w);
-}
-
-static void put_head(JsonWriter *w, const ApiCall *call, const char *object) {
-    json_begin_object(w, NULL);
-    json_put_text(w, "id", call->id);
-    json_put_text(w, "object", object);
-    json_put_u64(w, "created", (uint64_t)call->created_s);
-    json_put_text(w, "model", call->job.api->name);
-    json_begin_array(w, "choices");
+    return usage;
 }
 
 static double mean_logprob(const ApiChoice *choice) {
@@ -401,20 +358,10 @@ static void answer_whole(ApiCall *call) {
 
     if (is_ranked(params))
         rank_choices(call);
-    put_head(&w, call, kind_of(call)->object);
-    for (uint32_t i = 0; i < call->n_choices; i++) {
-        if (i % params->best_of >= params->n)
-            continue;
-        json_begin_object(&w, NULL);
-        kind_of(call)->put_choice(&w, &call->choices[i]);
-        json_end_object(&w);
-    }
-    json_end_array(&w);
-    put_usage(&w, call);
-    json_end_object(&w);
+    kind_of(call)->put_answer(&w, call);
     if (buffer_failed(&body)) {
         api_call_fail_memory(call);
-        api_reply_error(TAKE(call->job.exchange), &call->job.error);
+        api_job_reply_error(&call->job, &call->job.error);
     } else {
         api_reply_json(TAKE(call->job.exchange), 200, &body);
     }
@@ -422,78 +369,25 @@ static void answer_whole(ApiCall *call) {
 
 /* streams */
 
-static void send_bytes(ApiCall *call, const char *data, size_t size) {
+void api_call_send(ApiCall *call, const Buffer *events) {
     HttpExchange *exchange = call->job.exchange;
 
+    if (buffer_failed(events)) {
+        fail(call, 503, "The server ran out of memory.");
+        return;
+    }
     if (!exchange || call->cut)
         return;
     if (!exchange->streaming)
         http_exchange_begin(exchange, "text/event-stream; charset=utf-8");
-    if (!http_exchange_write(exchange, data, size))
+    if (!http_exchange_write(exchange, events->data, events->size))
         return;
     call->cut = true;
     api_call_cancel(&call->job);
 }
 
-static void send_event(ApiCall *call, Buffer *data) {
-    buffer_append_text(data, "\n\n");
-    if (buffer_failed(data))
-        fail(call, 503, "The server ran out of memory.");
-    else
-        send_bytes(call, data->data, data->size);
-}
-
-void api_call_begin_chunk(ApiCall *call, JsonWriter *w) {
-    buffer_append_text(w->out, "data: ");
-    put_head(w, call, kind_of(call)->chunk_object);
-    json_begin_object(w, NULL);
-}
-
-/* A chunk's `usage` is of its own choice, as vLLM has it; the last chunk's is of the call. */
-void api_call_send_chunk(ApiChoice *choice, JsonWriter *w, uint32_t n_output) {
-    ApiCall *call = choice->call;
-
-    json_end_object(w);
-    json_end_array(w);
-    if (call->job.params.include_usage && call->job.params.continuous_usage) {
-        json_begin_object(w, "usage");
-        put_counts(w, choice->prompt->ids.n, n_output);
-        json_end_object(w);
-    } else if (call->job.params.include_usage) {
-        json_put_null(w, "usage");
-    }
-    json_end_object(w);
-    send_event(call, w->out);
-}
-
-static void send_usage(ApiCall *call) {
-    CLEANUP(buffer_deinit) Buffer data = BUFFER_NULL;
-    JsonWriter w = JSON_WRITER(&data);
-
-    buffer_append_text(&data, "data: ");
-    put_head(&w, call, kind_of(call)->chunk_object);
-    json_end_array(&w);
-    put_usage(&w, call);
-    json_end_object(&w);
-    send_event(call, &data);
-}
-
-static void send_error(ApiCall *call) {
-    CLEANUP(buffer_deinit) Buffer data = BUFFER_NULL;
-
-    buffer_append_text(&data, "data: ");
-    api_error_write(&data, &call->job.error);
-    send_event(call, &data);
-}
-
 static void end_stream(ApiCall *call) {
-    static const char done[] = "data: [DONE]\n\n";
-
-    if (call->job.error.status)
-        send_error(call);
-    else if (call->job.params.include_usage)
-        send_usage(call);
-    send_bytes(call, done, sizeof(done) - 1);
+    kind_of(call)->end_stream(call);
     http_exchange_end(TAKE(call->job.exchange));
 }
 
@@ -505,7 +399,7 @@ static void end_call(ApiCall *call) {
     if (job->exchange && job->exchange->streaming)
         end_stream(call);
     else if (job->exchange && job->error.status)
-        api_reply_error(TAKE(job->exchange), &job->error);
+        api_job_reply_error(job, &job->error);
     else if (job->exchange)
         answer_whole(call);
     api_job_finish(job);

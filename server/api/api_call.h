@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * A request that generates: its sequences in the engine, and its answer, whole or as a stream. What
- * completions and chat have in common; how they look is in ApiCallKind.
+ * A request that generates: its sequences in the engine, and its answer, whole or as a stream of
+ * server-sent events. How answers look is in ApiCallKind; a kind that has to remember more than a
+ * call does embeds ApiCall first.
  */
 
 #include "server/api/api_job.h"
@@ -16,14 +17,16 @@ typedef struct ApiChoice ApiChoice;
 typedef struct ApiCallKind {
     ApiJobKind job;
     const char *id_prefix;
-    const char *object, *chunk_object;
+    const char *prompt_param;    /* the parameter that prompts come from, for words about them */
     uint32_t default_max_tokens; /* 0: as many as fit */
-    /* The members of a whole choice, between its braces. */
-    void (*put_choice)(JsonWriter *writer, ApiChoice *choice);
-    /* What an event adds to a stream: zero or more calls of api_call_send. */
-    void (*stream_event)(ApiChoice *choice, const EngineEvent *event);
-    /* What it adds to a whole answer's text. 0, or -ENOMEM. */
+    /* A whole answer: one JSON object. All sequences have ended by themselves. */
+    void (*put_answer)(JsonWriter *writer, ApiCall *call);
+    /* What an engine's event adds to it. 0, or -ENOMEM. */
     int (*keep_text)(ApiChoice *choice, const EngineEvent *event);
+    /* What an engine's event adds to a stream: zero or more calls of api_call_send. */
+    void (*stream_event)(ApiChoice *choice, const EngineEvent *event);
+    /* What stands behind the events of the last sequence; job.error says if something failed. */
+    void (*end_stream)(ApiCall *call);
 } ApiCallKind;
 
 /* One sequence and what is known of it. */
@@ -76,19 +79,20 @@ void api_call_deinit(ApiJob *job);
 /* Takes an event of the engine; owned. */
 void api_call_take_event(EngineEvent *event);
 
-/* A chunk with one choice, whose members `writer` gets between begin and send. With it the client
- * has n_output tokens of the choice. */
-void api_call_begin_chunk(ApiCall *call, JsonWriter *writer);
-void api_call_send_chunk(ApiChoice *choice, JsonWriter *writer, uint32_t n_output);
+/* Sends one or more server-sent events, each with the empty line at its end, and begins the stream
+ * if need be. What could not be written (buffer_failed) fails the call. */
+void api_call_send(ApiCall *call, const Buffer *events);
+
+typedef struct ApiUsage {
+    uint64_t n_prompt, n_cached; /* tokens; a prompt counts once, however many choices it has */
+    uint64_t n_output, n_reasoning;
+} ApiUsage;
+
+ApiUsage api_call_usage(const ApiCall *call);
 
 /* What a whole answer kept of a choice's logprobs; borrowed. */
 const TokenLogprob *api_choice_logprobs(const ApiChoice *choice, size_t *np);
-/* "stop", "length"; NULL while running. */
-const char *api_finish_text(FinishReason finish);
 /* The choice has all that was asked for: its sequence is to end, as if by itself. */
 void api_choice_end(ApiChoice *choice);
 /* The answer takes more memory than it may. */
 void api_call_fail_memory(ApiCall *call);
-void api_put_stop_reason(JsonWriter *writer, const ApiChoice *choice);
-
-extern const ApiCallKind api_completions, api_chat;

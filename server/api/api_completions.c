@@ -2,7 +2,7 @@
 /*
  * POST /v1/completions.
  */
-#include "server/api/api_call.h"
+#include "server/api/api_choices.h"
 #include "server/api/api_logprobs.h"
 
 #include <errno.h>
@@ -37,8 +37,8 @@ static void put_choice(JsonWriter *w, ApiChoice *choice) {
         api_put_completion_logprobs(w, "logprobs", choice, runs, 2);
     else
         json_put_null(w, "logprobs");
-    json_put_text(w, "finish_reason", api_finish_text(choice->finish));
-    api_put_stop_reason(w, choice);
+    json_put_text(w, "finish_reason", api_choices_finish_text(choice->finish));
+    api_choices_put_stop_reason(w, choice);
 }
 
 static void put_chunk(JsonWriter *w, ApiChoice *choice, const Buffer *text, const LogprobRun *run) {
@@ -56,11 +56,11 @@ static void stream_prompt(ApiChoice *choice, const EngineEvent *event) {
     JsonWriter w = JSON_WRITER(&data);
     LogprobRun run = { event->prompt_logprobs, event->n_prompt_logprobs, true };
 
-    api_call_begin_chunk(choice->call, &w);
+    api_choices_begin_chunk(choice->call, &w);
     put_chunk(&w, choice, &choice->prompt->text, &run);
     json_put_null(&w, "finish_reason");
     json_put_null(&w, "stop_reason");
-    api_call_send_chunk(choice, &w, 0);
+    api_choices_send_chunk(choice, &w, 0);
 }
 
 static void stream_event(ApiChoice *choice, const EngineEvent *event) {
@@ -73,11 +73,11 @@ static void stream_event(ApiChoice *choice, const EngineEvent *event) {
     choice->begun = true;
     if (!event->text.size && !run.n && event->finish == FINISH_NONE)
         return;
-    api_call_begin_chunk(choice->call, &w);
+    api_choices_begin_chunk(choice->call, &w);
     put_chunk(&w, choice, &event->text, &run);
-    json_put_text(&w, "finish_reason", api_finish_text(event->finish));
-    api_put_stop_reason(&w, choice);
-    api_call_send_chunk(choice, &w, event->n_output);
+    json_put_text(&w, "finish_reason", api_choices_finish_text(event->finish));
+    api_choices_put_stop_reason(&w, choice);
+    api_choices_send_chunk(choice, &w, event->n_output);
 }
 
 static int keep_text(ApiChoice *choice, const EngineEvent *event) {
@@ -85,18 +85,21 @@ static int keep_text(ApiChoice *choice, const EngineEvent *event) {
     return buffer_failed(&choice->text) ? -ENOMEM : 0;
 }
 
-const ApiCallKind api_completions = {
-    .job = { .endpoint = API_COMPLETIONS,
-             .size = sizeof(ApiCall),
-             .prepare = prepare,
-             .run = api_call_run,
-             .cancel = api_call_cancel,
-             .deinit = api_call_deinit },
-    .id_prefix = "cmpl-",
+const ApiChoicesKind api_completions = {
+    .call = { .job = { .endpoint = API_COMPLETIONS,
+                       .size = sizeof(ApiCall),
+                       .prepare = prepare,
+                       .run = api_call_run,
+                       .cancel = api_call_cancel,
+                       .deinit = api_call_deinit },
+              .id_prefix = "cmpl-",
+              .prompt_param = "prompt",
+              .default_max_tokens = MAX_TOKENS_DEFAULT,
+              .put_answer = api_choices_put_answer,
+              .keep_text = keep_text,
+              .stream_event = stream_event,
+              .end_stream = api_choices_end_stream },
     .object = "text_completion",
     .chunk_object = "text_completion",
-    .default_max_tokens = MAX_TOKENS_DEFAULT,
     .put_choice = put_choice,
-    .stream_event = stream_event,
-    .keep_text = keep_text,
 };

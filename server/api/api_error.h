@@ -34,5 +34,8 @@ int api_fail_memory(ApiError *error);
  * account's own, 503 where it is shared; replaces what `error` said. */
 int api_fail_account(ApiError *error, const Account *account);
 
-/* {"error": {...}} at the top. */
+/* Appends the body of the answer. */
+typedef void (*ApiErrorPutFn)(Buffer *out, const ApiError *error);
+
+/* {"error": {...}} at the top: an ApiErrorPutFn. */
 void api_error_write(Buffer *out, const ApiError *error);

@@ -45,7 +45,9 @@ static int prepare(ApiJob *job) {
                                  .limits = job->api->limits,
                                  .n_vocab = job->context.n_vocab,
                                  .defaults = checkpoint_generation(job->api->model.checkpoint),
-                                 .has_grammar = job->api->model.grammars != NULL };
+                                 .has_grammar = job->api->model.grammars != NULL,
+                                 .translate = job->kind->translate,
+                                 .account = job->account };
     int r;
 
     r = parse_body(job);
@@ -72,11 +74,15 @@ static void on_work(WorkItem *item) {
 
 /* on the loop */
 
+void api_job_reply_error(ApiJob *job, const ApiError *error) {
+    api_reply_error_as(TAKE(job->exchange), error, job->kind->put_error);
+}
+
 static void end_without_run(ApiJob *job) {
     if (job->error.limit_name)
         metrics_count_refusal(&job->api->metrics, job->error.limit_name);
     if (job->exchange)
-        api_reply_error(TAKE(job->exchange), &job->error);
+        api_job_reply_error(job, &job->error);
     api_job_finish(job);
 }
 
@@ -116,7 +122,7 @@ void api_job_stop(ApiJob *job, unsigned status, const char *code, const char *me
         if (!job->error.status)
             job->error = error;
     } else if (job->exchange) {
-        api_reply_error(TAKE(job->exchange), &error);
+        api_job_reply_error(job, &error);
     }
     abandon(job);
 }
@@ -151,7 +157,7 @@ static ApiJob *job_new(Api *api, HttpExchange *exchange, const ApiJobKind *kind)
         .n_vocab = checkpoint_config(api->model.checkpoint)->n_vocab,
         .prompts_max = api->limits.prompts_max,
         .account = job->account,
-        .ids_max = kind->endpoint & (API_COMPLETIONS | API_CHAT)
+        .ids_max = kind->endpoint & (API_COMPLETIONS | API_CHATS)
                        ? engine_max_sequence_tokens(api->model.engine)
                        : 0,
     };
@@ -172,7 +178,7 @@ void api_job_start(Api *api, HttpExchange *exchange, const ApiJobKind *kind) {
             api_fail_memory(&error);
     }
     if (!job) {
-        api_reply_error(exchange, &error);
+        api_reply_error_as(exchange, &error, kind->put_error);
         return;
     }
     api_watch_deadlines(api);

@@ -23,6 +23,10 @@ typedef struct ApiJob ApiJob;
 typedef struct ApiJobKind {
     unsigned endpoint; /* API_X */
     size_t size;       /* of the struct that embeds ApiJob */
+    /* How errors look; NULL: as OpenAI has them. */
+    ApiErrorPutFn put_error;
+    /* On the pool, between reading the parameters and checking them: see ApiParamsContext. */
+    ApiParamsTranslateFn translate;
     /* On the pool: may use the job's own fields and what is constant in `api`. 0, or negative with
      * job->error filled; -ENOMEM also where the account refuses, -ECANCELED where it is closed. */
     int (*prepare)(ApiJob *job);
@@ -57,6 +61,8 @@ struct ApiJob {
 
 /* Takes the exchange's body and starts a job of this kind, or answers that it cannot. */
 void api_job_start(Api *api, HttpExchange *exchange, const ApiJobKind *kind);
+/* Answers with an error, in the kind's form; the exchange is gone afterwards. */
+void api_job_reply_error(ApiJob *job, const ApiError *error);
 /* Frees the job; it must have answered, or the client be gone. */
 void api_job_finish(ApiJob *job);
 /* Ends a job that still works, for this reason; it may be freed before this returns. */

@@ -9,11 +9,11 @@
 #define SHORT_ID_LETTERS 9
 
 /* Where in `call_text` things stand. */
-typedef struct ApiOutputCall {
+typedef struct KeptCall {
     char id[API_CALL_ID_BYTES];
     size_t name_size;
     size_t at, arguments_size; /* of the name; the arguments stand behind it */
-} ApiOutputCall;
+} KeptCall;
 
 void api_output_init(ApiOutput *output, const OutputForms *forms, Account *account) {
     *output = (ApiOutput){ .reasoning.account = account,
@@ -109,7 +109,7 @@ void api_output_make_id(const ApiOutput *output, char id[API_CALL_ID_BYTES]) {
 }
 
 static void begin_call(ApiOutput *output, const OutputEvent *event) {
-    ApiOutputCall call = { .at = output->call_text.size, .name_size = event->size };
+    KeptCall call = { .at = output->call_text.size, .name_size = event->size };
 
     api_output_make_id(output, call.id);
     buffer_append(&output->call_text, event->text, event->size);
@@ -117,12 +117,12 @@ static void begin_call(ApiOutput *output, const OutputEvent *event) {
 }
 
 static void add_arguments(ApiOutput *output, const OutputEvent *event) {
-    ApiOutputCall *call;
+    KeptCall *call;
 
     buffer_append(&output->call_text, event->text, event->size);
     if (buffer_failed(&output->calls))
         return;
-    call = (ApiOutputCall *)(void *)(output->calls.data + output->calls.size) - 1;
+    call = (KeptCall *)(void *)(output->calls.data + output->calls.size) - 1;
     call->arguments_size += event->size;
 }
 
@@ -146,31 +146,49 @@ int api_output_keep(ApiOutput *output, const OutputEvent *event) {
                : 0;
 }
 
-static void put_call(JsonWriter *w, const ApiOutput *output, const ApiOutputCall *call) {
+size_t api_output_n_calls(const ApiOutput *output) {
+    return output->calls.size / sizeof(KeptCall);
+}
+
+ApiOutputCall api_output_call(const ApiOutput *output, size_t i) {
+    const KeptCall *call = (const KeptCall *)(const void *)output->calls.data + i;
     const char *name = buffer_text(&output->call_text) + call->at;
 
+    return (ApiOutputCall){ .id = call->id,
+                            .name = name,
+                            .name_size = call->name_size,
+                            .arguments = name + call->name_size,
+                            .arguments_size = call->arguments_size };
+}
+
+/* the members of a chat's message */
+
+static void put_call(JsonWriter *w, const ApiOutputCall *call) {
     json_begin_object(w, NULL);
     json_put_text(w, "id", call->id);
     json_put_text(w, "type", "function");
     json_begin_object(w, "function");
-    json_put_string(w, "name", name, call->name_size);
-    json_put_string(w, "arguments", name + call->name_size, call->arguments_size);
+    json_put_string(w, "name", call->name, call->name_size);
+    json_put_string(w, "arguments", call->arguments, call->arguments_size);
     json_end_object(w);
     json_end_object(w);
 }
 
 void api_output_put(JsonWriter *w, const ApiOutput *output) {
-    const ApiOutputCall *calls = (const ApiOutputCall *)(const void *)output->calls.data;
     const Buffer *reasoning = &output->reasoning;
+    size_t n_calls = api_output_n_calls(output);
 
     if (reasoning->size) {
         json_put_string(w, "reasoning_content", reasoning->data, reasoning->size);
         json_put_string(w, "reasoning", reasoning->data, reasoning->size);
     }
-    if (!output->calls.size)
+    if (!n_calls)
         return;
     json_begin_array(w, "tool_calls");
-    for (size_t i = 0; i < output->calls.size / sizeof(*calls); i++)
-        put_call(w, output, &calls[i]);
+    for (size_t i = 0; i < n_calls; i++) {
+        ApiOutputCall call = api_output_call(output, i);
+
+        put_call(w, &call);
+    }
     json_end_array(w);
 }

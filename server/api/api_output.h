@@ -15,7 +15,7 @@
 typedef struct ApiOutput {
     OutputParser parser;
     Buffer reasoning;
-    Buffer calls;     /* ApiOutputCall after ApiOutputCall */
+    Buffer calls;     /* KeptCall after KeptCall */
     Buffer call_text; /* names and arguments of them */
     uint32_t n_reasoning_tokens;
     uint32_t n_start_tokens; /* of what may become a mark that begins reasoning */
@@ -39,5 +39,16 @@ void api_output_make_id(const ApiOutput *output, char id[API_CALL_ID_BYTES]);
 
 /* Whole answers: keeps what is no content. 0, or -ENOMEM. */
 int api_output_keep(ApiOutput *output, const OutputEvent *event);
-/* The members of a message that it has: reasoning_content, reasoning, tool_calls. */
+
+/* What was kept of a call; borrowed. */
+typedef struct ApiOutputCall {
+    const char *id; /* with its NUL */
+    const char *name, *arguments;
+    size_t name_size, arguments_size;
+} ApiOutputCall;
+
+size_t api_output_n_calls(const ApiOutput *output);
+ApiOutputCall api_output_call(const ApiOutput *output, size_t i);
+
+/* The members of a chat's message that it has: reasoning_content, reasoning, tool_calls. */
 void api_output_put(JsonWriter *writer, const ApiOutput *output);

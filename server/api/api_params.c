@@ -589,6 +589,12 @@ int api_params_read(ApiParams *p, const json_t *body, const ApiParamsContext *co
         if (result)
             return result;
     }
+    if (context->translate) {
+        int result = context->translate(p, context->account, error);
+
+        if (result)
+            return result;
+    }
     return api_params_check(p, context, error);
 }
 
@@ -598,11 +604,13 @@ void api_params_let_go(ApiParams *p) {
     p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
     p->tool_choice = p->reasoning_effort = p->stops = p->stream_options = NULL;
     p->grammar = (ApiGrammar){ .param = NULL };
+    p->translated = json_unref(p->translated);
 }
 
 void api_params_deinit(ApiParams *p) {
     free(p->logit_bias);
     free(p->stop_tokens);
+    json_unref(p->translated);
     *p = (ApiParams)API_PARAMS_NULL;
 }
 

@@ -24,7 +24,18 @@ enum {
     API_CHAT = 1u << 1,
     API_TOKENIZE = 1u << 2,
     API_DETOKENIZE = 1u << 3,
+    API_RESPONSES = 1u << 4,    /* OpenAI's responses */
+    API_MESSAGES = 1u << 5,     /* Anthropic's messages */
+    API_COUNT_TOKENS = 1u << 6, /* and the tokens of them */
+
+    API_CHATS = API_CHAT | API_RESPONSES | API_MESSAGES, /* an assistant's turn is the answer */
 };
+
+typedef struct ApiParams ApiParams;
+/* Says what the body of another API says as a chat would: sets `messages`, `tools` and what else a
+ * chat has, in a tree of its own (`translated`), charged to `account`. 0, or -EINVAL, -ENOMEM,
+ * -ECANCELED with `error` filled. */
+typedef int (*ApiParamsTranslateFn)(ApiParams *params, Account *account, ApiError *error);
 
 typedef struct ApiLimits {
     uint32_t choices_max; /* of n, and of best_of */
@@ -41,10 +52,12 @@ typedef struct ApiParamsContext {
     uint32_t n_vocab;
     const GenerationDefaults *defaults; /* borrowed; the model's sampling values */
     bool has_grammar;                   /* the model can be held to a form of its answer */
+    ApiParamsTranslateFn translate;     /* NULL: the body is as it is */
+    Account *account;                   /* borrowed; of `translate` */
 } ApiParamsContext;
 
 /* JSON values and texts are borrowed from the body. */
-typedef struct ApiParams {
+struct ApiParams {
     const char *model;      /* NULL: not given */
     const char *cache_salt; /* likewise */
     const json_t *prompt, *messages, *tools, *documents, *template_kwargs, *tokens;
@@ -76,7 +89,9 @@ typedef struct ApiParams {
     int add_generation_prompt; /* -1: not given */
     bool continue_final_message;
     bool return_token_strs;
-} ApiParams;
+
+    json_t *translated; /* owned; other fields borrow from it as from the body */
+};
 
 #define API_PARAMS_NULL \
     { .model = NULL }
