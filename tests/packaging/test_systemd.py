@@ -30,11 +30,14 @@ def analyze(root, kvasird, tmp_path_factory):
     """Runs systemd-analyze on the unit with the built program in it."""
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
-    path = tmp_path_factory.mktemp("unit") / "kvasird.service"
-    text = (root / "systemd/kvasird.service").read_text()
-    path.write_text(text.replace("/usr/bin/kvasird", str(kvasird)))
-
-    def run(*args):
+    def run(*args, gpu=False):
+        path = tmp_path_factory.mktemp("unit") / "kvasird.service"
+        text = (root / "systemd/kvasird.service").read_text()
+        path.write_text(text.replace("/usr/bin/kvasird", str(kvasird)))
+        if gpu:
+            drop_in = path.with_name("kvasird.service.d") / "gpu.conf"
+            drop_in.parent.mkdir()
+            drop_in.write_text((root / "systemd/gpu.conf").read_text())
         result = subprocess.run(["systemd-analyze", *args, str(path)], capture_output=True,
                                 text=True, timeout=60)
         if "Failed to" in result.stderr and "manager" in result.stderr:
@@ -50,13 +53,32 @@ def test_unit_is_sound(analyze):
     assert not complaints and result.returncode == 0, result.stderr
 
 
-def test_unit_exposes_little(analyze):
-    result = analyze("security", "--offline=true", "--no-pager")
+def exposure(analyze, gpu):
+    result = analyze("security", "--offline=true", "--no-pager", gpu=gpu)
     if "unrecognized option" in result.stderr:
         pytest.skip("this systemd-analyze cannot judge a file offline")
     level = re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)
     assert level, result.stderr
-    assert float(level.group(1)) <= 2.0, result.stdout
+    return float(level.group(1)), result.stdout
+
+
+def test_unit_exposes_little(analyze):
+    level, text = exposure(analyze, gpu=False)
+    assert level <= 2.0, text
+
+
+def test_drop_in_for_gpus_is_sound(analyze):
+    result = analyze("verify", "--man=no", gpu=True)
+    complaints = [line for line in result.stderr.split("\n")
+                  if ("kvasird" in line or "gpu.conf" in line) and "nvidia" not in line]
+    assert not complaints, result.stderr
+
+
+def test_drop_in_for_gpus_opens_their_devices_alone(analyze):
+    without, _ = exposure(analyze, gpu=False)
+    level, text = exposure(analyze, gpu=True)
+    assert without < level <= 2.5, text  # it was read, and costs little
+    assert "char-nvidia*" in text, text
 
 
 def test_unit_waits_longer_than_the_daemon_drains(unit, kvasird, clean_environment):
