@@ -9,6 +9,7 @@
 #include "cpu/reference.h"
 #include "tests/unit/random.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,6 +19,7 @@
 
 #define TOKENS_MAX 900
 #define SEQUENCES 3
+#define Q_SIZE_LARGE 3072 /* floats of a token's queries: more of them have fewer tokens */
 
 /* One whole conversation of each sequence, and a cache to put it in. */
 typedef struct World {
@@ -48,6 +50,17 @@ static void random_exact(Random *r, KvFormat format, uint16_t *out, size_t n) {
     }
 }
 
+/* Attention over n tokens takes n^2 times the queries' size: the largest of them see fewer tokens,
+ * but some pages at least, so that no seed takes minutes. */
+static uint32_t bound_tokens(const World *w, uint32_t n_tokens_max) {
+    const uint32_t n_least = 3 * KV_PAGE_TOKENS;
+    double n = n_tokens_max / sqrt((double)q_size(w) / Q_SIZE_LARGE);
+
+    if (n >= n_tokens_max)
+        return n_tokens_max;
+    return n < n_least ? n_least : (uint32_t)n;
+}
+
 static void world_init(World *w, Random *r, const CpuVectorKernels *kernels,
                        const CpuKvKernels *kv_kernels, uint32_t n_tokens_max) {
     static const uint32_t dims[] = { 32, 64, 80, 96, 128, 256 };
@@ -62,6 +75,7 @@ static void world_init(World *w, Random *r, const CpuVectorKernels *kernels,
     w->n_kv_heads = 1 + random_below(r, 3);
     w->n_heads = w->n_kv_heads * (random_below(r, 6) ? 1 + random_below(r, 4) : 71);
     w->head_dim = dims[random_below(r, 6)];
+    n_tokens_max = bound_tokens(w, n_tokens_max);
     w->window = random_below(r, 2) ? 1 + random_below(r, 200) : 0;
     w->other_window = w->window ? 0 : 77;
     windows[0] = w->other_window;
