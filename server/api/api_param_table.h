@@ -46,6 +46,7 @@ typedef struct ApiParam {
     const char *max_named; /* instead of max: the option that says it, "max_choices" */
     bool is_hint;          /* goes nowhere */
     unsigned required_by;  /* endpoints that it must be given to */
+    const char *or_else;   /* this one, or it, must be given */
     int (*read)(const ApiReading *reading, const char *name, const json_t *value);
     const char *(*name_at)(size_t i); /* NULL behind the last */
     const char *allowed;              /* a JSON array */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_schemas.h"
 
+#include "server/api/answers_schemas.h"
 #include "server/api/chat_schemas.h"
 #include "server/api/params_schemas.h"
 
@@ -10,6 +11,7 @@
 static const ApiSchemaFile files[] = {
     FILE_OF(params),
     FILE_OF(chat),
+    FILE_OF(answers),
 };
 
 const ApiSchemaFile *api_schema_files(size_t *np) {
