@@ -331,7 +331,7 @@ static void on_events_came(uv_async_t *async) {
 
 /* Once, since nothing of it changes: it needs no model. */
 static int describe(Api *api) {
-    api_openapi_write(&api->openapi, &api->limits);
+    api_openapi_write(&api->openapi, &api->limits, api->name);
     api_docs_write(&api->docs, &api->openapi);
     buffer_fit(&api->openapi);
     buffer_fit(&api->docs);

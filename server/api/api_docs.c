@@ -99,7 +99,6 @@ static void put_words(Buffer *out, const json_t *schema) {
     else if (type)
         put_word(out, type);
     put_bound(out, schema, "minimum", ", at least");
-    put_bound(out, schema, "exclusiveMinimum", ", above");
     put_bound(out, schema, "maximum", ", at most");
 }
 
@@ -142,17 +141,25 @@ static void put_body(Buffer *out, const json_t *body) {
     buffer_append_text(out, "</table>\n");
 }
 
+/* Of a stream's event, the data. */
+static const json_t *schema_of(const json_t *media) {
+    const json_t *schema = json_object_get(media, "schema");
+    const json_t *data = json_object_get(json_object_get(schema, "properties"), "data");
+    const json_t *first = json_array_get(json_object_get(data, "anyOf"), 0);
+    const json_t *content = json_object_get(first, "contentSchema");
+
+    return content ? content : schema;
+}
+
 static void put_media(Buffer *out, const json_t *content) {
     const char *between = " ";
     const json_t *type, *media;
 
     json_object_foreach(content, type, media) {
-        const json_t *events = json_object_get(media, "x-itemSchema");
-
         buffer_append_text(out, between);
         html_escape(out, json_string_value(type));
         buffer_append_text(out, ": ");
-        put_words(out, events ? events : json_object_get(media, "schema"));
+        put_words(out, schema_of(media));
         between = "; ";
     }
 }

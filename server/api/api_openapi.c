@@ -19,6 +19,7 @@
 typedef struct Writer {
     JsonWriter json;
     const ApiLimits *limits;
+    const char *model;
 } Writer;
 
 /* schemas */
@@ -102,6 +103,16 @@ static void put_whole(Writer *writer, const ApiParam *param) {
     json_put_i64(w, "maximum", (int64_t)max);
 }
 
+static void put_model(Writer *writer, bool or_null) {
+    JsonWriter *w = &writer->json;
+
+    json_begin_array(w, "enum");
+    json_put_text(w, NULL, writer->model);
+    if (or_null)
+        json_put_null(w, NULL);
+    json_end_array(w);
+}
+
 static void put_names(JsonWriter *w, const ApiParam *param, bool or_null) {
     json_begin_array(w, "enum");
     json_put_text(w, NULL, "auto");
@@ -130,8 +141,11 @@ static void put_typed(Writer *writer, const ApiParam *param, bool or_null) {
         break;
     case PARAM_FLOAT:
         put_type(w, "number", or_null);
-        json_put_double(w, param->above_min ? "exclusiveMinimum" : "minimum", param->min);
+        json_put_double(w, "minimum", param->min);
         json_put_double(w, "maximum", param->max);
+        break;
+    case PARAM_MODEL:
+        put_model(writer, or_null);
         break;
     case PARAM_WORD:
         put_type(w, "string", or_null);
@@ -147,6 +161,12 @@ static void put_typed(Writer *writer, const ApiParam *param, bool or_null) {
         break;
     case PARAM_ARRAY:
         put_type(w, "array", or_null);
+        break;
+    case PARAM_OBJECTS:
+        put_type(w, "array", or_null);
+        json_begin_object(w, "items");
+        json_put_text(w, "type", "object");
+        json_end_object(w);
         break;
     case PARAM_OBJECT:
         put_type(w, "object", or_null);
@@ -193,16 +213,26 @@ static void put_param(Writer *writer, const ApiParam *param, unsigned endpoint) 
     json_end_object(w);
 }
 
-/* "anyOf", for each pair of parameters of which one must be given. */
+/* That a parameter is there, and not null. */
+static void put_given(JsonWriter *w, const char *name) {
+    json_begin_object(w, NULL);
+    json_begin_array(w, "required");
+    json_put_text(w, NULL, name);
+    json_end_array(w);
+    json_begin_object(w, "properties");
+    json_begin_object(w, name);
+    json_begin_object(w, "not");
+    json_put_text(w, "type", "null");
+    json_end_object(w);
+    json_end_object(w);
+    json_end_object(w);
+    json_end_object(w);
+}
+
 static void put_alternative(JsonWriter *w, const ApiParam *param) {
-    json_begin_array(w, "anyOf");
-    for (size_t i = 0; i < 2; i++) {
-        json_begin_object(w, NULL);
-        json_begin_array(w, "required");
-        json_put_text(w, NULL, i ? param->or_else : param->name);
-        json_end_array(w);
-        json_end_object(w);
-    }
+    json_begin_array(w, "oneOf");
+    put_given(w, param->name);
+    put_given(w, param->or_else);
     json_end_array(w);
 }
 
@@ -298,23 +328,44 @@ static void put_refusals(JsonWriter *w, const Route *route) {
     }
 }
 
-static void put_text_media(JsonWriter *w, const char *type) {
+static void begin_media_schema(JsonWriter *w, const char *type) {
     json_begin_object(w, type);
     json_begin_object(w, "schema");
-    json_put_text(w, "type", "string");
+}
+
+static void end_media_schema(JsonWriter *w) {
     json_end_object(w);
     json_end_object(w);
 }
 
-/* OpenAPI 3.1 has no word for the events of a stream; 3.2 calls it itemSchema. */
-static void put_stream(JsonWriter *w, const char *schema) {
-    json_begin_object(w, "text/event-stream");
-    json_begin_object(w, "schema");
+static void put_text_media(JsonWriter *w, const char *type) {
+    begin_media_schema(w, type);
     json_put_text(w, "type", "string");
-    json_put_text(w, "description", "With `stream`. Server-sent events.");
+    end_media_schema(w);
+}
+
+/* Of one event, as OpenAPI 3.2 has it; 3.1 does not say what the schema of a stream is of. */
+static void put_stream(JsonWriter *w, const char *schema) {
+    begin_media_schema(w, "text/event-stream");
+    json_put_text(w, "type", "object");
+    json_begin_object(w, "properties");
+    json_begin_object(w, "data");
+    json_begin_array(w, "anyOf");
+    json_begin_object(w, NULL);
+    json_put_text(w, "type", "string");
+    json_put_text(w, "contentMediaType", "application/json");
+    put_ref(w, "contentSchema", schema);
     json_end_object(w);
-    put_ref(w, "x-itemSchema", schema);
+    json_begin_object(w, NULL);
+    json_put_text(w, "const", "[DONE]");
     json_end_object(w);
+    json_end_array(w);
+    json_end_object(w);
+    json_end_object(w);
+    json_begin_array(w, "required");
+    json_put_text(w, NULL, "data");
+    json_end_array(w);
+    end_media_schema(w);
 }
 
 static void put_answer(JsonWriter *w, const Route *route) {
@@ -347,14 +398,17 @@ static void put_request_body(Writer *writer, unsigned endpoint) {
     json_end_object(w);
 }
 
-static void put_path_parameter(JsonWriter *w, const char *name) {
+/* A model is all that is looked up by a path. */
+static void put_path_parameter(Writer *writer, const char *name) {
+    JsonWriter *w = &writer->json;
+
     json_begin_array(w, "parameters");
     json_begin_object(w, NULL);
     json_put_text(w, "name", name);
     json_put_text(w, "in", "path");
     json_put_bool(w, "required", true);
     json_begin_object(w, "schema");
-    json_put_text(w, "type", "string");
+    put_model(writer, false);
     json_end_object(w);
     json_end_object(w);
     json_end_array(w);
@@ -392,7 +446,7 @@ static void put_operation(Writer *writer, const Route *route) {
     put_operation_id(w, method, route);
     json_put_text(w, "summary", route->summary);
     if (route->below)
-        put_path_parameter(w, route->below);
+        put_path_parameter(writer, route->below);
     if (route->body)
         put_request_body(writer, route->body);
     json_begin_object(w, "responses");
@@ -458,8 +512,8 @@ static void put_components(Writer *writer) {
     json_end_object(w);
 }
 
-void api_openapi_write(Buffer *out, const ApiLimits *limits) {
-    Writer writer = { .json = JSON_WRITER(out), .limits = limits };
+void api_openapi_write(Buffer *out, const ApiLimits *limits, const char *model) {
+    Writer writer = { .json = JSON_WRITER(out), .limits = limits, .model = model };
     JsonWriter *w = &writer.json;
     size_t n;
     const Route *routes = api_routes(&n);

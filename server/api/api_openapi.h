@@ -11,5 +11,6 @@
 #include "server/api/api_params.h"
 #include "util/buffer.h"
 
-/* Appends the document, as JSON; bounds that options say are those of `limits`. */
-void api_openapi_write(Buffer *out, const ApiLimits *limits);
+/* Appends the document, as JSON; bounds that options say are those of `limits`, and `model` is the
+ * name of the one that is served. */
+void api_openapi_write(Buffer *out, const ApiLimits *limits, const char *model);

@@ -38,7 +38,7 @@
     { _name, _endpoints, PARAM_FIXED, _by, "Not supported.", .allowed = _allowed }
 
 static const ApiParam table[] = {
-    { "model", ~0u, PARAM_WORD, "OpenAI", "The model; the one that is served, if not given.",
+    { "model", ~0u, PARAM_MODEL, "OpenAI", "The model; the one that is served, if not given.",
       AT(model) },
     { "prompt", API_COMPLETIONS, PARAM_ANY, "OpenAI",
       "A text or its token ids, or several of either.", AT(prompt), .required_by = API_COMPLETIONS,
@@ -102,7 +102,7 @@ static const ApiParam table[] = {
       }) },
     { "repetition_penalty", GENERATES, PARAM_FLOAT, "vLLM",
       "Above 1, tokens of the prompt and the answer become less likely.",
-      AT(sample.repetition_penalty), .min = 0, .max = 100, .above_min = true },
+      AT(sample.repetition_penalty), .min = 0.01, .max = 100 },
     { "presence_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
       "Above 0, tokens of the answer become less likely.", AT(sample.presence_penalty), .min = -2,
       .max = 2 },
@@ -150,7 +150,7 @@ static const ApiParam table[] = {
       "Reasoning stands apart from the content.", AT(separate_reasoning) },
 
     /* how chats are written */
-    { "documents", RENDERS, PARAM_ARRAY, "vLLM", "Texts for the chat template to cite.",
+    { "documents", RENDERS, PARAM_OBJECTS, "vLLM", "Texts for the chat template to cite.",
       AT(documents) },
     { "add_generation_prompt", RENDERS, PARAM_FLAG, "vLLM",
       "The prompt ends with the beginning of an answer.", AT(add_generation_prompt) },

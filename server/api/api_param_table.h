@@ -10,21 +10,23 @@
 #include "server/api/api_params.h"
 
 typedef enum ParamType {
-    PARAM_BOOL,   /* bool */
-    PARAM_FLAG,   /* int: 0 or 1, -1 where not given */
-    PARAM_U32,    /* uint32_t */
-    PARAM_INT,    /* int */
-    PARAM_I64,    /* int64_t */
-    PARAM_FLOAT,  /* float */
-    PARAM_TEXT,   /* const char *: a string; what stands behind a NUL in it is not seen */
-    PARAM_WORD,   /* const char *: a string without NUL, of at least `min` bytes */
-    PARAM_NAME,   /* const char *: "auto", "none" or a name of `name_at` */
-    PARAM_STRING, /* const json_t * */
-    PARAM_ARRAY,  /* const json_t *: its items are looked at later */
-    PARAM_OBJECT, /* const json_t *: likewise its members */
-    PARAM_ANY,    /* const json_t *: looked at later */
-    PARAM_CUSTOM, /* `read` does it */
-    PARAM_FIXED,  /* one of `allowed` only, which changes nothing: not supported */
+    PARAM_BOOL,    /* bool */
+    PARAM_FLAG,    /* int: 0 or 1, -1 where not given */
+    PARAM_U32,     /* uint32_t */
+    PARAM_INT,     /* int */
+    PARAM_I64,     /* int64_t */
+    PARAM_FLOAT,   /* float */
+    PARAM_TEXT,    /* const char *: a string; what stands behind a NUL in it is not seen */
+    PARAM_WORD,    /* const char *: a string without NUL, of at least `min` bytes */
+    PARAM_MODEL,   /* const char *: a string without NUL; other models than the one served: a 404 */
+    PARAM_NAME,    /* const char *: "auto", "none" or a name of `name_at` */
+    PARAM_STRING,  /* const json_t * */
+    PARAM_ARRAY,   /* const json_t *: its items are looked at later */
+    PARAM_OBJECTS, /* const json_t *: an array of them */
+    PARAM_OBJECT,  /* const json_t *: likewise its members */
+    PARAM_ANY,     /* const json_t *: looked at later */
+    PARAM_CUSTOM,  /* `read` does it */
+    PARAM_FIXED,   /* one of `allowed` only, which changes nothing: not supported */
 } ParamType;
 
 /* One parameter while it is read. */
@@ -42,11 +44,10 @@ typedef struct ApiParam {
     const char *help;      /* what it says, a sentence without a name in front */
     size_t offset;         /* in ApiParams */
     double min, max;       /* of numbers */
-    bool above_min;        /* min itself is out of bounds */
     const char *max_named; /* instead of max: the option that says it, "max_choices" */
     bool is_hint;          /* goes nowhere */
     unsigned required_by;  /* endpoints that it must be given to */
-    const char *or_else;   /* this one, or it, must be given */
+    const char *or_else;   /* either this one or that must be given */
     int (*read)(const ApiReading *reading, const char *name, const json_t *value);
     const char *(*name_at)(size_t i); /* NULL behind the last */
     const char *allowed;              /* a JSON array */

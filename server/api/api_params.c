@@ -35,13 +35,12 @@ static int read_float(const ApiReading *r, const ApiParam *param, const json_t *
     double number = json_number_value(value);
     char expected[96];
 
-    if (json_is_number(value) && number <= param->max &&
-        (param->above_min ? (float)number > (float)param->min : number >= param->min)) {
+    if (json_is_number(value) && number >= param->min && number <= param->max) {
         *out = (float)number;
         return 0;
     }
-    snprintf(expected, sizeof(expected), "a number %s %g, at most %g",
-             param->above_min ? "above" : "of at least", param->min, param->max);
+    snprintf(expected, sizeof(expected), "a number of at least %g, at most %g", param->min,
+             param->max);
     return api_param_wrong(r, param->name, value, expected);
 }
 
@@ -72,12 +71,24 @@ static int read_name(const ApiReading *r, const ApiParam *param, const json_t *v
     return api_param_wrong(r, param->name, value, expected);
 }
 
+static bool are_objects(const json_t *array) {
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach(array, i, item)
+        if (!json_is_object(item))
+            return false;
+    return json_is_array(array);
+}
+
 static int read_json(const ApiReading *r, const ApiParam *param, const json_t *value,
                      const json_t **out) {
     if (param->type == PARAM_STRING && !json_is_string(value))
         return api_param_wrong(r, param->name, value, "a string");
     if (param->type == PARAM_ARRAY && !json_is_array(value))
         return api_param_wrong(r, param->name, value, "an array");
+    if (param->type == PARAM_OBJECTS && !are_objects(value))
+        return api_param_wrong(r, param->name, value, "an array of objects");
     if (param->type == PARAM_OBJECT && !json_is_object(value))
         return api_param_wrong(r, param->name, value, "an object");
     *out = value;
@@ -136,12 +147,14 @@ static int read_param(const ApiReading *r, const ApiParam *param, const json_t *
             return api_param_wrong(r, param->name, value, "a string");
         *(const char **)field = json_string_value(value);
         return 0;
+    case PARAM_MODEL:
     case PARAM_WORD:
         return read_word(r, param, value, field);
     case PARAM_NAME:
         return read_name(r, param, value, field);
     case PARAM_STRING:
     case PARAM_ARRAY:
+    case PARAM_OBJECTS:
     case PARAM_OBJECT:
     case PARAM_ANY:
         return read_json(r, param, value, field);
