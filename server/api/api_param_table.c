@@ -51,7 +51,9 @@ static const ApiParam table[] = {
       .required_by = API_DETOKENIZE, REF(TokenIds) },
 
     /* how long answers are, and how many */
-    { "max_tokens", GENERATES, PARAM_I64, "OpenAI",
+    { "max_tokens", API_CHAT, PARAM_I64, "OpenAI", "At most so many tokens are made.",
+      AT(max_tokens), .min = 1, .max = UINT32_MAX },
+    { "max_tokens", API_COMPLETIONS, PARAM_I64, "OpenAI",
       "At most so many tokens are made; 0 for `echo` alone.", AT(max_tokens), .min = 0,
       .max = UINT32_MAX },
     { "max_completion_tokens", GENERATES, PARAM_I64, "OpenAI",
@@ -102,7 +104,7 @@ static const ApiParam table[] = {
       }) },
     { "repetition_penalty", GENERATES, PARAM_FLOAT, "vLLM",
       "Above 1, tokens of the prompt and the answer become less likely.",
-      AT(sample.repetition_penalty), .min = 0.01, .max = 100 },
+      AT(sample.repetition_penalty), .min = 1e-5, .max = 100 },
     { "presence_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
       "Above 0, tokens of the answer become less likely.", AT(sample.presence_penalty), .min = -2,
       .max = 2 },
