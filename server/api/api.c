@@ -40,17 +40,22 @@ void api_reply_error(HttpExchange *exchange, const ApiError *error) {
     api_reply_error_as(exchange, error, NULL);
 }
 
-void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
+/* True if there was no memory for the body; then that is the answer. */
+static bool refuse_without_memory(HttpExchange *exchange, const Buffer *body) {
     ApiError error = API_ERROR_NULL;
 
-    if (buffer_failed(body)) {
-        api_fail_account(&error, body->account);
-        api_reply_error(exchange, &error);
-        return;
-    }
-    http_exchange_reply(
-        exchange,
-        &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
+    if (!buffer_failed(body))
+        return false;
+    api_fail_account(&error, body->account);
+    api_reply_error(exchange, &error);
+    return true;
+}
+
+void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
+    if (!refuse_without_memory(exchange, body))
+        http_exchange_reply(
+            exchange,
+            &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
 }
 
 /* True if the model can be used; else the answer is given, errors in the form of `put`. */
@@ -112,10 +117,11 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
                                      .http = api->http,
                                      .grammars = api->model.grammars,
                                      .requests = api->http->options.account });
-    http_exchange_reply(exchange,
-                        &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
-                                      .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                      .moved = &body });
+    if (!refuse_without_memory(exchange, &body))
+        http_exchange_reply(
+            exchange, &(HttpReply){ .status = 200,
+                                    .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                    .moved = &body });
 }
 
 /* models */
