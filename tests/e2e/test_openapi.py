@@ -101,6 +101,33 @@ def test_events_are_of_their_schema(daemon, document, path):
             validator(document, event).validate(json.loads(data))
 
 
+REFUSALS = {
+    400: ["Host: k", "Host: l"],
+    404: None,
+    413: ["Host: k", "Content-Length: 99999999999"],
+    415: ["Host: k", "Content-Length: 2", "Content-Type: text/plain", "", "{}"],
+    417: ["Host: k", "Expect: wonders"],
+    431: ["Host: k", "X: " + "x" * 70000],
+    501: ["Host: k", "Transfer-Encoding: gzip, chunked"],
+    505: None,
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_refusals_are_listed(daemon, document, status):
+    lines = REFUSALS[status] or ["Host: k", "Content-Length: 29",
+                                 "Content-Type: application/json", "",
+                                 '{"model": "x", "prompt": [5]}']
+    version = "HTTP/9.1" if status == 505 else "HTTP/1.1"
+    with daemon.wire() as wire:
+        wire.send("\r\n".join([f"POST /v1/completions {version}", *lines]) +
+                  ("" if "" in lines else "\r\n\r\n"))
+        reply = wire.reply()
+    assert reply.status == status
+    listed = document["paths"]["/v1/completions"]["post"]["responses"][str(status)]
+    validator(document, listed["content"]["application/json"]["schema"]).validate(reply.json())
+
+
 # Parameters: what a schema takes is taken, and what it does not take is refused.
 
 UNSUPPORTED = {
