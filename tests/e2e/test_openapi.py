@@ -240,6 +240,7 @@ COMPANIONS = {
 }
 # What no schema says: of the model, of its template and of other values at the same time.
 OTHERWISE = re.compile(
+    r"(built without|a build with) grammars|"
     r"cannot be used|token ids? (of this|that the) model|of the model's tokens|more than `max_"
     r"|as that of another tool|that is not in `tools`|for `echo` alone|less than `n`|has no tokens"
     r"|no text: there is nothing|at most \d+ tokens of one request|how this model writes calls")
