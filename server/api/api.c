@@ -5,13 +5,16 @@
 #include "server/api/api.h"
 
 #include "server/api/api_choices.h"
+#include "server/api/api_docs.h"
 #include "server/api/api_index.h"
 #include "server/api/api_job.h"
+#include "server/api/api_openapi.h"
 #include "server/api/api_tokenize.h"
 #include "server/http/route.h"
 #include "util/text.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -37,17 +40,22 @@ void api_reply_error(HttpExchange *exchange, const ApiError *error) {
     api_reply_error_as(exchange, error, NULL);
 }
 
-void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
+/* True if there was no memory for the body; then that is the answer. */
+static bool refuse_without_memory(HttpExchange *exchange, const Buffer *body) {
     ApiError error = API_ERROR_NULL;
 
-    if (buffer_failed(body)) {
-        api_fail_account(&error, body->account);
-        api_reply_error(exchange, &error);
-        return;
-    }
-    http_exchange_reply(
-        exchange,
-        &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
+    if (!buffer_failed(body))
+        return false;
+    api_fail_account(&error, body->account);
+    api_reply_error(exchange, &error);
+    return true;
+}
+
+void api_reply_json(HttpExchange *exchange, unsigned status, Buffer *body) {
+    if (!refuse_without_memory(exchange, body))
+        http_exchange_reply(
+            exchange,
+            &(HttpReply){ .status = status, .content_type = "application/json", .moved = body });
 }
 
 /* True if the model can be used; else the answer is given, errors in the form of `put`. */
@@ -109,10 +117,11 @@ static void handle_metrics(HttpExchange *exchange, void *userdata) {
                                      .http = api->http,
                                      .grammars = api->model.grammars,
                                      .requests = api->http->options.account });
-    http_exchange_reply(exchange,
-                        &(HttpReply){ .status = buffer_failed(&body) ? 503 : 200,
-                                      .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                      .moved = &body });
+    if (!refuse_without_memory(exchange, &body))
+        http_exchange_reply(
+            exchange, &(HttpReply){ .status = 200,
+                                    .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                    .moved = &body });
 }
 
 /* models */
@@ -185,12 +194,16 @@ static void handle_detokenize(HttpExchange *exchange, void *userdata) {
 }
 
 /* What was written at the start, and does not change. */
+static void reply_text(HttpExchange *exchange, const char *content_type, const Buffer *text) {
+    http_exchange_reply(exchange, &(HttpReply){ .status = 200,
+                                                .content_type = content_type,
+                                                .body = buffer_text(text),
+                                                .size = text->size });
+}
+
 static void reply_written(Api *api, HttpExchange *exchange, const Buffer *json) {
     if (is_ready(api, exchange, NULL))
-        http_exchange_reply(exchange, &(HttpReply){ .status = 200,
-                                                    .content_type = "application/json",
-                                                    .body = buffer_text(json),
-                                                    .size = json->size });
+        reply_text(exchange, "application/json", json);
 }
 
 static void handle_tokenizer_info(HttpExchange *exchange, void *userdata) {
@@ -205,22 +218,52 @@ static void handle_kv(HttpExchange *exchange, void *userdata) {
     reply_written(api, exchange, api->model.plan_json);
 }
 
+/* the description of all this, which needs no model */
+
+static void handle_openapi(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    reply_text(exchange, "application/json", &api->openapi);
+}
+
+static void handle_docs(HttpExchange *exchange, void *userdata) {
+    Api *api = userdata;
+
+    reply_text(exchange, "text/html; charset=utf-8", &api->docs);
+}
+
 /* routes */
 
 static const Route routes[] = {
-    { HTTP_METHOD_POST, "/v1/completions", handle_completions },
-    { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat },
-    { HTTP_METHOD_GET, "/v1/models", handle_models },
-    { HTTP_METHOD_GET, "/v1/models/", handle_model },
-    { HTTP_METHOD_GET, "/v1/kv", handle_kv },
-    { HTTP_METHOD_POST, "/tokenize", handle_tokenize },
-    { HTTP_METHOD_POST, "/detokenize", handle_detokenize },
-    { HTTP_METHOD_GET, "/tokenizer_info", handle_tokenizer_info },
-    { HTTP_METHOD_GET, "/health", handle_health },
-    { HTTP_METHOD_GET, "/ping", handle_health },
-    { HTTP_METHOD_GET, "/metrics", handle_metrics },
-    { HTTP_METHOD_GET, "/version", handle_version },
-    { HTTP_METHOD_GET, "/", api_index },
+    { HTTP_METHOD_POST, "/v1/completions", handle_completions, "Continues texts.",
+      .body = API_COMPLETIONS, .answer = "Completion", .stream = "CompletionChunk" },
+    { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, "Answers in a conversation.",
+      .body = API_CHAT, .answer = "ChatCompletion", .stream = "ChatCompletionChunk" },
+    { HTTP_METHOD_GET, "/v1/models", handle_models, "The model that is served, as a list.",
+      .answer = "ModelList" },
+    { HTTP_METHOD_GET, "/v1/models/", handle_model, "The model that is served, by its name.",
+      .below = "model", .answer = "Model" },
+    { HTTP_METHOD_GET, "/v1/kv", handle_kv,
+      "The cache's plan: bits of each layer and side, bytes by purpose, expected damage.",
+      .answer = "KvPlan" },
+    { HTTP_METHOD_POST, "/tokenize", handle_tokenize, "The tokens of a text or a conversation.",
+      .body = API_TOKENIZE, .answer = "Tokens" },
+    { HTTP_METHOD_POST, "/detokenize", handle_detokenize, "The text of tokens.",
+      .body = API_DETOKENIZE, .answer = "Text" },
+    { HTTP_METHOD_GET, "/tokenizer_info", handle_tokenizer_info,
+      "What programs need that use this server's tokenizer.", .answer = "TokenizerInfo" },
+    { HTTP_METHOD_GET, "/health", handle_health, "Whether requests are taken; 503: not now.",
+      .answer = "Health", .error = "HealthOrError" },
+    { HTTP_METHOD_GET, "/ping", handle_health, "The same as /health.", .answer = "Health",
+      .error = "HealthOrError" },
+    { HTTP_METHOD_GET, "/metrics", handle_metrics, "Figures for Prometheus, in vLLM's names.",
+      .media = "text/plain" },
+    { HTTP_METHOD_GET, "/version", handle_version, "This server's version.", .answer = "Version" },
+    { HTTP_METHOD_GET, "/openapi.json", handle_openapi, "This description of the API.",
+      .answer = "Document" },
+    { HTTP_METHOD_GET, "/docs", handle_docs, "The same as a page to read.", .media = "text/html" },
+    { HTTP_METHOD_GET, "/", api_index, "What is served here: JSON, or a page for browsers.",
+      .answer = "Index", .media = "text/html" },
 };
 #define N_ROUTES (sizeof(routes) / sizeof(*routes))
 
@@ -292,6 +335,15 @@ static void on_events_came(uv_async_t *async) {
     api_take_events(api);
 }
 
+/* Once, since nothing of it changes: it needs no model. */
+static int describe(Api *api) {
+    api_openapi_write(&api->openapi, &api->limits, api->name);
+    api_docs_write(&api->docs, &api->openapi);
+    buffer_fit(&api->openapi);
+    buffer_fit(&api->docs);
+    return buffer_failed(&api->openapi) || buffer_failed(&api->docs) ? -ENOMEM : 0;
+}
+
 int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *name) {
     int r;
 
@@ -310,6 +362,11 @@ int api_init(Api *api, uv_loop_t *loop, const ApiLimits *limits, const char *nam
     }
     api->events_came.data = api;
     r = mailbox_init(&api->events, wake, api);
+    if (!r) {
+        r = describe(api);
+        if (r)
+            api_deinit(api);
+    }
     if (r)
         api_close(api);
     return r;
@@ -323,6 +380,8 @@ void api_close(Api *api) {
 void api_deinit(Api *api) {
     assert(list_is_empty(&api->jobs));
     mailbox_deinit(&api->events);
+    buffer_deinit(&api->openapi);
+    buffer_deinit(&api->docs);
 }
 
 /* Before anybody hears of it from an answer. */

@@ -52,7 +52,8 @@ typedef struct Api {
     bool cancelling;             /* draining, and no job may take longer */
     _Atomic(const char *) phase; /* of loading, for people; static; any thread sets it */
     ApiModel model;
-    HttpServer *http; /* borrowed */
+    Buffer openapi, docs; /* what GET /openapi.json and GET /docs answer; written at the start */
+    HttpServer *http;     /* borrowed */
     Metrics metrics;
     List jobs;           /* ApiJob.link: from its arrival to its end, by arrival */
     WorkQueue work;      /* of the jobs */

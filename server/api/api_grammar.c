@@ -57,28 +57,32 @@ static int take_choice(ApiGrammar *g, const char *param, const char *name, const
 
 /* the parameters */
 
-/* {"name", "description", "schema", "strict"}: a schema is always enforced. */
+/* One member of {"name", "description", "schema", "strict"}, which is not null. */
+static int check_json_schema_member(const json_t *key, const json_t *value, ApiError *error) {
+    char name[2 * PATH_BYTES_MAX];
+
+    snprintf(name, sizeof(name), "response_format.json_schema.%.*s", PATH_BYTES_MAX,
+             json_string_value(key));
+    if (json_string_is(key, "name") || json_string_is(key, "description"))
+        return json_is_string(value) ? 0 : wrong(error, name, value, "a string");
+    if (json_string_is(key, "strict"))
+        return json_is_boolean(value) ? 0 : wrong(error, name, value, "true or false");
+    if (json_string_is(key, "schema"))
+        return json_is_object(value) ? 0 : wrong(error, name, value, "a JSON schema, an object");
+    return api_refuse(error, "response_format.json_schema",
+                      "`response_format.json_schema` has `name`, `description`, `schema` and "
+                      "`strict`, and no other members.");
+}
+
+/* A schema is always enforced, strict or not. */
 static int read_json_schema(ApiGrammar *g, const json_t *value, ApiError *error) {
-    static const char *const members[] = { "name", "description", "schema", "strict" };
     const json_t *key, *member, *schema = json_object_get(value, "schema");
 
-    if (!json_is_object(value))
+    if (!schema || json_is_null(schema))
         return wrong(error, "response_format.json_schema", value, "an object with a `schema`");
-    json_object_foreach(value, key, member) {
-        size_t i = 0;
-
-        while (i < 4 && !json_string_is(key, members[i]))
-            i++;
-        if (i == 4 && !json_is_null(member))
-            return api_refuse(error, "response_format.json_schema",
-                              "`response_format.json_schema` has `name`, `description`, `schema` "
-                              "and `strict`, and no other members.");
-    }
-    if (!json_is_object(schema))
-        return wrong(error, "response_format.json_schema.schema", schema, "a JSON schema");
-    member = json_object_get(value, "strict");
-    if (member && !json_is_null(member) && !json_is_boolean(member))
-        return wrong(error, "response_format.json_schema.strict", member, "true or false");
+    json_object_foreach(value, key, member)
+        if (!json_is_null(member) && check_json_schema_member(key, member, error))
+            return -EINVAL;
     return take(g, "response_format", GRAMMAR_JSON_SCHEMA, schema, error);
 }
 

@@ -41,9 +41,10 @@ static void reply_page(HttpExchange *exchange, const Api *api) {
     buffer_append_text(&body, "<p>Clients of OpenAI's take this address and <code>/v1</code> as "
                               "their base URL. What there is:</p>\n<ul>\n");
     for (size_t i = 0; i < n; i++)
-        buffer_printf(&body, "<li><code>%s %s</code></li>\n", http_method_name(routes[i].method),
-                      routes[i].path);
-    buffer_append_text(&body, "</ul>\n</html>\n");
+        buffer_printf(&body, "<li><code>%s %s</code> %s</li>\n", http_method_name(routes[i].method),
+                      routes[i].path, routes[i].summary);
+    buffer_append_text(&body,
+                       "</ul>\n<p><a href=\"docs\">What each takes and answers</a></p>\n</html>\n");
     http_exchange_reply(exchange, &(HttpReply){ .status = 200,
                                                 .content_type = "text/html; charset=utf-8",
                                                 .headers = "Vary: Accept\r\n",

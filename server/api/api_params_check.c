@@ -85,5 +85,6 @@ int api_params_check(ApiParams *p, const ApiParamsContext *context, ApiError *er
     if (check_lengths(p, error) || check_best_of(p, error) ||
         check_logprobs(p, context->endpoint, error))
         return -EINVAL;
-    return context->endpoint & API_CHATS ? api_tools_check(p, context->has_grammar, error) : 0;
+    /* What is no chat calls nothing. */
+    return api_tools_check(p, context->has_grammar || !(context->endpoint & API_CHATS), error);
 }

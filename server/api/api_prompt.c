@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_prompt.h"
 
+#include "server/api/api_chat_check.h"
 #include "util/json.h"
 #include "util/json_writer.h"
 
@@ -164,25 +165,6 @@ int api_prompts_of_completion(ApiPrompts *prompts, const ApiParams *params,
 
 /* chat */
 
-/* What the template does not have to be asked about; the rest of a message is its reader's. */
-static int check_messages(const json_t *messages, ApiError *error) {
-    size_t i;
-    const json_t *message;
-
-    if (!messages)
-        return api_refuse(error, "messages", "`messages` is missing.");
-    if (!json_array_size(messages))
-        return api_refuse(error, "messages", "`messages` must hold at least one message.");
-    json_array_foreach(messages, i, message) {
-        char name[PATH_BYTES_MAX];
-
-        snprintf(name, sizeof(name), "messages[%zu]", i);
-        if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
-            return api_refuse(error, name, "`%s` must be an object with a `role`.", name);
-    }
-    return 0;
-}
-
 /* A member behind others; nothing for a value that is absent. */
 static void put_member(Buffer *out, const char *key, const json_t *value) {
     if (!value)
@@ -247,7 +229,7 @@ static int render(Buffer *out, const Buffer *request, const ApiPromptContext *co
 int api_prompts_of_chat(ApiPrompts *prompts, const ApiParams *params,
                         const ApiPromptContext *context, ApiError *error) {
     CLEANUP(buffer_deinit) Buffer request = { .account = context->account };
-    int r = check_messages(params->messages, error);
+    int r = api_chat_check(params->messages, error);
 
     if (!r && !context->chat_template)
         r = api_refuse(error, "messages",

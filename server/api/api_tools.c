@@ -49,6 +49,7 @@ static int check_tool(const json_t *tools, const json_t *tool, const char *path,
                       ApiError *error) {
     const json_t *function = function_of(tool), *name = name_of(tool);
     const json_t *parameters = json_object_get(function, "parameters");
+    const json_t *description = json_object_get(function, "description");
     const json_t *strict = json_object_get(function, "strict");
 
     if (!json_string_is(json_object_get(tool, "type"), "function") || !json_is_object(function))
@@ -62,6 +63,8 @@ static int check_tool(const json_t *tools, const json_t *tool, const char *path,
     if (is_given(parameters) && !json_is_object(parameters))
         return api_refuse(error, path, "`%s.function.parameters` must be a JSON schema, an object.",
                           path);
+    if (is_given(description) && !json_is_string(description))
+        return api_refuse(error, path, "`%s.function.description` must be a string.", path);
     if (is_given(strict) && !json_is_boolean(strict))
         return api_refuse(error, path, "`%s.function.strict` must be true or false.", path);
     if (find_tool(tools, json_string_value(name), tool))
@@ -151,26 +154,20 @@ static int check_form(const ApiParams *p, bool forced, ApiError *error) {
 
 int api_tools_check(const ApiParams *p, bool has_grammar, ApiError *error) {
     const char *name = NULL;
+    ApiToolChoice choice;
 
     if (check_choice(p, error))
         return -EINVAL;
-    switch (api_tools_choice(p, &name)) {
-    case API_TOOLS_NONE:
-        return 0;
-    case API_TOOLS_AUTO:
-        if (check_form(p, false, error))
-            return -EINVAL;
-        return check_each(p->tools, has_grammar, error);
-    default:
-        if (!has_grammar)
-            return api_refuse(error, "tool_choice",
-                              "`tool_choice` %s needs a build with grammars, which hold the model "
-                              "to a call; this one has \"auto\" and \"none\".",
-                              name ? "with a name" : "\"required\"");
-        if (check_form(p, true, error))
-            return -EINVAL;
-        return check_each(p->tools, has_grammar, error);
-    }
+    choice = api_tools_choice(p, &name);
+    if (choice > API_TOOLS_AUTO && !has_grammar)
+        return api_refuse(error, "tool_choice",
+                          "`tool_choice` %s needs a build with grammars, which hold the model to a "
+                          "call; this one has \"auto\" and \"none\".",
+                          name ? "with a name" : "\"required\"");
+    if (choice != API_TOOLS_NONE && check_form(p, choice != API_TOOLS_AUTO, error))
+        return -EINVAL;
+    /* Nothing is held to the schemas of tools that are not called. */
+    return check_each(p->tools, has_grammar || choice == API_TOOLS_NONE, error);
 }
 
 /* forms */

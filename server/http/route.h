@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Which handler a request goes to: a table of method, path and handler.
+ * Which handler a request goes to: a table of method, path and handler, with words on each.
  */
 
 #include "server/http/http_exchange.h"
@@ -13,6 +13,14 @@ typedef struct Route {
     HttpMethod method;
     const char *path; /* one that ends in '/' takes everything below it */
     RouteHandlerFn handler;
+    /* What the API's description says of it; its schemas are known by names. */
+    const char *summary; /* a sentence */
+    const char *below;   /* what stands behind a path that ends in '/': "model" */
+    unsigned body;       /* the endpoint whose parameters are its body; 0: it has none */
+    const char *answer;  /* schema of its JSON; NULL: it answers none */
+    const char *media;   /* the type of what it answers beside JSON; NULL: nothing */
+    const char *stream;  /* schema of the events that it can answer with; NULL: none */
+    const char *error;   /* schema of its errors; NULL: that of all others */
 } Route;
 
 enum {

@@ -4,6 +4,7 @@ not there, request ids, the access log, and what is said of refusals."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -120,7 +121,8 @@ def test_a_browser_sees_a_page(start):
         page = reply.body.decode()
         assert "a&#60;b&#62;&#38;&#34;c&#39;" in page and "a<b>" not in page
         assert "curl http://k/v1/chat/completions" in page and "/v1/models" in page
-        assert "ready" in page and "src=" not in page and "href=" not in page
+        assert "ready" in page and "src=" not in page
+        assert re.findall(r"href=[^>]*", page) == ['href="docs"']
         told = ask(wire, "GET", "/", "Accept: application/json").json()
         assert told["model"] == "a<b>&\"c'"
         assert {"method": "POST", "path": "/v1/chat/completions"} in told["paths"]

@@ -115,6 +115,35 @@ def test_wrong_for_chat(daemon, body):
     refuse(daemon, "/v1/chat/completions", {**CHAT, **body}, name)
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("message, where", [
+    ({"tool_calls": {}}, ".tool_calls"),
+    ({"tool_calls": [None]}, ".tool_calls[0]"),
+    ({"tool_calls": [{"name": "f"}]}, ".tool_calls[0]"),
+    ({"tool_calls": [{"function": {"name": 1}}]}, ".tool_calls[0]"),
+    ({"tool_calls": [CALL, {**CALL, "type": "custom"}]}, ".tool_calls[1].type"),
+    ({"tool_calls": [CALL, {**CALL, "id": 5}]}, ".tool_calls[1].id"),
+    ({"tool_calls": [{"function": {"name": "f", "arguments": []}}]},
+     ".tool_calls[0].function.arguments"),
+    ({"tool_call_id": 5}, ".tool_call_id"),
+    ({"name": {}}, ".name"),
+], ids=str)
+def test_messages_of_the_wrong_form(daemon, message, where):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "", **message}]
+    for path in ("/v1/chat/completions", "/tokenize"):
+        refuse(daemon, path, {"messages": messages}, f"messages[1]{where}")
+
+
+def test_what_a_chat_has_is_checked_for_every_endpoint(daemon):
+    tool = {"type": "function", "function": {"name": "f", "description": 5}}
+    for path, body in (("/tokenize", CHAT), ("/tokenize", {"prompt": "x"}),
+                       ("/v1/chat/completions", {**CHAT, "tool_choice": "none"})):
+        refuse(daemon, path, {**body, "tools": [tool]}, "tools[0]")
+        refuse(daemon, path, {**body, "documents": ["x"]}, "documents")
+
+
 def test_values_that_change_nothing_are_accepted(daemon):
     common = dict(
         model=daemon.model, n=1, best_of=1, max_tokens=1, temperature=None, top_p=1.0, top_k=-1,

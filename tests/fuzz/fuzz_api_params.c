@@ -2,6 +2,7 @@
 /* The JSON body of a request, at each endpoint, parsed as strictly as the server does. */
 #include "tests/fuzz/fuzz.h"
 
+#include "server/api/api_chat_check.h"
 #include "server/api/api_params.h"
 #include "util/json.h"
 
@@ -21,9 +22,11 @@ static void read_params(const json_t *body, unsigned endpoint) {
         assert(error.status >= 400 && error.why.text[0]);
         api_error_write(&answer, &error);
         assert(answer.size);
-    } else {
-        assert(params.n >= 1 && params.n <= context.limits.choices_max);
+        return;
     }
+    assert(params.n >= 1 && params.n <= context.limits.choices_max);
+    if (api_chat_check(params.messages, &error))
+        assert(error.status == 400 && error.why.text[0]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The rows. A row is
+ *
+ *     { NAME, ENDPOINTS, TYPE, WHO DEFINES IT, WHAT IT SAYS, ... }
+ *
+ * and then where its value goes, AT(field of ApiParams), its bounds, or its reader and the schema
+ * of what that takes: SCHEMA({ "type" : "string" }), or REF(Name) for one of schemas/. A name may
+ * have several rows, for different endpoints.
+ *
+ * Names and bounds are OpenAI's, and vLLM's for what OpenAI does not have. Hints are about who asks
+ * and how to serve, and change no answer's meaning: their type is checked and their value dropped.
+ * Rows of PARAM_FIXED are known but not supported: they may be sent with the values that change
+ * nothing, as clients do.
+ */
+#include "server/api/api_param_table.h"
+
+#include "server/api/api_param_readers.h"
+#include "server/api/api_tools.h"
+#include "util/nearest.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define GENERATES (API_COMPLETIONS | API_CHAT)
+#define RENDERS (API_CHAT | API_TOKENIZE)
+
+#define AT(_field) .offset = offsetof(ApiParams, _field)
+#define SCHEMA(...) .schema = #__VA_ARGS__
+#define REF(_name) .schema = "{\"$ref\": \"#/components/schemas/" #_name "\"}"
+#define GRAMMAR(_name, _by, _help, _schema) \
+    { _name, GENERATES, PARAM_CUSTOM, _by, _help, .read = api_read_grammar, REF(_schema) }
+#define HINT(_name, _type, _by, _help) \
+    { _name, GENERATES, _type, _by, _help, .is_hint = true }
+#define HINT_OF_COMPLETIONS(_name, _type, _by) \
+    { _name, API_COMPLETIONS, _type, _by, "Of chats; changes nothing here.", .is_hint = true }
+#define FIXED(_name, _endpoints, _by, _allowed) \
+    { _name, _endpoints, PARAM_FIXED, _by, "Not supported.", .allowed = _allowed }
+
+static const ApiParam table[] = {
+    { "model", ~0u, PARAM_MODEL, "OpenAI", "The model; the one that is served, if not given.",
+      AT(model) },
+    { "prompt", API_COMPLETIONS, PARAM_ANY, "OpenAI",
+      "A text or its token ids, or several of either.", AT(prompt), .required_by = API_COMPLETIONS,
+      REF(Prompt) },
+    { "prompt", API_TOKENIZE, PARAM_STRING, "vLLM", "The text; instead of `messages`.", AT(prompt),
+      .or_else = "messages" },
+    { "messages", RENDERS, PARAM_ARRAY, "OpenAI", "The conversation so far.", AT(messages),
+      .required_by = API_CHAT, REF(Messages) },
+    { "tokens", API_DETOKENIZE, PARAM_ARRAY, "vLLM", "Token ids.", AT(tokens),
+      .required_by = API_DETOKENIZE, REF(TokenIds) },
+
+    /* how long answers are, and how many */
+    { "max_tokens", API_CHAT, PARAM_I64, "OpenAI", "At most so many tokens are made.",
+      AT(max_tokens), .min = 1, .max = UINT32_MAX },
+    { "max_tokens", API_COMPLETIONS, PARAM_I64, "OpenAI",
+      "At most so many tokens are made; 0 for `echo` alone.", AT(max_tokens), .min = 0,
+      .max = UINT32_MAX },
+    { "max_completion_tokens", GENERATES, PARAM_I64, "OpenAI",
+      "At most so many tokens are made; goes before `max_tokens`.", AT(max_completion_tokens),
+      .min = 1, .max = UINT32_MAX },
+    { "min_tokens", GENERATES, PARAM_U32, "vLLM", "Answers do not end before so many tokens.",
+      AT(min_tokens), .min = 0, .max = UINT32_MAX },
+    { "n", GENERATES, PARAM_U32, "OpenAI", "Answers to each prompt.", AT(n), .min = 1,
+      .max_named = "max_choices" },
+    { "best_of", GENERATES, PARAM_U32, "OpenAI",
+      "So many are made, and the `n` likeliest by token are the answer.", AT(best_of), .min = 1,
+      .max_named = "max_choices" },
+    { "stop", GENERATES, PARAM_CUSTOM, "OpenAI", "Texts at which an answer ends.",
+      .read = api_read_stop, REF(Stop) },
+    { "stop_token_ids", GENERATES, PARAM_CUSTOM, "vLLM", "Tokens at which an answer ends.",
+      .read = api_read_stop_tokens, REF(StopTokenIds) },
+    { "include_stop_str_in_output", GENERATES, PARAM_BOOL, "vLLM",
+      "The answer has the text of `stop` that it ended at.", AT(include_stop_text) },
+    { "ignore_eos", GENERATES, PARAM_BOOL, "vLLM",
+      "The model's own end of an answer does not end it.", AT(ignore_eos) },
+    { "skip_special_tokens", GENERATES, PARAM_BOOL, "vLLM",
+      "Special tokens are left out of the answer's text.", AT(skip_special_tokens) },
+    { "add_special_tokens", GENERATES | API_TOKENIZE, PARAM_FLAG, "vLLM",
+      "The tokenizer puts its special tokens around the text.", AT(add_special_tokens) },
+    { "cache_salt", GENERATES, PARAM_WORD, "vLLM",
+      "Requests share cached prompts only with others of the same salt.", AT(cache_salt),
+      .min = 1 },
+
+    /* how tokens are chosen */
+    { "temperature", GENERATES, PARAM_FLOAT, "OpenAI",
+      "Above 1 choices are freer, below 1 less so; 0: always the likeliest token.",
+      AT(sample.temperature), .min = 0, .max = 100 },
+    { "top_p", GENERATES, PARAM_FLOAT, "OpenAI",
+      "Only the likeliest tokens that have this probability together are chosen from.",
+      AT(sample.top_p), .min = 0, .max = 1 },
+    { "top_k", GENERATES, PARAM_CUSTOM, "vLLM",
+      "Only so many of the likeliest tokens are chosen from; 0 and -1: all.",
+      .read = api_read_top_k,
+      SCHEMA({ "type" : "integer", "minimum" : -1, "maximum" : 4294967295 }) },
+    { "min_p", GENERATES, PARAM_FLOAT, "vLLM",
+      "Only tokens of at least this part of the likeliest one's probability are chosen from.",
+      AT(sample.min_p), .min = 0, .max = 1 },
+    { "seed", GENERATES, PARAM_CUSTOM, "OpenAI", "Makes the choices repeatable.",
+      .read = api_read_seed, SCHEMA({
+          "type" : "integer",
+          "minimum" : -9223372036854775808,
+          "maximum" : 9223372036854775807
+      }) },
+    { "repetition_penalty", GENERATES, PARAM_FLOAT, "vLLM",
+      "Above 1, tokens of the prompt and the answer become less likely.",
+      AT(sample.repetition_penalty), .min = 1e-5, .max = 100 },
+    { "presence_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
+      "Above 0, tokens of the answer become less likely.", AT(sample.presence_penalty), .min = -2,
+      .max = 2 },
+    { "frequency_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
+      "Above 0, tokens of the answer become less likely each time.", AT(sample.frequency_penalty),
+      .min = -2, .max = 2 },
+    { "logit_bias", GENERATES, PARAM_CUSTOM, "OpenAI", "By token id, what is added to its logit.",
+      .read = api_read_logit_bias, REF(LogitBias) },
+
+    /* what is told of them */
+    { "logprobs", API_COMPLETIONS, PARAM_INT, "OpenAI",
+      "Tells the log probability of each token, and of so many likeliest ones in its place.",
+      AT(n_logprobs), .min = 0, .max = SAMPLE_TOP_LOGPROBS_MAX },
+    { "logprobs", API_CHAT, PARAM_BOOL, "OpenAI", "Tells the log probability of each token.",
+      AT(wants_logprobs) },
+    { "top_logprobs", API_CHAT, PARAM_INT, "OpenAI",
+      "With `logprobs`, tells those of so many likeliest tokens in each place, too.",
+      AT(n_top_logprobs), .min = 0, .max = SAMPLE_TOP_LOGPROBS_MAX },
+    { "echo", API_COMPLETIONS, PARAM_BOOL, "OpenAI", "The answer begins with the prompt.",
+      AT(echo) },
+    { "stream", GENERATES, PARAM_BOOL, "OpenAI", "Sends the answer while it is made.", AT(stream) },
+    { "stream_options", GENERATES, PARAM_CUSTOM, "OpenAI",
+      "With `stream`: whether and where usage is told.", .read = api_read_stream_options,
+      REF(StreamOptions) },
+
+    /* tools and reasoning */
+    { "tools", RENDERS, PARAM_ARRAY, "OpenAI", "Functions that the model may call.", AT(tools),
+      REF(Tools) },
+    { "tool_choice", API_CHAT, PARAM_ANY, "OpenAI", "Whether the model may, must or must not call.",
+      AT(tool_choice), REF(ToolChoice) },
+    { "parallel_tool_calls", API_CHAT, PARAM_BOOL, "OpenAI", "There may be several calls.",
+      AT(parallel_tool_calls) },
+    { "tool_call_parser", API_CHAT, PARAM_NAME, "Kvasir", "How the model writes calls.",
+      AT(tool_call_parser), .name_at = api_tools_parser_at },
+    { "reasoning_parser", API_CHAT, PARAM_NAME, "Kvasir", "How the model marks its reasoning.",
+      AT(reasoning_parser), .name_at = api_reasoning_parser_at },
+    { "reasoning_effort", RENDERS, PARAM_STRING, "OpenAI",
+      "How much to think, in the words of the model's chat template.", AT(reasoning_effort) },
+    { "reasoning", API_CHAT, PARAM_CUSTOM, "OpenRouter",
+      "How much to think, and whether the answer is to show it.", .read = api_read_reasoning,
+      REF(Reasoning) },
+    { "include_reasoning", API_CHAT, PARAM_BOOL, "vLLM", "The answer shows the reasoning.",
+      AT(include_reasoning) },
+    { "separate_reasoning", API_CHAT, PARAM_BOOL, "SGLang",
+      "Reasoning stands apart from the content.", AT(separate_reasoning) },
+
+    /* how chats are written */
+    { "documents", RENDERS, PARAM_OBJECTS, "vLLM", "Texts for the chat template to cite.",
+      AT(documents) },
+    { "add_generation_prompt", RENDERS, PARAM_FLAG, "vLLM",
+      "The prompt ends with the beginning of an answer.", AT(add_generation_prompt) },
+    { "continue_final_message", RENDERS, PARAM_BOOL, "vLLM",
+      "The answer goes on with the last message.", AT(continue_final_message) },
+    { "chat_template_kwargs", RENDERS, PARAM_OBJECT, "vLLM",
+      "More variables for the chat template.", AT(template_kwargs) },
+    { "return_token_strs", API_TOKENIZE, PARAM_BOOL, "vLLM", "Tells the text of each token, too.",
+      AT(return_token_strs) },
+
+    /* what form answers have */
+    GRAMMAR("response_format", "OpenAI", "The answer is JSON, of a schema if one is given.",
+            ResponseFormat),
+    GRAMMAR("structured_outputs", "vLLM", "The answer is of a schema, expression or grammar.",
+            StructuredOutputs),
+    GRAMMAR("guided_choice", "vLLM", "The answer is one of these texts.", Choices),
+    GRAMMAR("guided_grammar", "vLLM", "The answer is of this grammar.", Pattern),
+    GRAMMAR("guided_json", "vLLM", "The answer is of this JSON schema.", JsonSchemaOrText),
+    GRAMMAR("guided_regex", "vLLM", "The answer matches this regular expression.", Pattern),
+
+    /* who asks, and how the answer is filed */
+    HINT("user", PARAM_TEXT, "OpenAI", "Who asks; changes nothing."),
+    HINT("safety_identifier", PARAM_TEXT, "OpenAI", "Who asks; changes nothing."),
+    HINT("request_id", PARAM_TEXT, "vLLM", "A name of the request; changes nothing."),
+    HINT("metadata", PARAM_OBJECT, "OpenAI", "Notes to the request; changes nothing."),
+    HINT("store", PARAM_BOOL, "OpenAI", "Nothing is stored."),
+    /* how to serve */
+    HINT("service_tier", PARAM_TEXT, "OpenAI", "There is one; changes nothing."),
+    HINT("prompt_cache_key", PARAM_TEXT, "OpenAI", "Prompts are cached by content."),
+    HINT("prompt_cache_retention", PARAM_TEXT, "OpenAI", "Prompts are cached while there is room."),
+    HINT("cache_prompt", PARAM_BOOL, "llama.cpp", "Prompts are cached by content."),
+    HINT("prediction", PARAM_OBJECT, "OpenAI", "What the answer may be like; changes nothing."),
+    /* how much to think and say, for models that were taught to listen, and where to put it */
+    HINT("verbosity", PARAM_TEXT, "OpenAI", "How much to say; changes nothing."),
+    HINT("stream_reasoning", PARAM_BOOL, "SGLang", "Reasoning is always streamed."),
+    /* plain completions have neither tools nor a template */
+    HINT_OF_COMPLETIONS("reasoning", PARAM_OBJECT, "OpenRouter"),
+    HINT_OF_COMPLETIONS("reasoning_effort", PARAM_TEXT, "OpenAI"),
+    HINT_OF_COMPLETIONS("include_reasoning", PARAM_BOOL, "vLLM"),
+    HINT_OF_COMPLETIONS("separate_reasoning", PARAM_BOOL, "SGLang"),
+    HINT_OF_COMPLETIONS("parallel_tool_calls", PARAM_BOOL, "OpenAI"),
+
+    FIXED("suffix", API_COMPLETIONS, "OpenAI", "[\"\"]"),
+    FIXED("audio", API_CHAT, "OpenAI", "[]"),
+    FIXED("function_call", API_CHAT, "OpenAI", "[\"none\", \"auto\"]"),
+    FIXED("functions", API_CHAT, "OpenAI", "[[]]"),
+    FIXED("modalities", API_CHAT, "OpenAI", "[[\"text\"]]"),
+    FIXED("web_search_options", API_CHAT, "OpenAI", "[]"),
+    FIXED("allowed_token_ids", GENERATES, "vLLM", "[]"),
+    FIXED("bad_words", GENERATES, "vLLM", "[[]]"),
+    FIXED("chat_template", RENDERS, "vLLM", "[]"),
+    FIXED("echo", API_CHAT, "vLLM", "[false]"),
+    FIXED("early_stopping", GENERATES, "vLLM", "[false]"),
+    FIXED("length_penalty", GENERATES, "vLLM", "[1.0, 1]"),
+    FIXED("priority", GENERATES, "vLLM", "[0]"),
+    FIXED("prompt_logprobs", GENERATES, "vLLM", "[]"),
+    FIXED("return_token_ids", GENERATES, "vLLM", "[false]"),
+    FIXED("return_tokens_as_token_ids", GENERATES, "vLLM", "[false]"),
+    FIXED("spaces_between_special_tokens", GENERATES, "vLLM", "[true]"),
+    FIXED("truncate_prompt_tokens", GENERATES, "vLLM", "[]"),
+    FIXED("use_beam_search", GENERATES, "vLLM", "[false]"),
+};
+#define N_PARAMS (sizeof(table) / sizeof(*table))
+
+const ApiParam *api_param_table(size_t *np) {
+    *np = N_PARAMS;
+    return table;
+}
+
+const ApiParam *api_param_find(const json_t *name, unsigned endpoint) {
+    for (size_t i = 0; i < N_PARAMS; i++)
+        if ((table[i].endpoints & endpoint) && json_string_is(name, table[i].name))
+            return &table[i];
+    return NULL;
+}
+
+const char *api_param_nearest(const json_t *name, unsigned endpoint) {
+    Nearest nearest = nearest_begin(json_string_value(name), json_string_length(name));
+
+    for (size_t i = 0; i < N_PARAMS; i++)
+        if ((table[i].endpoints & endpoint) && table[i].type != PARAM_FIXED)
+            nearest_offer(&nearest, table[i].name);
+    return nearest.name;
+}
+
+uint32_t api_limit_named(const ApiLimits *limits, const char *option) {
+    const struct {
+        const char *option;
+        uint32_t limit;
+    } named[] = { { "max_choices", limits->choices_max },
+                  { "max_prompts", limits->prompts_max },
+                  { "max_stops", limits->stops_max } };
+    size_t i = 0;
+
+    while (strcmp(named[i].option, option) != 0) {
+        i++;
+        assert(i < sizeof(named) / sizeof(*named));
+    }
+    return named[i].limit;
+}
