@@ -135,6 +135,18 @@ def test_refusals_are_listed(daemon, document, status):
     validator(document, listed["content"]["application/json"]["schema"]).validate(reply.json())
 
 
+def test_events_with_names_are_of_their_schema(daemon, document):
+    path = "/v1/messages"
+    media = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    (data,) = media["schema"]["properties"]["data"]["anyOf"]
+    _, text = daemon.request(path, {**BODIES[path], "stream": True, "max_tokens": 20})
+    events = re.findall(r"event: (.*)\ndata: (.*)\n\n", text)
+    assert len(events) > 4 and events[-1][0] == "message_stop"
+    for name, said in events:
+        validator(document, media["schema"]).validate({"event": name, "data": said})
+        validator(document, data["contentSchema"]).validate(json.loads(said))
+
+
 # Parameters: what a schema takes is taken, and what it does not take is refused.
 
 UNSUPPORTED = {
