@@ -8,6 +8,7 @@
 #include "server/api/api_docs.h"
 #include "server/api/api_index.h"
 #include "server/api/api_job.h"
+#include "server/api/api_messages.h"
 #include "server/api/api_openapi.h"
 #include "server/api/api_tokenize.h"
 #include "server/http/route.h"
@@ -185,6 +186,14 @@ static void handle_chat(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_chat.call.job);
 }
 
+static void handle_messages(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_messages.job);
+}
+
+static void handle_count_tokens(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_count_tokens);
+}
+
 static void handle_tokenize(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_tokenize);
 }
@@ -239,6 +248,13 @@ static const Route routes[] = {
       .body = API_COMPLETIONS, .answer = "Completion", .stream = "CompletionChunk" },
     { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, "Answers in a conversation.",
       .body = API_CHAT, .answer = "ChatCompletion", .stream = "ChatCompletionChunk" },
+    { HTTP_METHOD_POST, "/v1/messages", handle_messages,
+      "Answers in a conversation, in Anthropic's form.", .body = API_MESSAGES,
+      .answer = "MessagesAnswer", .stream = "MessagesEvent", .names_events = true,
+      .error = "MessagesErrors" },
+    { HTTP_METHOD_POST, "/v1/messages/count_tokens", handle_count_tokens,
+      "The number of tokens that the model would read.", .body = API_COUNT_TOKENS,
+      .answer = "MessagesCount", .error = "MessagesErrors" },
     { HTTP_METHOD_GET, "/v1/models", handle_models, "The model that is served, as a list.",
       .answer = "ModelList" },
     { HTTP_METHOD_GET, "/v1/models/", handle_model, "The model that is served, by its name.",

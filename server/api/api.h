@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The OpenAI API on top of HTTP: which paths there are, and what all of them share. Event loop's
- * thread, but for what api_job.h moves off it.
+ * The OpenAI API on top of HTTP, and Anthropic's messages: which paths there are, and what all of
+ * them share. Event loop's thread, but for what api_job.h moves off it.
  */
 
 #include "grammar/grammar.h"

@@ -63,7 +63,7 @@ static int make_stop_tokens(ApiCall *call) {
     r = token_ids_append(tokens, params->stop_tokens, params->n_stop_tokens);
     if (!r)
         r = token_ids_reserve(tokens, call->stops.n_stops);
-    if (!r)
+    if (!r && call->stops.n_stops)
         tokens->n += api_stops_find_tokens(call->job.context.tokenizer, &call->stops,
                                            tokens->ids + tokens->n);
     return r;

@@ -106,24 +106,33 @@ static void put_text_media(JsonWriter *w, const char *type) {
 }
 
 /* Of one event, as OpenAPI 3.2 has it; 3.1 does not say what the schema of a stream is of. */
-static void put_stream(JsonWriter *w, const char *schema) {
+static void put_stream(JsonWriter *w, const Route *route) {
     begin_media_schema(w, "text/event-stream");
     json_put_text(w, "type", "object");
     json_begin_object(w, "properties");
+    if (route->names_events) {
+        json_begin_object(w, "event");
+        json_put_text(w, "type", "string");
+        json_end_object(w);
+    }
     json_begin_object(w, "data");
     json_begin_array(w, "anyOf");
     json_begin_object(w, NULL);
     json_put_text(w, "type", "string");
     json_put_text(w, "contentMediaType", "application/json");
-    put_ref(w, "contentSchema", schema);
+    put_ref(w, "contentSchema", route->stream);
     json_end_object(w);
-    json_begin_object(w, NULL);
-    json_put_text(w, "const", "[DONE]");
-    json_end_object(w);
+    if (!route->names_events) {
+        json_begin_object(w, NULL);
+        json_put_text(w, "const", "[DONE]");
+        json_end_object(w);
+    }
     json_end_array(w);
     json_end_object(w);
     json_end_object(w);
     json_begin_array(w, "required");
+    if (route->names_events)
+        json_put_text(w, NULL, "event");
     json_put_text(w, NULL, "data");
     json_end_array(w);
     end_media_schema(w);
@@ -141,7 +150,7 @@ static void put_answer(JsonWriter *w, const Route *route) {
     if (route->media)
         put_text_media(w, route->media);
     if (route->stream)
-        put_stream(w, route->stream);
+        put_stream(w, route);
     json_end_object(w);
     json_end_object(w);
 }

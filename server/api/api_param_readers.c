@@ -132,6 +132,12 @@ int api_read_stop(const ApiReading *r, const char *name, const json_t *value) {
     return 0;
 }
 
+int api_read_stop_sequences(const ApiReading *r, const char *name, const json_t *value) {
+    if (!json_is_array(value))
+        return api_param_wrong(r, name, value, "an array of strings");
+    return api_read_stop(r, name, value);
+}
+
 int api_read_stop_tokens(const ApiReading *r, const char *name, const json_t *value) {
     ApiParams *p = r->params;
     uint32_t max = r->context->limits.stops_max;

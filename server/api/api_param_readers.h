@@ -12,6 +12,7 @@
 int api_read_top_k(const ApiReading *r, const char *name, const json_t *value);
 int api_read_seed(const ApiReading *r, const char *name, const json_t *value);
 int api_read_stop(const ApiReading *r, const char *name, const json_t *value);
+int api_read_stop_sequences(const ApiReading *r, const char *name, const json_t *value);
 int api_read_stop_tokens(const ApiReading *r, const char *name, const json_t *value);
 int api_read_logit_bias(const ApiReading *r, const char *name, const json_t *value);
 int api_read_stream_options(const ApiReading *r, const char *name, const json_t *value);

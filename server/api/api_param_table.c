@@ -24,6 +24,7 @@
 
 #define GENERATES (API_COMPLETIONS | API_CHAT)
 #define RENDERS (API_CHAT | API_TOKENIZE)
+#define MESSAGES (API_MESSAGES | API_COUNT_TOKENS)
 
 #define AT(_field) .offset = offsetof(ApiParams, _field)
 #define SCHEMA(...) .schema = #__VA_ARGS__
@@ -34,6 +35,8 @@
     { _name, GENERATES, _type, _by, _help, .is_hint = true }
 #define HINT_OF_COMPLETIONS(_name, _type, _by) \
     { _name, API_COMPLETIONS, _type, _by, "Of chats; changes nothing here.", .is_hint = true }
+#define HINT_OF_MESSAGES(_name, _endpoints, _type, _help) \
+    { _name, _endpoints, _type, "Anthropic", _help, .is_hint = true }
 #define FIXED(_name, _endpoints, _by, _allowed) \
     { _name, _endpoints, PARAM_FIXED, _by, "Not supported.", .allowed = _allowed }
 
@@ -214,6 +217,49 @@ static const ApiParam table[] = {
     FIXED("spaces_between_special_tokens", GENERATES, "vLLM", "[true]"),
     FIXED("truncate_prompt_tokens", GENERATES, "vLLM", "[]"),
     FIXED("use_beam_search", GENERATES, "vLLM", "[false]"),
+
+    /* Anthropic's messages, and the tokens of them */
+    { "messages", MESSAGES, PARAM_ARRAY, "Anthropic", "The conversation so far.", AT(messages),
+      .required_by = MESSAGES, REF(MessagesInput) },
+    { "system", MESSAGES, PARAM_ANY, "Anthropic", "What stands before the conversation.",
+      AT(system), REF(MessagesText) },
+    { "max_tokens", API_MESSAGES, PARAM_I64, "Anthropic", "At most so many tokens are made.",
+      AT(max_tokens), .min = 1, .max = UINT32_MAX, .required_by = API_MESSAGES },
+    { "stop_sequences", API_MESSAGES, PARAM_CUSTOM, "Anthropic", "Texts at which an answer ends.",
+      .read = api_read_stop_sequences, REF(StopSequences) },
+    { "temperature", API_MESSAGES, PARAM_FLOAT, "Anthropic",
+      "Below 1 choices are less free; 0: always the likeliest token.", AT(sample.temperature),
+      .min = 0, .max = 1 },
+    { "top_p", API_MESSAGES, PARAM_FLOAT, "Anthropic",
+      "Only the likeliest tokens that have this probability together are chosen from.",
+      AT(sample.top_p), .min = 0, .max = 1 },
+    { "top_k", API_MESSAGES, PARAM_U32, "Anthropic",
+      "Only so many of the likeliest tokens are chosen from; 0: all.", AT(sample.top_k), .min = 0,
+      .max = UINT32_MAX },
+    { "stream", API_MESSAGES, PARAM_BOOL, "Anthropic", "Sends the answer while it is made.",
+      AT(stream) },
+    { "tools", MESSAGES, PARAM_ARRAY, "Anthropic", "Functions that the model may call.", AT(tools),
+      REF(MessagesTools) },
+    { "tool_choice", MESSAGES, PARAM_OBJECT, "Anthropic",
+      "Whether the model may, must or must not call.", AT(tool_choice), REF(MessagesToolChoice) },
+    { "thinking", MESSAGES, PARAM_OBJECT, "Anthropic",
+      "Whether to think first, where the model's chat template lets one say so.", AT(thinking),
+      REF(Thinking) },
+    { "output_config", MESSAGES, PARAM_OBJECT, "Anthropic",
+      "How much effort to make, and the JSON schema of the answer.", AT(output_config),
+      REF(OutputConfig) },
+    HINT_OF_MESSAGES("cache_control", MESSAGES, PARAM_OBJECT, "Prompts are cached by content."),
+    HINT_OF_MESSAGES("metadata", API_MESSAGES, PARAM_OBJECT, "Who asks; changes nothing."),
+    HINT_OF_MESSAGES("service_tier", API_MESSAGES, PARAM_TEXT, "There is one; changes nothing."),
+    HINT_OF_MESSAGES("speed", MESSAGES, PARAM_TEXT, "There is one; changes nothing."),
+    FIXED("compaction", MESSAGES, "Anthropic", "[]"),
+    FIXED("container", API_MESSAGES, "Anthropic", "[]"),
+    FIXED("context_management", MESSAGES, "Anthropic", "[]"),
+    FIXED("diagnostics", API_MESSAGES, "Anthropic", "[]"),
+    FIXED("fallbacks", API_MESSAGES, "Anthropic", "[]"),
+    FIXED("inference_geo", API_MESSAGES, "Anthropic", "[]"),
+    FIXED("mcp_servers", MESSAGES, "Anthropic", "[[]]"),
+    FIXED("thread", MESSAGES, "Anthropic", "[]"),
 };
 #define N_PARAMS (sizeof(table) / sizeof(*table))
 

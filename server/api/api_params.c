@@ -200,6 +200,7 @@ void api_params_let_go(ApiParams *p) {
     p->tool_call_parser = p->reasoning_parser = NULL;
     p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
     p->tool_choice = p->reasoning_effort = p->stops = p->stream_options = NULL;
+    p->system = p->thinking = p->output_config = NULL;
     p->grammar = (ApiGrammar){ .param = NULL };
     p->translated = json_unref(p->translated);
 }

@@ -90,6 +90,9 @@ struct ApiParams {
     bool continue_final_message;
     bool return_token_strs;
 
+    /* Of Anthropic's messages, as they came; NULL: not given. */
+    const json_t *system, *thinking, *output_config;
+
     json_t *translated; /* owned; other fields borrow from it as from the body */
 };
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/api/api_tokenize.h"
 
+#include "server/api/api_messages.h"
+#include "server/api/api_messages_input.h"
 #include "util/json_writer.h"
 #include "util/utf8.h"
 
@@ -138,6 +140,33 @@ const ApiJobKind api_detokenize = {
     .endpoint = API_DETOKENIZE,
     .size = sizeof(TokenizeJob),
     .prepare = prepare_detokenize,
+    .run = run,
+    .deinit = deinit,
+};
+
+/* the tokens of messages */
+
+static int prepare_count(ApiJob *job) {
+    Buffer *answer = &tokenize_of(job)->answer;
+    JsonWriter w = JSON_WRITER(answer);
+    int r = api_prompts_of_chat(&job->prompts, &job->params, &job->context, &job->error);
+
+    if (r)
+        return r;
+    answer->account = job->context.account;
+    json_begin_object(&w, NULL);
+    json_put_u64(&w, "input_tokens", job->prompts.items[0].ids.n);
+    json_end_object(&w);
+    return buffer_failed(answer) ? api_fail_memory(&job->error) : 0;
+}
+
+const ApiJobKind api_count_tokens = {
+    .endpoint = API_COUNT_TOKENS,
+    .size = sizeof(TokenizeJob),
+    .put_error = api_messages_put_error,
+    .translate = api_messages_translate_counted,
+    .name_places = api_messages_name_places,
+    .prepare = prepare_count,
     .run = run,
     .deinit = deinit,
 };

@@ -161,9 +161,8 @@ int api_tools_check(const ApiParams *p, bool has_grammar, ApiError *error) {
     choice = api_tools_choice(p, &name);
     if (choice > API_TOOLS_AUTO && !has_grammar)
         return api_refuse(error, "tool_choice",
-                          "`tool_choice` %s needs a build with grammars, which hold the model to a "
-                          "call; this one has \"auto\" and \"none\".",
-                          name ? "with a name" : "\"required\"");
+                          "`tool_choice` asks for a call, which needs a build with grammars, which "
+                          "hold the model to it; this one has \"auto\" and \"none\".");
     if (choice != API_TOOLS_NONE && check_form(p, choice != API_TOOLS_AUTO, error))
         return -EINVAL;
     /* Nothing is held to the schemas of tools that are not called. */

@@ -20,6 +20,7 @@ typedef struct Route {
     const char *answer;  /* schema of its JSON; NULL: it answers none */
     const char *media;   /* the type of what it answers beside JSON; NULL: nothing */
     const char *stream;  /* schema of the events that it can answer with; NULL: none */
+    bool names_events;   /* those events have names, and none is "[DONE]" */
     const char *error;   /* schema of its errors; NULL: that of all others */
 } Route;
 

@@ -23,6 +23,8 @@ COMPLETION = {"prompt": [5, 6, 7], "max_completion_tokens": 1}
 BODIES = {
     "/v1/completions": COMPLETION,
     "/v1/chat/completions": CHAT,
+    "/v1/messages": {"messages": CHAT["messages"], "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": CHAT["messages"]},
     "/tokenize": {"messages": CHAT["messages"]},
     "/detokenize": {"tokens": [5]},
 }
@@ -38,6 +40,11 @@ def document(daemon):
 def body_schema(document, path):
     body = document["paths"][path]["post"]["requestBody"]
     return body["content"]["application/json"]["schema"]
+
+
+def is_named(name, error):
+    """Whether an error is about this parameter; Anthropic's have no member for it."""
+    return error["param"] == name if "param" in error else f"`{name}`" in error["message"]
 
 
 def validator(document, schema):
@@ -128,6 +135,18 @@ def test_refusals_are_listed(daemon, document, status):
     validator(document, listed["content"]["application/json"]["schema"]).validate(reply.json())
 
 
+def test_events_with_names_are_of_their_schema(daemon, document):
+    path = "/v1/messages"
+    media = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    (data,) = media["schema"]["properties"]["data"]["anyOf"]
+    _, text = daemon.request(path, {**BODIES[path], "stream": True, "max_tokens": 20})
+    events = re.findall(r"event: (.*)\ndata: (.*)\n\n", text)
+    assert len(events) > 4 and events[-1][0] == "message_stop"
+    for name, said in events:
+        validator(document, media["schema"]).validate({"event": name, "data": said})
+        validator(document, data["contentSchema"]).validate(json.loads(said))
+
+
 # Parameters: what a schema takes is taken, and what it does not take is refused.
 
 UNSUPPORTED = {
@@ -135,6 +154,8 @@ UNSUPPORTED = {
                         "truncate_prompt_tokens": 1, "prompt_logprobs": 1},
     "/v1/chat/completions": {"audio": {}, "functions": [{}], "modalities": ["audio"],
                              "echo": True, "web_search_options": {}, "chat_template": "x"},
+    "/v1/messages": {"container": "x", "context_management": {}, "mcp_servers": [{}],
+                     "inference_geo": "us", "thread": {"type": "create"}},
 }
 
 
@@ -144,15 +165,16 @@ def test_what_is_not_supported_is_absent_and_refused(daemon, document, path):
     for name, value in UNSUPPORTED[path].items():
         status, answer = daemon.request(path, {**BODIES[path], name: value})
         assert name not in properties
-        assert status == 400 and answer["error"]["param"] == name
+        assert status == 400 and is_named(name, answer["error"])
 
 
 @pytest.mark.parametrize("path", BODIES)
 def test_what_must_be_given_is_asked_for(daemon, document, path):
     for name in body_schema(document, path)["required"]:
-        for body in ({}, {name: None}):
+        others = {key: value for key, value in BODIES[path].items() if key != name}
+        for body in (others, {**others, name: None}):
             status, answer = daemon.request(path, body)
-            assert status == 400 and answer["error"]["param"] == name
+            assert status == 400 and is_named(name, answer["error"])
 
 
 def resolve(document, schema):
@@ -238,21 +260,27 @@ COMPANIONS = {
     "continue_final_message": {"messages": [{"role": "assistant", "content": "hi"}]},
     "prompt": {"messages": None},
 }
+MESSAGES_COMPANIONS = {
+    "tool_choice": {"tools": [{"name": "f", "input_schema": {}}]},
+    "thinking": {"max_tokens": 1025},
+}
 # What no schema says: of the model, of its template and of other values at the same time.
 OTHERWISE = re.compile(
     r"(built without|a build with) grammars|"
     r"cannot be used|token ids? (of this|that the) model|of the model's tokens|more than `max_"
     r"|as that of another tool|that is not in `tools`|for `echo` alone|less than `n`|has no tokens"
-    r"|no text: there is nothing|at most \d+ tokens of one request|how this model writes calls")
+    r"|no text: there is nothing|has no text that|is the last one|of which it is a part"
+    r"|at most \d+ tokens of one request|how this model writes calls")
 
 
 def bodies(document, path, name, r):
     """The smallest body with values of one parameter, good and bad."""
     schema = body_schema(document, path)["properties"][name]
+    companions = MESSAGES_COMPANIONS if "/messages" in path else COMPANIONS
     for _ in range(12):
         value = make(r, document, schema)
         for one in (value, spoil(r, copy.deepcopy(value))):
-            yield {**BODIES[path], **COMPANIONS.get(name, {}), name: one}
+            yield {**BODIES[path], **companions.get(name, {}), name: one}
 
 
 @pytest.mark.parametrize("path", BODIES)
