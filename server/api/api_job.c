@@ -57,7 +57,11 @@ static int prepare(ApiJob *job) {
     if (!r)
         r = check_model(job);
     job->context.tells_tools = api_tools_are_told(&job->api->model.forms, &job->params);
-    return r ? r : job->kind->prepare(job);
+    if (!r)
+        r = job->kind->prepare(job);
+    if (r == -EINVAL && job->kind->name_places)
+        job->kind->name_places(&job->params, &job->error);
+    return r;
 }
 
 static void on_work(WorkItem *item) {

@@ -27,6 +27,9 @@ typedef struct ApiJobKind {
     ApiErrorPutFn put_error;
     /* On the pool, between reading the parameters and checking them: see ApiParamsContext. */
     ApiParamsTranslateFn translate;
+    /* Says what is wrong with the translated body in words about the one that came; NULL: they are
+     * the same. */
+    void (*name_places)(const ApiParams *params, ApiError *error);
     /* On the pool: may use the job's own fields and what is constant in `api`. 0, or negative with
      * job->error filled; -ENOMEM also where the account refuses, -ECANCELED where it is closed. */
     int (*prepare)(ApiJob *job);
