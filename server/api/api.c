@@ -9,6 +9,7 @@
 #include "server/api/api_index.h"
 #include "server/api/api_job.h"
 #include "server/api/api_openapi.h"
+#include "server/api/api_responses.h"
 #include "server/api/api_tokenize.h"
 #include "server/http/route.h"
 #include "util/text.h"
@@ -185,6 +186,20 @@ static void handle_chat(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_chat.call.job);
 }
 
+static void handle_responses(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_responses.job);
+}
+
+static void handle_response(HttpExchange *exchange, void *userdata) {
+    ApiError error = API_ERROR_NULL;
+
+    (void)userdata;
+    api_fail(&error, 404, NULL, NULL,
+             "There is no such response here: this server stores none (each says `store` false). "
+             "What is to be kept the client keeps, and sends as `input`.");
+    api_reply_error(exchange, &error);
+}
+
 static void handle_tokenize(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_tokenize);
 }
@@ -239,6 +254,11 @@ static const Route routes[] = {
       .body = API_COMPLETIONS, .answer = "Completion", .stream = "CompletionChunk" },
     { HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, "Answers in a conversation.",
       .body = API_CHAT, .answer = "ChatCompletion", .stream = "ChatCompletionChunk" },
+    { HTTP_METHOD_POST, "/v1/responses", handle_responses,
+      "Answers in a conversation, in OpenAI's later form.", .body = API_RESPONSES,
+      .answer = "Response", .stream = "ResponseEvent" },
+    { HTTP_METHOD_GET, "/v1/responses/", handle_response, .summary = NULL },
+    { HTTP_METHOD_DELETE, "/v1/responses/", handle_response, .summary = NULL },
     { HTTP_METHOD_GET, "/v1/models", handle_models, "The model that is served, as a list.",
       .answer = "ModelList" },
     { HTTP_METHOD_GET, "/v1/models/", handle_model, "The model that is served, by its name.",
@@ -298,8 +318,9 @@ static void refuse_path(HttpExchange *exchange) {
 
     text_copy(shown, sizeof(shown), path);
     for (size_t i = 0; i < N_ROUTES; i++)
-        buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
-                      routes[i].path);
+        if (routes[i].summary)
+            buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
+                          routes[i].path);
     api_fail(&error, 404, NULL, NULL, "There is nothing at %s%s%s. This server has %s.", shown,
              nearest ? "; the nearest path is " : "", nearest ? nearest : "", buffer_text(&paths));
     api_reply_error(exchange, &error);

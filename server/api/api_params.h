@@ -90,6 +90,9 @@ struct ApiParams {
     bool continue_final_message;
     bool return_token_strs;
 
+    /* Of OpenAI's responses, as they came; NULL: not given. */
+    const json_t *input, *instructions, *text, *reasoning, *include, *metadata;
+
     json_t *translated; /* owned; other fields borrow from it as from the body */
 };
 

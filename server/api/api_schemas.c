@@ -4,6 +4,7 @@
 #include "server/api/answers_schemas.h"
 #include "server/api/chat_schemas.h"
 #include "server/api/params_schemas.h"
+#include "server/api/responses_schemas.h"
 
 #define FILE_OF(_name) \
     { (const char *)_name##_schemas, _name##_schemas_SIZE }
@@ -12,6 +13,7 @@ static const ApiSchemaFile files[] = {
     FILE_OF(params),
     FILE_OF(chat),
     FILE_OF(answers),
+    FILE_OF(responses),
 };
 
 const ApiSchemaFile *api_schema_files(size_t *np) {
