@@ -23,6 +23,7 @@ COMPLETION = {"prompt": [5, 6, 7], "max_completion_tokens": 1}
 BODIES = {
     "/v1/completions": COMPLETION,
     "/v1/chat/completions": CHAT,
+    "/v1/responses": {"input": "hi", "max_output_tokens": 1},
     "/tokenize": {"messages": CHAT["messages"]},
     "/detokenize": {"tokens": [5]},
 }
@@ -133,6 +134,8 @@ def test_refusals_are_listed(daemon, document, status):
 UNSUPPORTED = {
     "/v1/completions": {"suffix": "x", "bad_words": ["x"], "use_beam_search": True,
                         "truncate_prompt_tokens": 1, "prompt_logprobs": 1},
+    "/v1/responses": {"store": True, "background": True, "previous_response_id": "resp_1",
+                      "truncation": "auto", "conversation": "x", "max_tool_calls": 1},
     "/v1/chat/completions": {"audio": {}, "functions": [{}], "modalities": ["audio"],
                              "echo": True, "web_search_options": {}, "chat_template": "x"},
 }
@@ -238,6 +241,11 @@ COMPANIONS = {
     "continue_final_message": {"messages": [{"role": "assistant", "content": "hi"}]},
     "prompt": {"messages": None},
 }
+COMPANIONS_OF_RESPONSES = {
+    "stream_options": {"stream": True},
+    "top_logprobs": {"include": ["message.output_text.logprobs"]},
+    "tool_choice": {"tools": [{"type": "function", "name": "f"}]},
+}
 # What no schema says: of the model, of its template and of other values at the same time.
 OTHERWISE = re.compile(
     r"cannot be used|token ids? (of this|that the) model|of the model's tokens|more than `max_"
@@ -248,10 +256,11 @@ OTHERWISE = re.compile(
 def bodies(document, path, name, r):
     """The smallest body with values of one parameter, good and bad."""
     schema = body_schema(document, path)["properties"][name]
+    companions = COMPANIONS_OF_RESPONSES if path == "/v1/responses" else COMPANIONS
     for _ in range(12):
         value = make(r, document, schema)
         for one in (value, spoil(r, copy.deepcopy(value))):
-            yield {**BODIES[path], **COMPANIONS.get(name, {}), name: one}
+            yield {**BODIES[path], **companions.get(name, {}), name: one}
 
 
 @pytest.mark.parametrize("path", BODIES)
