@@ -10,6 +10,7 @@
 #include "server/api/api_job.h"
 #include "server/api/api_messages.h"
 #include "server/api/api_openapi.h"
+#include "server/api/api_responses.h"
 #include "server/api/api_tokenize.h"
 #include "server/http/route.h"
 #include "util/text.h"
@@ -194,6 +195,20 @@ static void handle_count_tokens(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_count_tokens);
 }
 
+static void handle_responses(HttpExchange *exchange, void *userdata) {
+    start(userdata, exchange, &api_responses.job);
+}
+
+static void handle_response(HttpExchange *exchange, void *userdata) {
+    ApiError error = API_ERROR_NULL;
+
+    (void)userdata;
+    api_fail(&error, 404, NULL, NULL,
+             "There is no such response here: this server stores none (each says `store` false). "
+             "What is to be kept the client keeps, and sends as `input`.");
+    api_reply_error(exchange, &error);
+}
+
 static void handle_tokenize(HttpExchange *exchange, void *userdata) {
     start(userdata, exchange, &api_tokenize);
 }
@@ -255,6 +270,11 @@ static const Route routes[] = {
     { HTTP_METHOD_POST, "/v1/messages/count_tokens", handle_count_tokens,
       "The number of tokens that the model would read.", .body = API_COUNT_TOKENS,
       .answer = "MessagesCount", .error = "MessagesErrors" },
+    { HTTP_METHOD_POST, "/v1/responses", handle_responses,
+      "Answers in a conversation, in OpenAI's later form.", .body = API_RESPONSES,
+      .answer = "Response", .stream = "ResponseEvent", .names_events = true },
+    { HTTP_METHOD_GET, "/v1/responses/", handle_response, .summary = NULL },
+    { HTTP_METHOD_DELETE, "/v1/responses/", handle_response, .summary = NULL },
     { HTTP_METHOD_GET, "/v1/models", handle_models, "The model that is served, as a list.",
       .answer = "ModelList" },
     { HTTP_METHOD_GET, "/v1/models/", handle_model, "The model that is served, by its name.",
@@ -314,8 +334,9 @@ static void refuse_path(HttpExchange *exchange) {
 
     text_copy(shown, sizeof(shown), path);
     for (size_t i = 0; i < N_ROUTES; i++)
-        buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
-                      routes[i].path);
+        if (routes[i].summary)
+            buffer_printf(&paths, "%s%s %s", i ? ", " : "", http_method_name(routes[i].method),
+                          routes[i].path);
     api_fail(&error, 404, NULL, NULL, "There is nothing at %s%s%s. This server has %s.", shown,
              nearest ? "; the nearest path is " : "", nearest ? nearest : "", buffer_text(&paths));
     api_reply_error(exchange, &error);

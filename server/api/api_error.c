@@ -3,11 +3,15 @@
 
 #include "server/http/http_exchange.h"
 #include "server/http/http_request.h"
+#include "util/json.h"
 #include "util/text.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdio.h>
+
+#define DESCRIPTION_BYTES_MAX 64
 
 static void set(ApiError *error, unsigned status, const char *param, const char *code,
                 const char *format, va_list args) {
@@ -34,6 +38,21 @@ int api_refuse(ApiError *error, const char *param, const char *format, ...) {
     set(error, 400, param, NULL, format, args);
     va_end(args);
     return -EINVAL;
+}
+
+int api_refuse_value(ApiError *error, const char *path, const json_t *value, const char *expected) {
+    char found[DESCRIPTION_BYTES_MAX];
+
+    return api_refuse(error, path, "`%s` must be %s; it is %s.", path, expected,
+                      json_describe(value, found, sizeof(found)));
+}
+
+void api_name_path(char path[API_PATH_BYTES], const char *format, ...) {
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(path, API_PATH_BYTES, format, args);
+    va_end(args);
 }
 
 int api_fail_memory(ApiError *error) {

@@ -9,12 +9,14 @@
 #include "util/json_writer.h"
 #include "util/reason.h"
 
+#define API_PATH_BYTES 96 /* of a place in a body, "input[2].content[0]", with its NUL */
+
 typedef struct ApiError {
-    unsigned status;        /* of the answer; 0: no error */
-    char param[96];         /* the parameter at fault; "": none */
-    const char *code;       /* static; NULL: none */
-    const char *limit_name; /* the option whose limit refused; static; NULL: none did */
-    uint32_t retry_after_s; /* when trying again may help; 0: not said */
+    unsigned status;            /* of the answer; 0: no error */
+    char param[API_PATH_BYTES]; /* the parameter at fault; "": none */
+    const char *code;           /* static; NULL: none */
+    const char *limit_name;     /* the option whose limit refused; static; NULL: none did */
+    uint32_t retry_after_s;     /* when trying again may help; 0: not said */
     Reason why;
 } ApiError;
 
@@ -28,6 +30,11 @@ int api_fail(ApiError *error, unsigned status, const char *param, const char *co
 /* A 400 without a code. */
 int api_refuse(ApiError *error, const char *param, const char *format, ...)
     __attribute__((__format__(__printf__, 3, 4)));
+/* The same of a value at `path` that is not `expected`. */
+int api_refuse_value(ApiError *error, const char *path, const json_t *value, const char *expected);
+/* Writes a place in a body; what does not fit is left out. */
+void api_name_path(char path[API_PATH_BYTES], const char *format, ...)
+    __attribute__((__format__(__printf__, 2, 3)));
 /* -ENOMEM as a 503. */
 int api_fail_memory(ApiError *error);
 /* The same for what was charged to an account: names the limit that refused, 413 where it is the

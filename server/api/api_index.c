@@ -41,8 +41,9 @@ static void reply_page(HttpExchange *exchange, const Api *api) {
     buffer_append_text(&body, "<p>Clients of OpenAI's take this address and <code>/v1</code> as "
                               "their base URL. What there is:</p>\n<ul>\n");
     for (size_t i = 0; i < n; i++)
-        buffer_printf(&body, "<li><code>%s %s</code> %s</li>\n", http_method_name(routes[i].method),
-                      routes[i].path, routes[i].summary);
+        if (routes[i].summary)
+            buffer_printf(&body, "<li><code>%s %s</code> %s</li>\n",
+                          http_method_name(routes[i].method), routes[i].path, routes[i].summary);
     buffer_append_text(&body,
                        "</ul>\n<p><a href=\"docs\">What each takes and answers</a></p>\n</html>\n");
     http_exchange_reply(exchange, &(HttpReply){ .status = 200,
@@ -64,6 +65,8 @@ static void reply_json(HttpExchange *exchange, const Api *api) {
     json_put_text(&w, "state", states[api->state]);
     json_begin_array(&w, "paths");
     for (size_t i = 0; i < n; i++) {
+        if (!routes[i].summary)
+            continue;
         json_begin_object(&w, NULL);
         json_put_text(&w, "method", http_method_name(routes[i].method));
         json_put_text(&w, "path", routes[i].path);

@@ -194,10 +194,9 @@ static void put_chat_token(JsonWriter *w, const ApiChoice *choice, uint32_t id, 
     json_end_array(w);
 }
 
-void api_put_chat_logprobs(JsonWriter *w, const char *key, const ApiChoice *choice,
-                           const TokenLogprob *logprobs, size_t n) {
-    json_begin_object(w, key);
-    json_begin_array(w, "content");
+void api_put_token_logprobs(JsonWriter *w, const char *key, const ApiChoice *choice,
+                            const TokenLogprob *logprobs, size_t n) {
+    json_begin_array(w, key);
     for (size_t i = 0; i < n; i++) {
         json_begin_object(w, NULL);
         put_chat_token(w, choice, logprobs[i].token, logprobs[i].logprob);
@@ -211,6 +210,12 @@ void api_put_chat_logprobs(JsonWriter *w, const char *key, const ApiChoice *choi
         json_end_object(w);
     }
     json_end_array(w);
+}
+
+void api_put_chat_logprobs(JsonWriter *w, const char *key, const ApiChoice *choice,
+                           const TokenLogprob *logprobs, size_t n) {
+    json_begin_object(w, key);
+    api_put_token_logprobs(w, "content", choice, logprobs, n);
     json_put_null(w, "refusal");
     json_end_object(w);
 }

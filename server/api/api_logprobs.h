@@ -19,6 +19,9 @@ typedef struct LogprobRun {
  * of the choice's text and go on from call to call. */
 void api_put_completion_logprobs(JsonWriter *writer, const char *key, ApiChoice *choice,
                                  const LogprobRun *runs, size_t n_runs);
-/* {"content": [{"token", "logprob", "bytes", "top_logprobs"}], "refusal": null}. */
+/* [{"token", "logprob", "bytes", "top_logprobs"}, ...]. */
+void api_put_token_logprobs(JsonWriter *writer, const char *key, const ApiChoice *choice,
+                            const TokenLogprob *logprobs, size_t n);
+/* {"content": the same, "refusal": null}. */
 void api_put_chat_logprobs(JsonWriter *writer, const char *key, const ApiChoice *choice,
                            const TokenLogprob *logprobs, size_t n);

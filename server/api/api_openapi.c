@@ -230,13 +230,13 @@ static void put_path(ApiSchemaWriter *writer, const Route *routes, size_t n, siz
     char path[128];
 
     for (size_t i = 0; i < at; i++)
-        if (!strcmp(routes[i].path, routes[at].path))
+        if (routes[i].summary && !strcmp(routes[i].path, routes[at].path))
             return;
     snprintf(path, sizeof(path), "%s%s%s%s", routes[at].path, below ? "{" : "", below ? below : "",
              below ? "}" : "");
     json_begin_object(&writer->json, path);
     for (size_t i = at; i < n; i++)
-        if (!strcmp(routes[i].path, routes[at].path))
+        if (routes[i].summary && !strcmp(routes[i].path, routes[at].path))
             put_operation(writer, &routes[i]);
     json_end_object(&writer->json);
 }
@@ -291,7 +291,8 @@ void api_openapi_write(Buffer *out, const ApiLimits *limits, const char *model) 
     put_info(w);
     json_begin_object(w, "paths");
     for (size_t i = 0; i < n; i++)
-        put_path(&writer, routes, n, i);
+        if (routes[i].summary)
+            put_path(&writer, routes, n, i);
     json_end_object(w);
     put_components(&writer);
     json_end_object(w);

@@ -23,6 +23,7 @@
 #include <string.h>
 
 #define GENERATES (API_COMPLETIONS | API_CHAT)
+#define GENERATES_ANY (GENERATES | API_RESPONSES)
 #define RENDERS (API_CHAT | API_TOKENIZE)
 #define MESSAGES (API_MESSAGES | API_COUNT_TOKENS)
 
@@ -37,8 +38,13 @@
     { _name, API_COMPLETIONS, _type, _by, "Of chats; changes nothing here.", .is_hint = true }
 #define HINT_OF_MESSAGES(_name, _endpoints, _type, _help) \
     { _name, _endpoints, _type, "Anthropic", _help, .is_hint = true }
+#define HINT_OF_RESPONSES(_name, _help) \
+    { _name, API_RESPONSES, PARAM_TEXT, "OpenAI", _help, .is_hint = true }
 #define FIXED(_name, _endpoints, _by, _allowed) \
     { _name, _endpoints, PARAM_FIXED, _by, "Not supported.", .allowed = _allowed }
+#define FIXED_FOR(_name, _endpoints, _by, _allowed, _why) \
+    { _name, _endpoints, PARAM_FIXED, _by, "Not supported.", .allowed = _allowed, .why = _why }
+#define NOT_STORED "no answer is stored; send the whole conversation as `input`"
 
 static const ApiParam table[] = {
     { "model", ~0u, PARAM_MODEL, "OpenAI", "The model; the one that is served, if not given.",
@@ -69,53 +75,53 @@ static const ApiParam table[] = {
     { "best_of", GENERATES, PARAM_U32, "OpenAI",
       "So many are made, and the `n` likeliest by token are the answer.", AT(best_of), .min = 1,
       .max_named = "max_choices" },
-    { "stop", GENERATES, PARAM_CUSTOM, "OpenAI", "Texts at which an answer ends.",
+    { "stop", GENERATES_ANY, PARAM_CUSTOM, "OpenAI", "Texts at which an answer ends.",
       .read = api_read_stop, REF(Stop) },
-    { "stop_token_ids", GENERATES, PARAM_CUSTOM, "vLLM", "Tokens at which an answer ends.",
+    { "stop_token_ids", GENERATES_ANY, PARAM_CUSTOM, "vLLM", "Tokens at which an answer ends.",
       .read = api_read_stop_tokens, REF(StopTokenIds) },
-    { "include_stop_str_in_output", GENERATES, PARAM_BOOL, "vLLM",
+    { "include_stop_str_in_output", GENERATES_ANY, PARAM_BOOL, "vLLM",
       "The answer has the text of `stop` that it ended at.", AT(include_stop_text) },
-    { "ignore_eos", GENERATES, PARAM_BOOL, "vLLM",
+    { "ignore_eos", GENERATES_ANY, PARAM_BOOL, "vLLM",
       "The model's own end of an answer does not end it.", AT(ignore_eos) },
-    { "skip_special_tokens", GENERATES, PARAM_BOOL, "vLLM",
+    { "skip_special_tokens", GENERATES_ANY, PARAM_BOOL, "vLLM",
       "Special tokens are left out of the answer's text.", AT(skip_special_tokens) },
     { "add_special_tokens", GENERATES | API_TOKENIZE, PARAM_FLAG, "vLLM",
       "The tokenizer puts its special tokens around the text.", AT(add_special_tokens) },
-    { "cache_salt", GENERATES, PARAM_WORD, "vLLM",
+    { "cache_salt", GENERATES_ANY, PARAM_WORD, "vLLM",
       "Requests share cached prompts only with others of the same salt.", AT(cache_salt),
       .min = 1 },
 
     /* how tokens are chosen */
-    { "temperature", GENERATES, PARAM_FLOAT, "OpenAI",
+    { "temperature", GENERATES_ANY, PARAM_FLOAT, "OpenAI",
       "Above 1 choices are freer, below 1 less so; 0: always the likeliest token.",
       AT(sample.temperature), .min = 0, .max = 100 },
-    { "top_p", GENERATES, PARAM_FLOAT, "OpenAI",
+    { "top_p", GENERATES_ANY, PARAM_FLOAT, "OpenAI",
       "Only the likeliest tokens that have this probability together are chosen from.",
       AT(sample.top_p), .min = 0, .max = 1 },
-    { "top_k", GENERATES, PARAM_CUSTOM, "vLLM",
+    { "top_k", GENERATES_ANY, PARAM_CUSTOM, "vLLM",
       "Only so many of the likeliest tokens are chosen from; 0 and -1: all.",
       .read = api_read_top_k,
       SCHEMA({ "type" : "integer", "minimum" : -1, "maximum" : 4294967295 }) },
-    { "min_p", GENERATES, PARAM_FLOAT, "vLLM",
+    { "min_p", GENERATES_ANY, PARAM_FLOAT, "vLLM",
       "Only tokens of at least this part of the likeliest one's probability are chosen from.",
       AT(sample.min_p), .min = 0, .max = 1 },
-    { "seed", GENERATES, PARAM_CUSTOM, "OpenAI", "Makes the choices repeatable.",
+    { "seed", GENERATES_ANY, PARAM_CUSTOM, "OpenAI", "Makes the choices repeatable.",
       .read = api_read_seed, SCHEMA({
           "type" : "integer",
           "minimum" : -9223372036854775808,
           "maximum" : 9223372036854775807
       }) },
-    { "repetition_penalty", GENERATES, PARAM_FLOAT, "vLLM",
+    { "repetition_penalty", GENERATES_ANY, PARAM_FLOAT, "vLLM",
       "Above 1, tokens of the prompt and the answer become less likely.",
       AT(sample.repetition_penalty), .min = 1e-5, .max = 100 },
-    { "presence_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
+    { "presence_penalty", GENERATES_ANY, PARAM_FLOAT, "OpenAI",
       "Above 0, tokens of the answer become less likely.", AT(sample.presence_penalty), .min = -2,
       .max = 2 },
-    { "frequency_penalty", GENERATES, PARAM_FLOAT, "OpenAI",
+    { "frequency_penalty", GENERATES_ANY, PARAM_FLOAT, "OpenAI",
       "Above 0, tokens of the answer become less likely each time.", AT(sample.frequency_penalty),
       .min = -2, .max = 2 },
-    { "logit_bias", GENERATES, PARAM_CUSTOM, "OpenAI", "By token id, what is added to its logit.",
-      .read = api_read_logit_bias, REF(LogitBias) },
+    { "logit_bias", GENERATES_ANY, PARAM_CUSTOM, "OpenAI",
+      "By token id, what is added to its logit.", .read = api_read_logit_bias, REF(LogitBias) },
 
     /* what is told of them */
     { "logprobs", API_COMPLETIONS, PARAM_INT, "OpenAI",
@@ -128,7 +134,8 @@ static const ApiParam table[] = {
       AT(n_top_logprobs), .min = 0, .max = SAMPLE_TOP_LOGPROBS_MAX },
     { "echo", API_COMPLETIONS, PARAM_BOOL, "OpenAI", "The answer begins with the prompt.",
       AT(echo) },
-    { "stream", GENERATES, PARAM_BOOL, "OpenAI", "Sends the answer while it is made.", AT(stream) },
+    { "stream", GENERATES_ANY, PARAM_BOOL, "OpenAI", "Sends the answer while it is made.",
+      AT(stream) },
     { "stream_options", GENERATES, PARAM_CUSTOM, "OpenAI",
       "With `stream`: whether and where usage is told.", .read = api_read_stream_options,
       REF(StreamOptions) },
@@ -138,12 +145,13 @@ static const ApiParam table[] = {
       REF(Tools) },
     { "tool_choice", API_CHAT, PARAM_ANY, "OpenAI", "Whether the model may, must or must not call.",
       AT(tool_choice), REF(ToolChoice) },
-    { "parallel_tool_calls", API_CHAT, PARAM_BOOL, "OpenAI", "There may be several calls.",
-      AT(parallel_tool_calls) },
-    { "tool_call_parser", API_CHAT, PARAM_NAME, "Kvasir", "How the model writes calls.",
-      AT(tool_call_parser), .name_at = api_tools_parser_at },
-    { "reasoning_parser", API_CHAT, PARAM_NAME, "Kvasir", "How the model marks its reasoning.",
-      AT(reasoning_parser), .name_at = api_reasoning_parser_at },
+    { "parallel_tool_calls", API_CHAT | API_RESPONSES, PARAM_BOOL, "OpenAI",
+      "There may be several calls.", AT(parallel_tool_calls) },
+    { "tool_call_parser", API_CHAT | API_RESPONSES, PARAM_NAME, "Kvasir",
+      "How the model writes calls.", AT(tool_call_parser), .name_at = api_tools_parser_at },
+    { "reasoning_parser", API_CHAT | API_RESPONSES, PARAM_NAME, "Kvasir",
+      "How the model marks its reasoning.", AT(reasoning_parser),
+      .name_at = api_reasoning_parser_at },
     { "reasoning_effort", RENDERS, PARAM_STRING, "OpenAI",
       "How much to think, in the words of the model's chat template.", AT(reasoning_effort) },
     { "reasoning", API_CHAT, PARAM_CUSTOM, "OpenRouter",
@@ -161,7 +169,7 @@ static const ApiParam table[] = {
       "The prompt ends with the beginning of an answer.", AT(add_generation_prompt) },
     { "continue_final_message", RENDERS, PARAM_BOOL, "vLLM",
       "The answer goes on with the last message.", AT(continue_final_message) },
-    { "chat_template_kwargs", RENDERS, PARAM_OBJECT, "vLLM",
+    { "chat_template_kwargs", RENDERS | API_RESPONSES, PARAM_OBJECT, "vLLM",
       "More variables for the chat template.", AT(template_kwargs) },
     { "return_token_strs", API_TOKENIZE, PARAM_BOOL, "vLLM", "Tells the text of each token, too.",
       AT(return_token_strs) },
@@ -260,6 +268,52 @@ static const ApiParam table[] = {
     FIXED("inference_geo", API_MESSAGES, "Anthropic", "[]"),
     FIXED("mcp_servers", MESSAGES, "Anthropic", "[[]]"),
     FIXED("thread", MESSAGES, "Anthropic", "[]"),
+
+    /* OpenAI's responses, where they say it otherwise than chats */
+    { "input", API_RESPONSES, PARAM_ANY, "OpenAI", "What the user says, or the items so far.",
+      AT(input), .required_by = API_RESPONSES, REF(ResponsesInput) },
+    { "instructions", API_RESPONSES, PARAM_STRING, "OpenAI",
+      "What the system says, in front of the input.", AT(instructions) },
+    { "max_output_tokens", API_RESPONSES, PARAM_I64, "OpenAI",
+      "At most so many tokens are made, those of reasoning among them.", AT(max_tokens), .min = 1,
+      .max = UINT32_MAX },
+    { "top_logprobs", API_RESPONSES, PARAM_INT, "OpenAI",
+      "Where `include` asks for log probabilities: those of so many likeliest tokens, too.",
+      AT(n_top_logprobs), .min = 0, .max = SAMPLE_TOP_LOGPROBS_MAX },
+    { "include", API_RESPONSES, PARAM_ARRAY, "OpenAI", "What else the answer is to have.",
+      AT(include), REF(ResponsesInclude) },
+    { "stream_options", API_RESPONSES, PARAM_OBJECT, "OpenAI", "Changes nothing.",
+      AT(stream_options), SCHEMA({
+          "type" : "object",
+          "properties" : { "include_obfuscation" : { "type" : [ "boolean", "null" ] } },
+          "additionalProperties" : { "type" : "null" }
+      }) },
+    { "tools", API_RESPONSES, PARAM_ARRAY, "OpenAI", "Functions that the model may call.",
+      AT(tools), REF(ResponsesTools) },
+    { "tool_choice", API_RESPONSES, PARAM_ANY, "OpenAI",
+      "Whether the model may, must or must not call.", AT(tool_choice), REF(ResponsesToolChoice) },
+    { "text", API_RESPONSES, PARAM_OBJECT, "OpenAI", "What form the answer's text has.", AT(text),
+      REF(ResponsesText) },
+    { "reasoning", API_RESPONSES, PARAM_OBJECT, "OpenAI", "How much to think.", AT(reasoning),
+      REF(ResponsesReasoning) },
+    { "metadata", API_RESPONSES, PARAM_OBJECT, "OpenAI", "Notes, which the answer repeats.",
+      AT(metadata), SCHEMA({ "type" : "object", "additionalProperties" : { "type" : "string" } }) },
+    HINT_OF_RESPONSES("user", "Who asks; the answer repeats it."),
+    HINT_OF_RESPONSES("safety_identifier", "Who asks; the answer repeats it."),
+    HINT_OF_RESPONSES("service_tier", "There is one, \"default\"."),
+    HINT_OF_RESPONSES("prompt_cache_key", "Prompts are cached by content."),
+    HINT_OF_RESPONSES("prompt_cache_retention", "Prompts are cached while there is room."),
+    FIXED("background", API_RESPONSES, "OpenAI", "[false]"),
+    FIXED("background_options", API_RESPONSES, "OpenAI", "[]"),
+    FIXED("context_management", API_RESPONSES, "OpenAI", "[[]]"),
+    FIXED_FOR("conversation", API_RESPONSES, "OpenAI", "[]", NOT_STORED),
+    FIXED("max_tool_calls", API_RESPONSES, "OpenAI", "[]"),
+    FIXED("moderation", API_RESPONSES, "OpenAI", "[]"),
+    FIXED_FOR("previous_response_id", API_RESPONSES, "OpenAI", "[]", NOT_STORED),
+    FIXED("prompt", API_RESPONSES, "OpenAI", "[]"),
+    FIXED("prompt_cache_options", API_RESPONSES, "OpenAI", "[]"),
+    FIXED_FOR("store", API_RESPONSES, "OpenAI", "[false]", NOT_STORED),
+    FIXED("truncation", API_RESPONSES, "OpenAI", "[\"disabled\"]"),
 };
 #define N_PARAMS (sizeof(table) / sizeof(*table))
 

@@ -51,6 +51,7 @@ typedef struct ApiParam {
     int (*read)(const ApiReading *reading, const char *name, const json_t *value);
     const char *(*name_at)(size_t i); /* NULL behind the last */
     const char *allowed;              /* a JSON array */
+    const char *why; /* of PARAM_FIXED: it is not supported; NULL: there is no more to say */
     /* JSON Schema of its values, null aside, as JSON text; NULL where `type` says all. A string
      * that stands where a bound belongs names an option: {"maxItems": "max_stops"}; where a rule
      * for unknown members belongs, {"additionalProperties": "unknown_parameters"}. */

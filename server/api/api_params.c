@@ -105,8 +105,9 @@ static int read_fixed(const ApiReading *r, const ApiParam *param, const json_t *
     json_array_foreach(allowed, i, item)
         if (json_equal(value, item))
             return 0;
-    return api_refuse(r->error, param->name, "`%s` is not supported by this server%s.", param->name,
-                      strcmp(param->allowed, "[]") != 0 ? " with this value" : "");
+    return api_refuse(r->error, param->name, "`%s` is not supported by this server%s%s%s.",
+                      param->name, strcmp(param->allowed, "[]") != 0 ? " with this value" : "",
+                      param->why ? ": " : "", param->why ? param->why : "");
 }
 
 static int read_param(const ApiReading *r, const ApiParam *param, const json_t *value) {
@@ -201,6 +202,7 @@ void api_params_let_go(ApiParams *p) {
     p->prompt = p->messages = p->tools = p->documents = p->template_kwargs = p->tokens = NULL;
     p->tool_choice = p->reasoning_effort = p->stops = p->stream_options = NULL;
     p->system = p->thinking = p->output_config = NULL;
+    p->input = p->instructions = p->text = p->reasoning = p->include = p->metadata = NULL;
     p->grammar = (ApiGrammar){ .param = NULL };
     p->translated = json_unref(p->translated);
 }

@@ -92,6 +92,8 @@ struct ApiParams {
 
     /* Of Anthropic's messages, as they came; NULL: not given. */
     const json_t *system, *thinking, *output_config;
+    /* Of OpenAI's responses, as they came; NULL: not given. */
+    const json_t *input, *instructions, *text, *reasoning, *include, *metadata;
 
     json_t *translated; /* owned; other fields borrow from it as from the body */
 };

@@ -497,3 +497,7 @@ uint32_t engine_max_sequence_tokens(const Engine *e) {
     return e->ledger.kv_tokens < e->options.max_model_len ? (uint32_t)e->ledger.kv_tokens
                                                           : e->options.max_model_len;
 }
+
+uint64_t engine_prefix_tokens(const Engine *e, uint64_t n_prompt) {
+    return e->options.prefix_caching ? n_prompt / KV_PAGE_TOKENS * KV_PAGE_TOKENS : 0;
+}

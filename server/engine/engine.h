@@ -237,3 +237,6 @@ uint32_t engine_max_model_len(const Engine *engine);
 uint32_t engine_n_layers(const Engine *engine);
 /* Tokens one sequence could ever hold in this cache: the most n_prompt + max_tokens may be. */
 uint32_t engine_max_sequence_tokens(const Engine *engine);
+/* How many of a prompt's first tokens the prefix cache takes: those of whole pages; 0 where
+ * prefix_caching is off. */
+uint64_t engine_prefix_tokens(const Engine *engine, uint64_t n_prompt);

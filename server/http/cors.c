@@ -105,7 +105,7 @@ void cors_put_preflight(Buffer *out, const HttpRequest *request) {
     const Buffer *asked = &request->asked_headers;
 
     buffer_printf(out,
-                  "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n"
+                  "Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n"
                   "Access-Control-Allow-Headers: %s\r\n"
                   "Access-Control-Max-Age: " MAX_AGE_S "\r\n",
                   asked->size ? buffer_text(asked) : USUAL_HEADERS);

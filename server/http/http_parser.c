@@ -187,6 +187,8 @@ static HttpMethod method_of(uint8_t method) {
         return HTTP_METHOD_HEAD;
     case HTTP_POST:
         return HTTP_METHOD_POST;
+    case HTTP_DELETE:
+        return HTTP_METHOD_DELETE;
     case HTTP_OPTIONS:
         return HTTP_METHOD_OPTIONS;
     default:

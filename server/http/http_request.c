@@ -12,7 +12,8 @@
 #include <strings.h>
 #include <sys/random.h>
 
-static const char *const method_names[HTTP_METHODS] = { "GET", "HEAD", "POST", "OPTIONS", "" };
+static const char *const method_names[HTTP_METHODS] = { "GET",    "HEAD",    "POST",
+                                                        "DELETE", "OPTIONS", "" };
 
 static const size_t buffers[] = {
     offsetof(HttpRequest, target),         offsetof(HttpRequest, path),

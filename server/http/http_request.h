@@ -21,6 +21,7 @@ typedef enum HttpMethod {
     HTTP_METHOD_GET,
     HTTP_METHOD_HEAD,
     HTTP_METHOD_POST,
+    HTTP_METHOD_DELETE,
     HTTP_METHOD_OPTIONS,
     HTTP_METHOD_OTHER, /* one that no route of ours has */
     HTTP_METHODS

@@ -14,7 +14,7 @@ typedef struct Route {
     const char *path; /* one that ends in '/' takes everything below it */
     RouteHandlerFn handler;
     /* What the API's description says of it; its schemas are known by names. */
-    const char *summary; /* a sentence */
+    const char *summary; /* a sentence; NULL: it only refuses, which no description tells */
     const char *below;   /* what stands behind a path that ends in '/': "model" */
     unsigned body;       /* the endpoint whose parameters are its body; 0: it has none */
     const char *answer;  /* schema of its JSON; NULL: it answers none */

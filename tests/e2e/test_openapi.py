@@ -25,6 +25,7 @@ BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/messages": {"messages": CHAT["messages"], "max_tokens": 1},
     "/v1/messages/count_tokens": {"messages": CHAT["messages"]},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 1},
     "/tokenize": {"messages": CHAT["messages"]},
     "/detokenize": {"tokens": [5]},
 }
@@ -152,6 +153,8 @@ def test_events_with_names_are_of_their_schema(daemon, document):
 UNSUPPORTED = {
     "/v1/completions": {"suffix": "x", "bad_words": ["x"], "use_beam_search": True,
                         "truncate_prompt_tokens": 1, "prompt_logprobs": 1},
+    "/v1/responses": {"store": True, "background": True, "previous_response_id": "resp_1",
+                      "truncation": "auto", "conversation": "x", "max_tool_calls": 1},
     "/v1/chat/completions": {"audio": {}, "functions": [{}], "modalities": ["audio"],
                              "echo": True, "web_search_options": {}, "chat_template": "x"},
     "/v1/messages": {"container": "x", "context_management": {}, "mcp_servers": [{}],
@@ -260,9 +263,19 @@ COMPANIONS = {
     "continue_final_message": {"messages": [{"role": "assistant", "content": "hi"}]},
     "prompt": {"messages": None},
 }
-MESSAGES_COMPANIONS = {
+COMPANIONS_OF_MESSAGES = {
     "tool_choice": {"tools": [{"name": "f", "input_schema": {}}]},
     "thinking": {"max_tokens": 1025},
+}
+COMPANIONS_OF_RESPONSES = {
+    "stream_options": {"stream": True},
+    "top_logprobs": {"include": ["message.output_text.logprobs"]},
+    "tool_choice": {"tools": [{"type": "function", "name": "f"}]},
+}
+COMPANIONS_OF = {
+    "/v1/messages": COMPANIONS_OF_MESSAGES,
+    "/v1/messages/count_tokens": COMPANIONS_OF_MESSAGES,
+    "/v1/responses": COMPANIONS_OF_RESPONSES,
 }
 # What no schema says: of the model, of its template and of other values at the same time.
 OTHERWISE = re.compile(
@@ -276,7 +289,7 @@ OTHERWISE = re.compile(
 def bodies(document, path, name, r):
     """The smallest body with values of one parameter, good and bad."""
     schema = body_schema(document, path)["properties"][name]
-    companions = MESSAGES_COMPANIONS if "/messages" in path else COMPANIONS
+    companions = COMPANIONS_OF.get(path, COMPANIONS)
     for _ in range(12):
         value = make(r, document, schema)
         for one in (value, spoil(r, copy.deepcopy(value))):

@@ -105,11 +105,11 @@ static void test_who_may_read(void **state) {
 }
 
 static void test_near_paths(void **state) {
-    static const Route routes[] = { { HTTP_METHOD_POST, "/v1/completions", NULL },
-                                    { HTTP_METHOD_POST, "/v1/chat/completions", NULL },
-                                    { HTTP_METHOD_GET, "/v1/models", NULL },
-                                    { HTTP_METHOD_GET, "/health", NULL },
-                                    { HTTP_METHOD_GET, "/", NULL } };
+    static const Route routes[] = { { HTTP_METHOD_POST, "/v1/completions", .handler = NULL },
+                                    { HTTP_METHOD_POST, "/v1/chat/completions", .handler = NULL },
+                                    { HTTP_METHOD_GET, "/v1/models", .handler = NULL },
+                                    { HTTP_METHOD_GET, "/health", .handler = NULL },
+                                    { HTTP_METHOD_GET, "/", .handler = NULL } };
     static const struct {
         const char *path, *nearest;
     } cases[] = {
