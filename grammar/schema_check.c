@@ -13,12 +13,12 @@
 #include <errno.h>
 #include <string.h>
 
-/* Say nothing of the value. */
+/* Say nothing of the value; `nullable`, which is OpenAPI's, takes nothing away. */
 static const char *const annotations[] = {
     "$anchor",         "$comment", "$defs",       "$id",        "$schema",
     "contentEncoding", "default",  "definitions", "deprecated", "description",
     "discriminator",   "example",  "examples",    "format",     "id",
-    "readOnly",        "title",    "writeOnly",   NULL,
+    "nullable",        "readOnly", "title",       "writeOnly",  NULL,
 };
 /* Known, where it looks. */
 static const char *const keywords[] = {
