@@ -20,4 +20,4 @@ found = anything.invoke(BOOK)
 assert isinstance(found, dict), found
 *_, streamed = anything.stream(BOOK)
 assert streamed == found, (streamed, found)
-print(f"{told(book)}; json_mode: {found}")
+print(f"{told(book)}; json_mode: {list(found)}")
