@@ -2,23 +2,25 @@
 /*
  * XGrammar looks at one keyword of a schema first: `$ref`, `const`, `enum`, `anyOf`, `oneOf` or
  * `allOf`, in this order; where there is one of these, nothing beside it counts. Else it looks at
- * `type`, or finds it from `properties` or `items`; without that nothing counts at all.
+ * `type`, or finds it from `properties` or `items`; without that nothing counts at all. Of a string
+ * it looks at `pattern`, else at a `format` that it knows, else at bounds on its length.
  */
 #include "grammar/schema_check.h"
 
 #include "grammar/kind.h"
 #include "grammar/one_of.h"
+#include "util/json.h"
 #include "util/json_tree.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* Say nothing of the value. */
+/* Say nothing of the value; `nullable`, which is OpenAPI's, takes nothing away. */
 static const char *const annotations[] = {
     "$anchor",         "$comment", "$defs",       "$id",        "$schema",
     "contentEncoding", "default",  "definitions", "deprecated", "description",
     "discriminator",   "example",  "examples",    "format",     "id",
-    "readOnly",        "title",    "writeOnly",   NULL,
+    "nullable",        "readOnly", "title",       "writeOnly",  NULL,
 };
 /* Known, where it looks. */
 static const char *const keywords[] = {
@@ -53,6 +55,25 @@ static const char *const first_looked_at[] = {
 static const char *const typing[] = {
     "type",  "properties",  "additionalProperties", "unevaluatedProperties",
     "items", "prefixItems", "unevaluatedItems",     NULL,
+};
+
+/* Values of `format` that it keeps to. */
+static const char *const kept_formats[] = {
+    "date",
+    "time",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
+    "uri-reference",
+    "uri-template",
+    "json-pointer",
+    "relative-json-pointer",
+    NULL,
 };
 
 static bool is_one_of(const json_t *key, const char *const *names) {
@@ -113,9 +134,24 @@ static bool type_says_nothing(const json_t *schema, const char *first) {
     return true;
 }
 
+/* What it looks at instead of this bound on a string's length; NULL: nothing. */
+static const char *instead_of_length(const json_t *schema, const json_t *key, const json_t *value) {
+    const json_t *format = json_object_get(schema, "format");
+    int64_t n;
+
+    if (!json_string_is(key, "maxLength") && !json_string_is(key, "minLength"))
+        return NULL;
+    if (json_string_is(key, "minLength") && json_as_i64(value, 0, 0, &n))
+        return NULL;
+    if (json_object_get(schema, "pattern"))
+        return "pattern";
+    return json_is_string(format) && is_one_of(format, kept_formats) ? "format" : NULL;
+}
+
 static int check_keyword(const json_t *schema, const json_t *key, const json_t *value,
                          const char *first, Reason *why) {
     bool is_known = is_one_of(key, keywords) || is_one_of(key, first_looked_at);
+    const char *instead = instead_of_length(schema, key, value);
 
     if (is_one_of(key, annotations) || (first && json_string_is(key, first)) ||
         (json_string_is(key, "uniqueItems") && json_typeof(value) == JSON_FALSE))
@@ -126,6 +162,10 @@ static int check_keyword(const json_t *schema, const json_t *key, const json_t *
         return reason_set(why, GRAMMAR_E_INVALID,
                           "`%s` cannot be enforced beside `%s`: say it inside of that",
                           json_string_value(key), first);
+    if (instead)
+        return reason_set(why, GRAMMAR_E_INVALID,
+                          "`%s` cannot be enforced beside `%s`: leave one of them out",
+                          json_string_value(key), instead);
     if (!first && !first_of(schema, typing))
         return refuse(why, key, "cannot be enforced without a `type`");
     return 0;

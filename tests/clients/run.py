@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real clients, each asking a running daemon what its users would: a table of what came of it.
 
-    build/venv/bin/python tests/clients/run.py [--write] [CLIENT ...]
+    build/venv/bin/python tests/clients/run.py [--write] [CLIENT | CLIENT/SCRIPT ...]
 
 makes a virtual environment for each client under build/clients/ with the versions pinned in its
 folder's requirements.txt, starts the daemon with the default model (`./dev serve` fetches it), and
-runs each folder's ask.py within a time limit. A script raises if what it got is not what its
-client's users need, and its last line says what it got. `--write` puts the table into
-docs/clients.md. The exit status is 1 if a client failed.
+runs each folder's scripts within a time limit: ask.py, structure.py, tools.py and what else is
+there. A script raises if what it got is not what its client's users need, and its last line says
+what it got. `--write` puts what was run into the table of docs/clients.md, in place of the rows of
+the same scripts. The exit status is 1 if a script failed.
 
 Only the package index is asked for anything: the scripts run with hubs and analytics switched off,
 and with a home directory of their own. Not part of the tests: the environments take gigabytes.
@@ -36,6 +37,7 @@ BUILD = ROOT / "build" / "clients"
 DOCUMENT = ROOT / "docs" / "clients.md"
 CLIENT_S = 300
 MODEL_NAME = "smollm2"
+HEADER = "| client | version | script | what was asked | result | seconds | on |"
 
 QUIET = {
     "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
@@ -49,11 +51,12 @@ QUIET = {
 
 
 class Outcome:
-    def __init__(self, name):
-        requirement = (HERE / name / "requirements.txt").read_text().split()[0]
+    def __init__(self, script):
+        requirement = (script.parent / "requirements.txt").read_text().split()[0]
         package, self.version = requirement.split("==")
         self.package = package.split("[")[0]
-        self.asked = question_of(HERE / name / "ask.py")
+        self.script = f"{script.parent.name}/{script.stem}"
+        self.asked = question_of(script)
         self.passed = False
         self.result = ""
         self.seconds = 0.0
@@ -61,7 +64,13 @@ class Outcome:
 
 
 def clients():
-    return sorted(path.parent.name for path in HERE.glob("*/ask.py"))
+    return sorted(path.parent.name for path in HERE.glob("*/requirements.txt"))
+
+
+def scripts_of(name):
+    """The scripts that a client's name, or a client's and a script's, stands for."""
+    client, _, script = name.partition("/")
+    return sorted((HERE / client).glob(f"{script or '*'}.py")) if client in clients() else []
 
 
 def question_of(script):
@@ -89,12 +98,16 @@ def environment(daemon, python, home, tokenizer):
         **inherited, **QUIET,
         "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": home,
+        "PYTHONPATH": str(HERE / "shared"),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "SERVER_URL": f"http://127.0.0.1:{daemon.port}",
         "SERVER_MODEL": MODEL_NAME,
         "TOKENIZER": str(tokenizer),
         "OPENAI_BASE_URL": f"http://127.0.0.1:{daemon.port}/v1",
         "OPENAI_API_BASE": f"http://127.0.0.1:{daemon.port}/v1",
         "OPENAI_API_KEY": "none",
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{daemon.port}",
+        "ANTHROPIC_API_KEY": "none",
     }
 
 
@@ -114,14 +127,13 @@ def run_script(command, **options):
         raise
 
 
-def ask(name, daemon, tokenizer):
-    outcome = Outcome(name)
-    python = make_environment(name)
+def ask(script, daemon, tokenizer):
+    outcome = Outcome(script)
+    python = make_environment(script.parent.name)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         start = time.monotonic()
         status, outcome.output = run_script(
-            [python, "-u", HERE / name / "ask.py"], cwd=home,
-            env=environment(daemon, python, home, tokenizer))
+            [python, "-u", script], cwd=home, env=environment(daemon, python, home, tokenizer))
         outcome.seconds = time.monotonic() - start
     lines = outcome.output.strip().split("\n")
     outcome.passed = status == 0
@@ -129,25 +141,33 @@ def ask(name, daemon, tokenizer):
     return outcome
 
 
-def table(outcomes):
-    yield "| client | version | what was asked | result | seconds |"
-    yield "|---|---|---|---|---|"
-    for o in outcomes:
-        result = o.result.replace("|", "\\|")
-        yield (f"| {o.package} | {o.version} | {o.asked} | {'' if o.passed else 'FAILED: '}"
-               f"{result} | {o.seconds:.0f} |")
+def row(outcome):
+    result = outcome.result.replace("|", "\\|")
+    return (f"| {outcome.package} | {outcome.version} | {outcome.script} | {outcome.asked} | "
+            f"{'' if outcome.passed else 'FAILED: '}{result} | {outcome.seconds:.0f} | "
+            f"{date.today().isoformat()} |")
+
+
+def kept_rows():
+    """{script: row} of the document, without those of scripts that are no more."""
+    lines = DOCUMENT.read_text().split("\n") if DOCUMENT.exists() else []
+    rows = {line.split(" | ")[2]: line for line in lines if line.count(" | ") >= 6}
+    return {script: line for script, line in rows.items() if scripts_of(script)}
 
 
 def document(outcomes):
+    rows = {**kept_rows(), **{o.script: row(o) for o in outcomes}}
     return "\n".join([
         "# Clients",
         "",
-        f"What other people's programs got from `kvasird` with its default model on "
-        f"{date.today().isoformat()}; seconds are those of the whole script, the client's own "
-        "start included. Made by `build/venv/bin/python tests/clients/run.py --write`; each "
-        "client's script lies in `tests/clients/`, with the versions that it was run with.",
+        "What other people's programs got from `kvasird` with its default model, and when; seconds "
+        "are those of the whole script, the client's own start included. Made by "
+        "`build/venv/bin/python tests/clients/run.py --write`; the scripts lie in "
+        "`tests/clients/`, with the versions that they were run with.",
         "",
-        *table(outcomes),
+        HEADER,
+        "|---" * HEADER.count(" | ") + "|---|",
+        *(rows[script] for script in sorted(rows)),
         "",
     ])
 
@@ -160,9 +180,9 @@ def main():
     parser.add_argument("--model", default=DEFAULT_MODEL, help="the default model, a .gguf file")
     parser.add_argument("--write", action="store_true", help="put the table into docs/clients.md")
     args = parser.parse_args()
-    unknown = set(args.clients) - set(clients())
-    if unknown:
-        parser.error(f"no such client: {', '.join(sorted(unknown))}")
+    for name in args.clients:
+        if not scripts_of(name):
+            parser.error(f"no such client or script: {name}")
 
     outcomes = []
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
@@ -170,11 +190,11 @@ def main():
         daemon = Daemon(args.kvasird, args.model, "--served-model-name", MODEL_NAME,
                         "--kv-tokens", 32 * 1024)
         stack.callback(daemon.stop)
-        for name in args.clients or clients():
-            outcomes.append(ask(name, daemon, tokenizer))
+        for script in (s for name in args.clients or clients() for s in scripts_of(name)):
+            outcomes.append(ask(script, daemon, tokenizer))
             if not outcomes[-1].passed:
-                print(f"---- {name}\n{outcomes[-1].output[-6000:]}\n----", flush=True)
-            print(list(table(outcomes[-1:]))[-1], flush=True)
+                print(f"---- {script}\n{outcomes[-1].output[-6000:]}\n----", flush=True)
+            print(row(outcomes[-1]), flush=True)
     if args.write:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(document(outcomes))

@@ -127,9 +127,13 @@ static const Case cases[] = {
       { "\"ab\"", "\"abc\"" },
       { "\"a\"", "\"abcd\"", "\"ad\"", "ab" } },
     { GRAMMAR_JSON_SCHEMA,
-      "{\"type\": \"string\", \"maxLength\": 3}",
+      "{\"type\": \"string\", \"maxLength\": 3, \"nullable\": true}",
       { "\"\"", "\"\xC3\xA9\"" },
-      { "\"abcd\"", "\"\x1F\"", "\"\\x\"" } },
+      { "\"abcd\"", "\"\x1F\"", "\"\\x\"", "null" } },
+    { GRAMMAR_JSON_SCHEMA,
+      "{\"type\": \"string\", \"format\": \"date\"}",
+      { "\"2024-02-29\"" },
+      { "\"\"", "\"2024-13-01\"", "\"2024-02-29 \"" } },
     { GRAMMAR_REGEX,
       "[0-9]{3}-(aa|b)*",
       { "123-", "123-aab", "000-baaaa" },
@@ -286,6 +290,17 @@ static void test_what_is_wrong_is_said(void **state) {
     grammar_unref(must_compile(engine, GRAMMAR_JSON_SCHEMA,
                                "{\"enum\": [1, null], \"type\": [\"number\", \"null\"], \"title\": "
                                "\"t\"}"));
+    refuse(engine, GRAMMAR_JSON_SCHEMA,
+           "{\"type\": \"object\", \"properties\": {\"u\": {\"type\": \"string\", \"format\": "
+           "\"uri\", \"minLength\": 1}}}",
+           GRAMMAR_E_INVALID, "u: `minLength` cannot be enforced beside `format`");
+    refuse(engine, GRAMMAR_JSON_SCHEMA,
+           "{\"type\": \"string\", \"pattern\": \"a*\", \"maxLength\": 2}", GRAMMAR_E_INVALID,
+           "`maxLength` cannot be enforced beside `pattern`");
+    grammar_unref(must_compile(engine, GRAMMAR_JSON_SCHEMA,
+                               "{\"type\": \"string\", \"pattern\": \"a*\", \"minLength\": 0}"));
+    grammar_unref(must_compile(engine, GRAMMAR_JSON_SCHEMA,
+                               "{\"type\": \"string\", \"format\": \"binary\", \"maxLength\": 2}"));
     refuse(engine, GRAMMAR_JSON_SCHEMA, "{\"type\": \"number\", \"multipleOf\": 0.1}",
            GRAMMAR_E_INVALID, "multipleOf");
     refuse(engine, GRAMMAR_REGEX, "(a", GRAMMAR_E_INVALID, "");
