@@ -30,12 +30,16 @@ def prompt_of(daemon, messages='[{"role":"user","content":"hi"}]', tools="null",
     return answer["prompt"]
 
 
+def tools_of(parameters):
+    return f'[{{"type": "function", "function": {{"name": "f", "parameters": {parameters}}}}}]'
+
+
 @pytest.mark.parametrize("number", [
     "1", "-0.0", "1.0", "9223372036854775807", "9223372036854775808", "18446744073709551616",
     "-9223372036854775809", "1" + 40 * "0",
 ])
 def test_numbers_reach_the_template_as_they_were_written(showing, number):
-    tools = f'[{{"minimum": 1, "maximum": {number}, "step": 0.5}}]'
+    tools = tools_of(f'{{"minimum": 1, "maximum": {number}, "step": 0.5}}')
     assert f'"minimum": 1, "maximum": {number}, "step": 0.5' in prompt_of(showing, tools=tools)
     assert f"[1, {number}]" in prompt_of(showing, extra=f"[1, {number}]")
     messages = f'[{{"role": "user", "content": "hi", "n": [2, {number}]}}]'
@@ -53,7 +57,7 @@ def test_numbers_in_arguments_are_kept(showing):
 
 
 def test_a_nul_in_a_key_passes(showing):
-    tools = r'[{"a\u0000b": {"\u0000": "\u0000c"}}]'
+    tools = tools_of(r'{"a\u0000b": {"\u0000": "\u0000c"}}')
     assert r'{"a\u0000b": {"\u0000": "\u0000c"}}' in prompt_of(showing, tools=tools)
 
 
