@@ -426,6 +426,9 @@ void sequence_take_mask(Sequence *s, uint64_t now_ns, uint32_t *n_forcedp, Engin
 }
 
 void sequence_finish(Sequence *s, FinishReason reason, const char *error) {
+    /* An account that is closed refuses because nobody waits any more. */
+    if (reason == FINISH_NO_MEMORY && s->request && account_is_closed(s->request->account))
+        reason = FINISH_CANCELLED;
     if (s->finish != FINISH_NONE && reason < FINISH_NO_MEMORY)
         return;
     s->finish = reason;

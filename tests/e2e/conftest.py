@@ -106,6 +106,20 @@ class Daemon:
             and self.metric("vllm:kv_cache_usage_perc") == 0
         )
 
+    def count_aborts(self, n, leave):
+        """How many of n sequences end unfinished when their client leaves; others were quicker."""
+        def ended():
+            aborts, *others = (self.metric("vllm:request_success_total", finished_reason=reason)
+                               for reason in ("abort", "length", "stop"))
+            return aborts, aborts + sum(others)
+
+        before, all_before = ended()
+        leave()
+        self.wait_idle()
+        # The engine is idle a moment before the loop hears of its last ends.
+        wait_until(lambda: ended()[1] == all_before + n)
+        return ended()[0] - before
+
     def wait_idle(self, seconds=20):
         wait_until(self.is_idle, seconds, "an idle engine with all pages back")
 

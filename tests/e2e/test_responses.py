@@ -588,11 +588,14 @@ def test_an_answer_that_takes_too_much_memory(start):
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_goes(daemon, streams):
     before = daemon.metric("kvasir_requests_memory_bytes")
-    wire = daemon.wire()
-    send(wire, stream=streams)
-    wait_until(lambda: daemon.metric("vllm:num_requests_running") == 1)
-    wire.socket.close()
-    daemon.wait_idle()
+
+    def leave():
+        made = daemon.metric("vllm:generation_tokens_total")
+        with daemon.wire() as wire:
+            send(wire, stream=streams)
+            wait_until(lambda: daemon.metric("vllm:generation_tokens_total") > made)
+
+    assert any(daemon.count_aborts(1, leave) for _ in range(10))
     wait_until(lambda: daemon.metric("kvasir_requests_memory_bytes") <= before)
 
 
